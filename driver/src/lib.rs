@@ -1,0 +1,2 @@
+//! A `no_std` virtio-net driver, usable by any operating system.
+#![no_std]

@@ -1,0 +1,1 @@
+//! The Ringlet virtual machine monitor.

@@ -1,0 +1,2 @@
+//! The Ringlet unikernel.
+fn main() {}
