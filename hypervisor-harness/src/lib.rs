@@ -1,1 +1,3 @@
-//! The Ringlet virtual machine monitor.
+//! The Ringlet virtual machine monitor: boots the unikernel in KVM, gives it a virtio-net device and a network.
+
+pub mod backend;
