@@ -1,0 +1,258 @@
+//! The values of `--net`, `--publish` and `--real`.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::str::FromStr;
+
+/// Why an option's value cannot be used. The message names the part at fault and gives the expected form.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OptionError {
+    /// `--net` names no network that exists.
+    #[error("no network is called `{0}`: expected `lan` or `tap=NAME`")]
+    Network(String),
+    /// The interface's name is one that Linux does not take.
+    #[error(
+        "`{0}` cannot be an interface's name: expected 1 to 15 bytes without `/`, `:`, `%` or blanks, and not `.` or `..`"
+    )]
+    Interface(String),
+    /// `--publish` has not the parts it must have.
+    #[error(
+        "cannot read `{0}`: expected [udp:][HOSTADDR:]PORT:ADDR:PORT, for example 8080:10.0.0.100:80 or udp:0.0.0.0:5353:[fd00::100]:53"
+    )]
+    Publish(String),
+    /// `--real` has not the parts it must have.
+    #[error("cannot read `{0}`: expected ADDR:PORT=HOSTADDR:PORT, for example 10.0.0.14:80=127.0.0.1:9001")]
+    Real(String),
+    /// An address is neither IPv4 nor bracketed IPv6.
+    #[error("`{part}` in `{whole}` is no address: expected IPv4, or IPv6 in brackets")]
+    Address {
+        /// What stood where an address belongs.
+        part: String,
+        /// The whole value.
+        whole: String,
+    },
+    /// A port is not a number from 0 (1 for a destination) to 65535.
+    #[error("`{part}` in `{whole}` is no port: expected {least} to 65535")]
+    Port {
+        /// What stood where a port belongs.
+        part: String,
+        /// The whole value.
+        whole: String,
+        /// The smallest number allowed there.
+        least: u16,
+    },
+}
+
+/// The transport protocol of a published port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// TCP: connections are carried in.
+    Tcp,
+    /// UDP: datagrams are, and the answers come back to the sender.
+    Udp,
+}
+
+/// The network of the virtual machine: `--net`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Net {
+    /// `lan`: the in-process network.
+    #[default]
+    Lan,
+    /// `tap=NAME`: a TAP interface of the host.
+    Tap(String),
+}
+
+impl FromStr for Net {
+    type Err = OptionError;
+
+    fn from_str(text: &str) -> Result<Self, OptionError> {
+        match text.split_once('=') {
+            None if text == "lan" => Ok(Self::Lan),
+            Some(("tap", name)) => {
+                let refused = |byte: u8| matches!(byte, b'/' | b':' | b'%' | 0) || byte.is_ascii_whitespace();
+                if name.is_empty() || name.len() > 15 || name == "." || name == ".." || name.bytes().any(refused) {
+                    return Err(OptionError::Interface(name.into()));
+                }
+                Ok(Self::Tap(name.into()))
+            }
+            _ => Err(OptionError::Network(text.into())),
+        }
+    }
+}
+
+impl fmt::Display for Net {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lan => f.write_str("lan"),
+            Self::Tap(name) => write!(f, "tap={name}"),
+        }
+    }
+}
+
+/// A port of the host behind which an address of the in-process network stands: `--publish`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Publish {
+    /// TCP unless the value begins with `udp:`.
+    pub protocol: Protocol,
+    /// Where to listen on the host; 127.0.0.1 unless an address is given. Port 0 takes any free port.
+    pub host: SocketAddr,
+    /// Where the connections go, in the network of the virtual machine.
+    pub target: SocketAddr,
+}
+
+impl FromStr for Publish {
+    type Err = OptionError;
+
+    fn from_str(text: &str) -> Result<Self, OptionError> {
+        let (protocol, rest) = match (text.strip_prefix("udp:"), text.strip_prefix("tcp:")) {
+            (Some(rest), _) => (Protocol::Udp, rest),
+            (_, Some(rest)) => (Protocol::Tcp, rest),
+            (None, None) => (Protocol::Tcp, text),
+        };
+        let parts = split(rest);
+        let (host, port, target, target_port) = match parts[..] {
+            [port, target, target_port] => (None, port, target, target_port),
+            [host, port, target, target_port] => (Some(host), port, target, target_port),
+            _ => return Err(OptionError::Publish(text.into())),
+        };
+        let host = host.map_or(Ok(Ipv4Addr::LOCALHOST.into()), |host| address(host, text))?;
+        Ok(Self {
+            protocol,
+            host: SocketAddr::new(host, self::port(port, text, 0)?),
+            target: SocketAddr::new(address(target, text)?, self::port(target_port, text, 1)?),
+        })
+    }
+}
+
+impl fmt::Display for Publish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let prefix = if self.protocol == Protocol::Udp { "udp:" } else { "" };
+        write!(f, "{prefix}{}:{}", self.host, self.target)
+    }
+}
+
+/// A TCP server on the host that stands in the in-process network as a real server: `--real`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Real {
+    /// Its address and port in the network of the virtual machine.
+    pub address: SocketAddr,
+    /// Where it really listens; 127.0.0.1 unless an address is given.
+    pub host: SocketAddr,
+}
+
+impl FromStr for Real {
+    type Err = OptionError;
+
+    fn from_str(text: &str) -> Result<Self, OptionError> {
+        let bad = || OptionError::Real(text.into());
+        let (inner, outer) = text.split_once('=').ok_or_else(bad)?;
+        let [inner, inner_port] = split(inner)[..] else { return Err(bad()) };
+        let (outer, outer_port) = match split(outer)[..] {
+            [port] => (Ipv4Addr::LOCALHOST.into(), port),
+            [host, port] => (address(host, text)?, port),
+            _ => return Err(bad()),
+        };
+        Ok(Self {
+            address: SocketAddr::new(address(inner, text)?, port(inner_port, text, 1)?),
+            host: SocketAddr::new(outer, port(outer_port, text, 1)?),
+        })
+    }
+}
+
+impl fmt::Display for Real {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.address, self.host)
+    }
+}
+
+/// Splits at colons, except inside brackets.
+fn split(text: &str) -> Vec<&str> {
+    let mut inside = false;
+    text.split(|letter| {
+        match letter {
+            '[' => inside = true,
+            ']' => inside = false,
+            _ => {}
+        }
+        letter == ':' && !inside
+    })
+    .collect()
+}
+
+fn address(part: &str, whole: &str) -> Result<IpAddr, OptionError> {
+    let bracketed = part.strip_prefix('[').and_then(|part| part.strip_suffix(']'));
+    let parsed = match bracketed {
+        Some(inner) => inner.parse().map(IpAddr::V6).ok(),
+        None => part.parse().map(IpAddr::V4).ok(),
+    };
+    parsed.ok_or_else(|| OptionError::Address { part: part.into(), whole: whole.into() })
+}
+
+fn port(part: &str, whole: &str, least: u16) -> Result<u16, OptionError> {
+    let plain = !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let number = part.parse().ok().filter(|number| plain && *number >= least);
+    number.ok_or_else(|| OptionError::Port { part: part.into(), whole: whole.into(), least })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().expect("an address in a test")
+    }
+
+    #[test]
+    fn networks() {
+        assert_eq!("lan".parse(), Ok(Net::Lan));
+        assert_eq!("tap=ringlet0".parse(), Ok(Net::Tap("ringlet0".into())));
+        assert_eq!("tap=ringlet0".parse::<Net>().map(|net| net.to_string()), Ok("tap=ringlet0".into()));
+        assert_eq!("wan".parse::<Net>(), Err(OptionError::Network("wan".into())));
+        assert_eq!("tap".parse::<Net>(), Err(OptionError::Network("tap".into())));
+        assert_eq!("lan=x".parse::<Net>(), Err(OptionError::Network("lan=x".into())));
+        for name in ["", "a/b", "sixteen-letters-", "a b", "..", "tap%d"] {
+            assert_eq!(format!("tap={name}").parse::<Net>(), Err(OptionError::Interface(name.into())));
+        }
+    }
+
+    #[test]
+    fn published_ports() {
+        let tcp = |host, target| Ok(Publish { protocol: Protocol::Tcp, host: at(host), target: at(target) });
+        assert_eq!("8080:10.0.0.100:80".parse(), tcp("127.0.0.1:8080", "10.0.0.100:80"));
+        assert_eq!("tcp:0:10.0.0.100:80".parse(), tcp("127.0.0.1:0", "10.0.0.100:80"));
+        assert_eq!("0.0.0.0:80:[fd00::100]:81".parse(), tcp("0.0.0.0:80", "[fd00::100]:81"));
+        assert_eq!("[::1]:80:10.0.0.100:80".parse(), tcp("[::1]:80", "10.0.0.100:80"));
+        let udp = "udp:53:[fd00::100]:5353".parse::<Publish>().expect("good");
+        assert_eq!(udp.protocol, Protocol::Udp);
+        assert_eq!(udp.to_string(), "udp:127.0.0.1:53:[fd00::100]:5353");
+        assert_eq!(udp.to_string().parse(), Ok(udp));
+    }
+
+    #[test]
+    fn bad_published_ports_name_the_part_at_fault() {
+        let error = |text: &str| text.parse::<Publish>().expect_err(text).to_string();
+        assert!(error("8080").starts_with("cannot read `8080`: expected [udp:]"));
+        assert!(error("").contains("expected [udp:]"));
+        assert!(error("8080:fd00::100:80").contains("expected [udp:]"));
+        assert!(error("80:fd00:80").contains("`fd00` in `80:fd00:80` is no address"));
+        assert!(error("eighty:10.0.0.100:80").contains("`eighty` in"));
+        assert!(error("80:10.0.0.100:0").contains("expected 1 to 65535"));
+        assert!(error("80:10.0.0.100:65536").contains("`65536`"));
+        assert!(error("+80:10.0.0.100:80").contains("`+80`"));
+        assert!(error("sctp:80:10.0.0.100:80").contains("`sctp`"));
+        assert!(error("80:[10.0.0.100]:80").contains("is no address"));
+    }
+
+    #[test]
+    fn real_servers() {
+        let real = |address, host| Ok(Real { address: at(address), host: at(host) });
+        assert_eq!("10.0.0.14:80=127.0.0.1:9001".parse(), real("10.0.0.14:80", "127.0.0.1:9001"));
+        assert_eq!("[fd00::14]:80=[::1]:9001".parse(), real("[fd00::14]:80", "[::1]:9001"));
+        assert_eq!("10.0.0.14:80=9001".parse(), real("10.0.0.14:80", "127.0.0.1:9001"));
+        let error = |text: &str| text.parse::<Real>().expect_err(text).to_string();
+        assert!(error("10.0.0.14:80").contains("expected ADDR:PORT=HOSTADDR:PORT"));
+        assert!(error("10.0.0.14=127.0.0.1:9001").contains("expected ADDR:PORT=HOSTADDR:PORT"));
+        assert!(error("10.0.0.14:80=here:9001").contains("`here` in"));
+        assert!(error("10.0.0.14:80=127.0.0.1:0").contains("`0` in"));
+    }
+}
