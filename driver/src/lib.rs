@@ -1,4 +1,22 @@
 //! A `no_std` virtio-net driver, usable by any operating system.
+//!
+//! The rooms, from the wire up:
+//! - [`features`]: the feature bits, their dependencies, and negotiation.
+//! - [`wire`]: what driver and device say to each other: headers, configuration space, ring layout, registers. Plain data, so
+//!   that a device model can use it as well.
+//! - [`buffer`]: pools of DMA buffers, and [`buffer::Frame`], which owns a chain of them by move.
+//! - [`ring`]: virtqueues, on which nothing the device writes is trusted.
+//! - [`transport`]: virtio over MMIO and over modern PCI with MSI-X.
+//! - [`net`]: the device itself: [`net::Negotiation`], then [`net::Device`], [`net::Receive`] and [`net::Transmit`].
+//! - [`offload`]: the checksums and the segmentation that a device does not do, in software.
+//!
+//! Memory comes from the operating system through [`virtio_drivers::Hal`]. Allocation happens while a device is set up
+//! and never on the packet path.
 #![no_std]
 
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
 pub mod features;
+pub mod wire;

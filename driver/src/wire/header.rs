@@ -1,0 +1,125 @@
+//! The header before each frame (virtio 1.3, section 5.1.6).
+
+use super::le16;
+
+/// `virtio_net_hdr_v1`: 12 bytes before each frame, in both directions. `num_buffers` is there whether or not MRG_RXBUF was
+/// negotiated, since VERSION_1 was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NetHdr {
+    /// [`NetHdr::NEEDS_CSUM`], [`NetHdr::DATA_VALID`] and [`NetHdr::RSC_INFO`].
+    pub flags: u8,
+    /// One of the `GSO_` constants, perhaps with [`NetHdr::GSO_ECN`].
+    pub gso_type: u8,
+    /// Length in bytes of the headers (Ethernet to transport) of a frame that is to be segmented. A hint, not to be trusted.
+    pub hdr_len: u16,
+    /// Bytes of transport payload in each segment.
+    pub gso_size: u16,
+    /// Where the checksummed bytes begin, from the start of the Ethernet frame; valid with [`NetHdr::NEEDS_CSUM`].
+    pub csum_start: u16,
+    /// Where the checksum lies, from `csum_start`; valid with [`NetHdr::NEEDS_CSUM`].
+    pub csum_offset: u16,
+    /// Number of buffers that a received frame lies in. Zero in what is sent.
+    pub num_buffers: u16,
+}
+
+impl NetHdr {
+    /// Length in bytes.
+    pub const LEN: usize = 12;
+
+    /// The transport checksum holds only the sum of the pseudo-header and is to be finished.
+    pub const NEEDS_CSUM: u8 = 1;
+    /// The device has checked the checksums (receive only).
+    pub const DATA_VALID: u8 = 2;
+    /// `csum_start` and `csum_offset` hold coalescing counts instead (receive only, with RSC_EXT).
+    pub const RSC_INFO: u8 = 4;
+
+    /// Not to be segmented.
+    pub const GSO_NONE: u8 = 0;
+    /// TCP over IPv4.
+    pub const GSO_TCPV4: u8 = 1;
+    /// UDP, to be cut into IP fragments.
+    pub const GSO_UDP: u8 = 3;
+    /// TCP over IPv6.
+    pub const GSO_TCPV6: u8 = 4;
+    /// UDP, to be cut into datagrams.
+    pub const GSO_UDP_L4: u8 = 5;
+    /// Bit beside a TCP type: the segment has ECN's CWR set.
+    pub const GSO_ECN: u8 = 0x80;
+
+    /// Reads the 12 bytes.
+    #[inline]
+    #[must_use]
+    pub fn parse(bytes: &[u8; Self::LEN]) -> Self {
+        Self {
+            flags: bytes[0],
+            gso_type: bytes[1],
+            hdr_len: le16(bytes, 2),
+            gso_size: le16(bytes, 4),
+            csum_start: le16(bytes, 6),
+            csum_offset: le16(bytes, 8),
+            num_buffers: le16(bytes, 10),
+        }
+    }
+
+    /// Makes the 12 bytes.
+    #[inline]
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; Self::LEN] {
+        let [a, b] = self.hdr_len.to_le_bytes();
+        let [c, d] = self.gso_size.to_le_bytes();
+        let [e, f] = self.csum_start.to_le_bytes();
+        let [g, h] = self.csum_offset.to_le_bytes();
+        let [i, j] = self.num_buffers.to_le_bytes();
+        [self.flags, self.gso_type, a, b, c, d, e, f, g, h, i, j]
+    }
+
+    /// A header that asks for a checksum over everything from `start` (counted from the first byte of the Ethernet frame) to
+    /// be put at `start + offset`.
+    #[inline]
+    #[must_use]
+    pub fn partial_checksum(start: u16, offset: u16) -> Self {
+        Self { flags: Self::NEEDS_CSUM, csum_start: start, csum_offset: offset, ..Self::default() }
+    }
+
+    /// Whether the checksum is to be finished.
+    #[inline]
+    #[must_use]
+    pub fn needs_csum(&self) -> bool {
+        self.flags & Self::NEEDS_CSUM != 0
+    }
+
+    /// Whether the frame is to be segmented.
+    #[inline]
+    #[must_use]
+    pub fn is_gso(&self) -> bool {
+        self.gso_type & !Self::GSO_ECN != Self::GSO_NONE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn fields_lie_where_section_5_1_6_says() {
+        let header = NetHdr::parse(&[1, 0x81, 0x42, 0x01, 0xb4, 0x05, 0x22, 0x00, 0x10, 0x00, 0x02, 0x03]);
+        let expected = NetHdr {
+            flags: NetHdr::NEEDS_CSUM,
+            gso_type: NetHdr::GSO_TCPV4 | NetHdr::GSO_ECN,
+            hdr_len: 0x142,
+            gso_size: 1460,
+            csum_start: 34,
+            csum_offset: 16,
+            num_buffers: 0x302,
+        };
+        assert_eq!(header, expected);
+    }
+
+    proptest! {
+        #[test]
+        fn parse_is_the_inverse_of_to_bytes(bytes: [u8; 12]) {
+            prop_assert_eq!(NetHdr::parse(&bytes).to_bytes(), bytes);
+        }
+    }
+}
