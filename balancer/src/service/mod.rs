@@ -1,0 +1,336 @@
+//! What an operator configures: services, their destinations, and how they are named.
+//!
+//! Numbers are those of include/uapi/linux/ip_vs.h, so that the wire form round-trips. The types can say more than this
+//! balancer does; what it cannot do, [`Balancer`](crate::Balancer) refuses when the service or destination is added.
+
+pub(crate) mod table;
+
+use core::net::IpAddr;
+
+use crate::Errno;
+use crate::stats::{Rates, Stats};
+
+/// A transport protocol services are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Protocol {
+    /// TCP, protocol number 6.
+    Tcp,
+    /// UDP, protocol number 17.
+    Udp,
+    /// SCTP, protocol number 132. Named only: services of it are refused with [`Errno::Protocol`].
+    Sctp,
+}
+
+impl Protocol {
+    /// The number in the IP header.
+    pub const fn number(self) -> u8 {
+        match self {
+            Protocol::Tcp => 6,
+            Protocol::Udp => 17,
+            Protocol::Sctp => 132,
+        }
+    }
+
+    /// The protocol of an IP protocol number; [`Errno::Protocol`] if no service can be of it.
+    pub const fn from_number(number: u16) -> Result<Self, Errno> {
+        match number {
+            6 => Ok(Protocol::Tcp),
+            17 => Ok(Protocol::Udp),
+            132 => Ok(Protocol::Sctp),
+            _ => Err(Errno::Protocol),
+        }
+    }
+}
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4, AF_INET.
+    V4,
+    /// IPv6, AF_INET6.
+    V6,
+}
+
+impl Family {
+    /// The family of an address.
+    pub const fn of(address: &IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Family::V4,
+            IpAddr::V6(_) => Family::V6,
+        }
+    }
+}
+
+/// What names a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ServiceKey {
+    /// A virtual address.
+    Address {
+        /// Transport protocol.
+        protocol: Protocol,
+        /// Virtual address.
+        address: IpAddr,
+        /// Virtual port, in host order. 0 means every port and needs persistence.
+        port: u16,
+    },
+    /// A mark given to packets by a rule. Named only: refused with [`Errno::NotSupported`].
+    Mark {
+        /// Family of the packets.
+        family: Family,
+        /// The mark, not 0.
+        mark: u32,
+    },
+}
+
+impl ServiceKey {
+    /// A TCP service.
+    pub const fn tcp(address: IpAddr, port: u16) -> Self {
+        ServiceKey::Address { protocol: Protocol::Tcp, address, port }
+    }
+
+    /// A UDP service.
+    pub const fn udp(address: IpAddr, port: u16) -> Self {
+        ServiceKey::Address { protocol: Protocol::Udp, address, port }
+    }
+
+    /// The family of the clients of the service.
+    pub const fn family(&self) -> Family {
+        match self {
+            ServiceKey::Address { address, .. } => Family::of(address),
+            ServiceKey::Mark { family, .. } => *family,
+        }
+    }
+}
+
+/// How a destination is chosen. Rules: see [`scheduler`](crate::scheduler).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Scheduler {
+    /// Round robin.
+    RoundRobin,
+    /// Weighted round robin.
+    WeightedRoundRobin,
+    /// Least connections.
+    LeastConnections,
+    /// Weighted least connections.
+    WeightedLeastConnections,
+}
+
+impl Scheduler {
+    /// Every scheduler there is.
+    pub const ALL: &'static [Scheduler] = &[
+        Scheduler::RoundRobin,
+        Scheduler::WeightedRoundRobin,
+        Scheduler::LeastConnections,
+        Scheduler::WeightedLeastConnections,
+    ];
+
+    /// The name Linux knows it by.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Scheduler::RoundRobin => "rr",
+            Scheduler::WeightedRoundRobin => "wrr",
+            Scheduler::LeastConnections => "lc",
+            Scheduler::WeightedLeastConnections => "wlc",
+        }
+    }
+
+    /// The scheduler of that name; [`Errno::NotFound`] if there is none.
+    pub fn from_name(name: &str) -> Result<Self, Errno> {
+        Self::ALL.iter().copied().find(|s| s.name() == name).ok_or(Errno::NotFound)
+    }
+}
+
+bitflags::bitflags! {
+    /// Flags of a service (IP_VS_SVC_F_*).
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    pub struct ServiceFlags: u32 {
+        /// Clients stay with their destination. Refused with [`Errno::NotSupported`].
+        const PERSISTENT = 0x01;
+        /// The service is in the table: set by the balancer on every service.
+        const HASHED = 0x02;
+        /// Every packet is scheduled alone. Refused with [`Errno::NotSupported`].
+        const ONE_PACKET = 0x04;
+        /// First flag of the scheduler (fallback of sh and mh); rr, wrr, lc and wlc ignore it, as in Linux.
+        const SCHEDULER_1 = 0x08;
+        /// Second flag of the scheduler (port of sh and mh).
+        const SCHEDULER_2 = 0x10;
+        /// Third flag of the scheduler.
+        const SCHEDULER_3 = 0x20;
+        /// What is not known is kept, as Linux keeps it.
+        const _ = !0;
+    }
+}
+
+/// A persistence engine by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PersistenceEngine {
+    /// The SIP Call-ID. Named only: refused with [`Errno::NotFound`], like a kernel without the module.
+    Sip,
+}
+
+impl PersistenceEngine {
+    /// The name Linux knows it by.
+    pub const fn name(self) -> &'static str {
+        match self {
+            PersistenceEngine::Sip => "sip",
+        }
+    }
+
+    /// The engine of that name; [`Errno::NotFound`] if there is none.
+    pub fn from_name(name: &str) -> Result<Self, Errno> {
+        match name {
+            "sip" => Ok(PersistenceEngine::Sip),
+            _ => Err(Errno::NotFound),
+        }
+    }
+}
+
+/// What is configured of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServiceConfig {
+    /// How destinations are chosen.
+    pub scheduler: Scheduler,
+    /// Flags.
+    pub flags: ServiceFlags,
+    /// Persistence timeout in seconds; of no effect without [`ServiceFlags::PERSISTENT`].
+    pub timeout: u32,
+    /// Which clients count as one for persistence. IPv4: the mask as a number in host order (255.255.255.255 is
+    /// 0xffff_ffff). IPv6: the prefix length, 1 to 128.
+    pub netmask: u32,
+    /// The persistence engine.
+    pub persistence_engine: Option<PersistenceEngine>,
+}
+
+impl ServiceConfig {
+    /// The defaults of ipvsadm for a family, with this scheduler.
+    pub const fn new(family: Family, scheduler: Scheduler) -> Self {
+        let netmask = match family {
+            Family::V4 => u32::MAX,
+            Family::V6 => 128,
+        };
+        ServiceConfig { scheduler, flags: ServiceFlags::empty(), timeout: 0, netmask, persistence_engine: None }
+    }
+}
+
+/// What names a destination within its service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DestinationKey {
+    /// Address of the real server.
+    pub address: IpAddr,
+    /// Its port in host order; 0 means the virtual port.
+    pub port: u16,
+}
+
+/// How packets get to a destination (IP_VS_CONN_F_FWD_MASK).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Forward {
+    /// NAT: destination address and port are rewritten, and replies back.
+    Masquerade = 0,
+    /// The local stack. Named only: refused with [`Errno::NotSupported`].
+    Local = 1,
+    /// A tunnel. Named only: refused with [`Errno::NotSupported`].
+    Tunnel = 2,
+    /// Direct routing: only the Ethernet destination changes.
+    Direct = 3,
+    /// Around the balancer. Named only: refused with [`Errno::NotSupported`].
+    Bypass = 4,
+}
+
+impl Forward {
+    /// The method of `flags & 7`; [`Errno::Invalid`] for the rest.
+    pub const fn from_flags(flags: u32) -> Result<Self, Errno> {
+        match flags & 7 {
+            0 => Ok(Forward::Masquerade),
+            1 => Ok(Forward::Local),
+            2 => Ok(Forward::Tunnel),
+            3 => Ok(Forward::Direct),
+            4 => Ok(Forward::Bypass),
+            _ => Err(Errno::Invalid),
+        }
+    }
+}
+
+/// How a tunnel is made; kept for the wire form.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tunnel {
+    /// 0 IPIP, 1 GUE, 2 GRE (IP_VS_CONN_F_TUNNEL_TYPE_*).
+    pub kind: u8,
+    /// Destination port of GUE, in host order.
+    pub port: u16,
+    /// IP_VS_TUNNEL_ENCAP_FLAG_*.
+    pub flags: u16,
+}
+
+/// What is configured of a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DestinationConfig {
+    /// How packets get there.
+    pub forward: Forward,
+    /// Share of connections; 0 drains. Negative ones are refused with [`Errno::OutOfRange`].
+    pub weight: i32,
+    /// No new connections once there are this many; 0 for no limit.
+    pub upper_threshold: u32,
+    /// New ones again when there are fewer than this; 0 for three quarters of the upper threshold.
+    pub lower_threshold: u32,
+    /// How a tunnel is made.
+    pub tunnel: Tunnel,
+}
+
+impl DestinationConfig {
+    /// No thresholds, no tunnel.
+    pub const fn new(forward: Forward, weight: i32) -> Self {
+        let tunnel = Tunnel { kind: 0, port: 0, flags: 0 };
+        DestinationConfig { forward, weight, upper_threshold: 0, lower_threshold: 0, tunnel }
+    }
+}
+
+/// A service as listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServiceInfo {
+    /// Its name.
+    pub key: ServiceKey,
+    /// Its configuration, [`ServiceFlags::HASHED`] set.
+    pub config: ServiceConfig,
+    /// How many destinations it has.
+    pub destinations: usize,
+    /// Its counters.
+    pub stats: Stats,
+    /// Its rates.
+    pub rates: Rates,
+}
+
+/// A destination as listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DestinationInfo {
+    /// Its name.
+    pub key: DestinationKey,
+    /// Its configuration.
+    pub config: DestinationConfig,
+    /// Connections in an active state.
+    pub active: u32,
+    /// The other connections.
+    pub inactive: u32,
+    /// Persistence templates.
+    pub persistent: u32,
+    /// Whether it takes no new connections because of its thresholds.
+    pub overloaded: bool,
+    /// Its counters.
+    pub stats: Stats,
+    /// Its rates.
+    pub rates: Rates,
+}
+
+/// The timeouts `ipvsadm --set` changes, in seconds. When set, 0 means "as it was".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// TCP connections in ESTABLISHED.
+    pub tcp: u32,
+    /// TCP connections in FIN_WAIT.
+    pub tcp_fin: u32,
+    /// UDP connections.
+    pub udp: u32,
+}

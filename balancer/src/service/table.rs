@@ -1,0 +1,469 @@
+//! The services, their destinations, and the trash where removed destinations wait for their connections to end.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+use core::net::IpAddr;
+use core::time::Duration;
+
+use super::{
+    DestinationConfig, DestinationInfo, DestinationKey, Family, Forward, Protocol, ServiceConfig, ServiceFlags,
+    ServiceInfo, ServiceKey,
+};
+use crate::Errno;
+use crate::config::{is_unicast_v4, is_unicast_v6};
+use crate::scheduler::{List, State};
+use crate::stats::Meter;
+use crate::time::Instant;
+
+/// No place.
+pub(crate) const NONE: u32 = u32::MAX;
+
+/// How long a destination without connections lies in the trash before it is forgotten.
+const TRASH_IDLE: Duration = Duration::from_secs(120);
+
+/// A service.
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub key: ServiceKey,
+    pub config: ServiceConfig,
+    pub meter: Meter,
+    /// Tells this service from one of the same name added later.
+    id: u64,
+    /// Places of its destinations, newest first.
+    pub order: Vec<u32>,
+    pub state: State,
+}
+
+/// A destination: of a service, or in the trash.
+#[derive(Debug)]
+pub(crate) struct Destination {
+    pub key: DestinationKey,
+    pub config: DestinationConfig,
+    pub meter: Meter,
+    /// The place of its service; [`NONE`] once the service is gone.
+    pub service: u32,
+    /// It is in its service's list. If not, it is in the trash, or its place is free.
+    pub available: bool,
+    /// No new connections, by its thresholds.
+    pub overloaded: bool,
+    /// Connections in an active state.
+    pub active: u32,
+    /// All its connections but templates.
+    pub connections: u32,
+    /// Its templates.
+    pub templates: u32,
+    service_id: u64,
+    service_key: ServiceKey,
+    /// Since when it lies in the trash without connections.
+    idle_since: Option<Instant>,
+}
+
+impl Destination {
+    #[cfg(test)]
+    pub fn for_test(weight: i32) -> Self {
+        let address = IpAddr::V4(core::net::Ipv4Addr::new(10, 0, 0, 1));
+        Destination {
+            key: DestinationKey { address, port: 80 },
+            config: DestinationConfig::new(Forward::Masquerade, weight),
+            meter: Meter::default(),
+            service: 0,
+            available: true,
+            overloaded: false,
+            active: 0,
+            connections: 0,
+            templates: 0,
+            service_id: 0,
+            service_key: ServiceKey::tcp(address, 80),
+            idle_since: None,
+        }
+    }
+
+    /// A connection was bound: it counts as inactive until its state says otherwise.
+    pub fn bind(&mut self) {
+        self.connections += 1;
+        self.idle_since = None;
+        let upper = self.config.upper_threshold;
+        if upper != 0 && self.connections >= upper {
+            self.overloaded = true;
+        }
+    }
+
+    /// A connection ended, while it counted as active or not.
+    pub fn unbind(&mut self, active: bool) {
+        debug_assert!(self.connections > 0 && (!active || self.active > 0));
+        self.connections = self.connections.saturating_sub(1);
+        if active {
+            self.active = self.active.saturating_sub(1);
+        }
+        let (upper, lower) = (self.config.upper_threshold, self.config.lower_threshold);
+        let lower = if lower == 0 { upper - upper / 4 } else { lower };
+        if upper == 0 || self.connections < lower {
+            self.overloaded = false;
+        }
+    }
+
+    fn info(&self) -> DestinationInfo {
+        DestinationInfo {
+            key: self.key,
+            config: self.config,
+            active: self.active,
+            inactive: self.connections.saturating_sub(self.active),
+            persistent: self.templates,
+            overloaded: self.overloaded,
+            stats: self.meter.stats(),
+            rates: self.meter.rates(),
+        }
+    }
+}
+
+/// All services and destinations. Places stay the same for as long as a thing lives.
+#[derive(Debug, Default)]
+pub(crate) struct Services {
+    pub slots: Vec<Option<Service>>,
+    pub pool: Vec<Destination>,
+    /// Places in `pool` that can be used again.
+    free: Vec<u32>,
+    /// Places of removed destinations.
+    trash: Vec<u32>,
+    /// Places of services, oldest first.
+    order: Vec<u32>,
+    index: BTreeMap<ServiceKey, u32>,
+    next_id: u64,
+    /// Grows with every change of the set of virtual addresses.
+    pub generation: u64,
+    virtual_addresses: BTreeSet<IpAddr>,
+}
+
+/// What a service must be to be balanced here.
+fn check_service(key: &ServiceKey, config: &ServiceConfig) -> Result<(), Errno> {
+    match key {
+        ServiceKey::Mark { .. } => return Err(Errno::NotSupported),
+        ServiceKey::Address { protocol: Protocol::Sctp, .. } => return Err(Errno::Protocol),
+        ServiceKey::Address { address, port, .. } => {
+            let unicast = match address {
+                IpAddr::V4(a) => is_unicast_v4(*a),
+                IpAddr::V6(a) => is_unicast_v6(*a),
+            };
+            if !unicast || (*port == 0 && !config.flags.contains(ServiceFlags::PERSISTENT)) {
+                return Err(Errno::Invalid);
+            }
+        }
+    }
+    if config.persistence_engine.is_some() {
+        return Err(Errno::NotFound);
+    }
+    if config.flags.intersects(ServiceFlags::PERSISTENT | ServiceFlags::ONE_PACKET) {
+        return Err(Errno::NotSupported);
+    }
+    if key.family() == Family::V6 && !(1..=128).contains(&config.netmask) {
+        return Err(Errno::Invalid);
+    }
+    Ok(())
+}
+
+/// What a destination must be to be served here.
+fn check_destination(service: &ServiceKey, key: &DestinationKey, config: &DestinationConfig) -> Result<(), Errno> {
+    if config.weight < 0 || config.lower_threshold > config.upper_threshold {
+        return Err(Errno::OutOfRange);
+    }
+    if config.upper_threshold > i32::MAX as u32 {
+        return Err(Errno::Invalid);
+    }
+    let unicast = match key.address {
+        IpAddr::V4(a) => is_unicast_v4(a),
+        IpAddr::V6(a) => is_unicast_v6(a) && !a.is_unicast_link_local(),
+    };
+    if !unicast || Family::of(&key.address) != service.family() && config.forward != Forward::Tunnel {
+        return Err(Errno::Invalid);
+    }
+    match config.forward {
+        Forward::Masquerade | Forward::Direct => Ok(()),
+        Forward::Local | Forward::Tunnel | Forward::Bypass => Err(Errno::NotSupported),
+    }
+}
+
+impl Services {
+    /// The place of a service.
+    pub fn find(&self, key: &ServiceKey) -> Option<u32> {
+        self.index.get(key).copied()
+    }
+
+    pub fn service(&self, place: u32) -> Option<&Service> {
+        self.slots.get(place as usize)?.as_ref()
+    }
+
+    fn place(&self, key: &ServiceKey) -> Result<u32, Errno> {
+        self.find(key).ok_or(Errno::NoService)
+    }
+
+    /// Whether an address is one of a service.
+    pub fn is_virtual(&self, address: &IpAddr) -> bool {
+        self.virtual_addresses.contains(address)
+    }
+
+    pub fn virtual_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.virtual_addresses.iter().copied()
+    }
+
+    fn addresses_changed(&mut self) {
+        let of_key = |key: &ServiceKey| match key {
+            ServiceKey::Address { address, .. } => Some(*address),
+            ServiceKey::Mark { .. } => None,
+        };
+        let now: BTreeSet<IpAddr> = self.index.keys().filter_map(of_key).collect();
+        if now != self.virtual_addresses {
+            self.virtual_addresses = now;
+            self.generation += 1;
+        }
+    }
+
+    pub fn add(&mut self, key: ServiceKey, mut config: ServiceConfig) -> Result<(), Errno> {
+        check_service(&key, &config)?;
+        if self.index.contains_key(&key) {
+            return Err(Errno::Exists);
+        }
+        config.flags |= ServiceFlags::HASHED;
+        let state = State::new(config.scheduler, List { order: &[], pool: &self.pool });
+        self.next_id += 1;
+        let service = Service { key, config, meter: Meter::default(), id: self.next_id, order: Vec::new(), state };
+        let place = match self.slots.iter().position(Option::is_none) {
+            Some(place) => {
+                self.slots[place] = Some(service);
+                place
+            }
+            None => {
+                self.slots.push(Some(service));
+                self.slots.len() - 1
+            }
+        } as u32;
+        self.index.insert(key, place);
+        self.order.push(place);
+        self.addresses_changed();
+        Ok(())
+    }
+
+    pub fn edit(&mut self, key: &ServiceKey, mut config: ServiceConfig) -> Result<(), Errno> {
+        let place = self.place(key)?;
+        check_service(key, &config)?;
+        config.flags |= ServiceFlags::HASHED;
+        let Some(service) = self.slots[place as usize].as_mut() else { return Err(Errno::NoService) };
+        if service.config.scheduler != config.scheduler {
+            service.state = State::new(config.scheduler, List { order: &service.order, pool: &self.pool });
+        }
+        service.config = config;
+        Ok(())
+    }
+
+    pub fn delete(&mut self, key: &ServiceKey) -> Result<(), Errno> {
+        let place = self.place(key)?;
+        let Some(service) = self.slots[place as usize].take() else { return Err(Errno::NoService) };
+        for &destination in &service.order {
+            let d = &mut self.pool[destination as usize];
+            d.available = false;
+            d.idle_since = None;
+            self.trash.push(destination);
+        }
+        for &destination in &self.trash {
+            let d = &mut self.pool[destination as usize];
+            if d.service == place {
+                d.service = NONE;
+            }
+        }
+        self.index.remove(key);
+        self.order.retain(|&p| p != place);
+        self.addresses_changed();
+        Ok(())
+    }
+
+    pub fn flush(&mut self) {
+        while let Some(key) = self.index.keys().next().copied() {
+            let _ = self.delete(&key);
+        }
+    }
+
+    pub fn zero(&mut self, key: &ServiceKey) -> Result<(), Errno> {
+        let place = self.place(key)?;
+        if let Some(service) = self.slots[place as usize].as_mut() {
+            service.meter.zero();
+            for &destination in &service.order {
+                self.pool[destination as usize].meter.zero();
+            }
+        }
+        Ok(())
+    }
+
+    pub fn zero_all(&mut self) {
+        for service in self.slots.iter_mut().flatten() {
+            service.meter.zero();
+            for &destination in &service.order {
+                self.pool[destination as usize].meter.zero();
+            }
+        }
+    }
+
+    pub fn estimate(&mut self) {
+        self.slots.iter_mut().flatten().for_each(|s| s.meter.estimate());
+        self.pool.iter_mut().for_each(|d| d.meter.estimate());
+    }
+
+    fn info(service: &Service) -> ServiceInfo {
+        ServiceInfo {
+            key: service.key,
+            config: service.config,
+            destinations: service.order.len(),
+            stats: service.meter.stats(),
+            rates: service.meter.rates(),
+        }
+    }
+
+    pub fn get(&self, key: &ServiceKey) -> Result<ServiceInfo, Errno> {
+        self.service(self.place(key)?).map(Self::info).ok_or(Errno::NoService)
+    }
+
+    /// Services, oldest first.
+    pub fn list(&self) -> impl Iterator<Item = ServiceInfo> + '_ {
+        self.order.iter().filter_map(|&place| self.service(place)).map(Self::info)
+    }
+
+    /// Destinations of a service in list order.
+    pub fn destinations(&self, key: &ServiceKey) -> Result<impl Iterator<Item = DestinationInfo> + '_, Errno> {
+        let service = self.service(self.place(key)?).ok_or(Errno::NoService)?;
+        Ok(service.order.iter().map(|&place| self.pool[place as usize].info()))
+    }
+
+    /// The position of a destination in the list of its service, and its place.
+    fn position(&self, service: u32, key: &DestinationKey) -> Option<(usize, u32)> {
+        let order = &self.service(service)?.order;
+        let position = order.iter().position(|&place| self.pool[place as usize].key == *key)?;
+        Some((position, order[position]))
+    }
+
+    pub fn add_destination(
+        &mut self,
+        service: &ServiceKey,
+        key: DestinationKey,
+        config: DestinationConfig,
+    ) -> Result<(), Errno> {
+        let at = self.place(service)?;
+        check_destination(service, &key, &config)?;
+        if self.position(at, &key).is_some() {
+            return Err(Errno::Exists);
+        }
+        let Some(id) = self.service(at).map(|s| s.id) else { return Err(Errno::NoService) };
+        let in_trash = |&place: &u32| {
+            let d = &self.pool[place as usize];
+            d.key == key && d.service_key == *service
+        };
+        let place = match self.trash.iter().position(in_trash) {
+            Some(position) => {
+                // The same destination as before, with its connections; and with its counters, unless the service
+                // is another one of the same name.
+                let place = self.trash.swap_remove(position);
+                let d = &mut self.pool[place as usize];
+                if d.service_id != id {
+                    d.meter = Meter::default();
+                }
+                if config.upper_threshold == 0 || config.upper_threshold > d.config.upper_threshold {
+                    d.overloaded = false;
+                }
+                (d.config, d.service, d.service_id, d.available, d.idle_since) = (config, at, id, true, None);
+                place
+            }
+            None => {
+                let d = Destination {
+                    key,
+                    config,
+                    meter: Meter::default(),
+                    service: at,
+                    available: true,
+                    overloaded: false,
+                    active: 0,
+                    connections: 0,
+                    templates: 0,
+                    service_id: id,
+                    service_key: *service,
+                    idle_since: None,
+                };
+                match self.free.pop() {
+                    Some(place) => {
+                        self.pool[place as usize] = d;
+                        place
+                    }
+                    None => {
+                        self.pool.push(d);
+                        self.pool.len() as u32 - 1
+                    }
+                }
+            }
+        };
+        if let Some(service) = self.slots[at as usize].as_mut() {
+            service.order.insert(0, place);
+            service.state.added(List { order: &service.order, pool: &self.pool });
+        }
+        Ok(())
+    }
+
+    pub fn edit_destination(
+        &mut self,
+        service: &ServiceKey,
+        key: &DestinationKey,
+        config: DestinationConfig,
+    ) -> Result<(), Errno> {
+        let at = self.place(service)?;
+        check_destination(service, key, &config)?;
+        let (_, place) = self.position(at, key).ok_or(Errno::NotFound)?;
+        let d = &mut self.pool[place as usize];
+        if config.upper_threshold == 0 || config.upper_threshold > d.config.upper_threshold {
+            d.overloaded = false;
+        }
+        d.config = config;
+        if let Some(service) = self.slots[at as usize].as_mut() {
+            service.state.edited(List { order: &service.order, pool: &self.pool });
+        }
+        Ok(())
+    }
+
+    pub fn delete_destination(&mut self, service: &ServiceKey, key: &DestinationKey) -> Result<(), Errno> {
+        let at = self.place(service)?;
+        let (position, place) = self.position(at, key).ok_or(Errno::NotFound)?;
+        let d = &mut self.pool[place as usize];
+        d.available = false;
+        d.idle_since = None;
+        self.trash.push(place);
+        if let Some(service) = self.slots[at as usize].as_mut() {
+            service.order.remove(position);
+            service.state.removed(position, List { order: &service.order, pool: &self.pool });
+        }
+        Ok(())
+    }
+
+    /// Chooses the destination of a new connection.
+    pub fn choose(&mut self, service: u32) -> Option<u32> {
+        let service = self.slots.get_mut(service as usize)?.as_mut()?;
+        service.state.choose(List { order: &service.order, pool: &self.pool })
+    }
+
+    /// Forgets destinations that have lain in the trash long enough without connections. Due every 60 s.
+    pub fn sweep_trash(&mut self, now: Instant) {
+        let (pool, free) = (&mut self.pool, &mut self.free);
+        self.trash.retain(|&place| {
+            let d = &mut pool[place as usize];
+            if d.connections > 0 || d.templates > 0 {
+                d.idle_since = None;
+                return true;
+            }
+            let since = *d.idle_since.get_or_insert(now);
+            let keep = now.since(since) < TRASH_IDLE;
+            if !keep {
+                free.push(place);
+            }
+            keep
+        });
+    }
+
+    /// How many removed destinations are remembered.
+    #[cfg(test)]
+    pub fn trash_len(&self) -> usize {
+        self.trash.len()
+    }
+}
