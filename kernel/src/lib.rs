@@ -1,4 +1,22 @@
 //! The portable part of the Ringlet unikernel: everything that does not touch the machine, testable on the host.
+//!
+//! What touches the machine (boot, traps, time, the console, PCI configuration space) lives in the image's own
+//! `arch` module and reaches this crate through one small trait, [`platform::Platform`].
 #![no_std]
+#![forbid(unsafe_code)]
 
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod cmdline;
+pub mod console;
 pub mod exit_code;
+pub mod list;
+pub mod machine;
+pub mod memory_map;
+pub mod platform;
+pub mod record;
+#[cfg(test)]
+#[allow(dead_code, reason = "each test uses what it needs")]
+mod testing;
