@@ -1,3 +1,4 @@
 //! The Ringlet virtual machine monitor: boots the unikernel in KVM, gives it a virtio-net device and a network.
 
 pub mod backend;
+pub mod vmm;
