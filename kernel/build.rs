@@ -1,0 +1,25 @@
+//! Lays out the image: hands the linker script to the linker, which is called directly (see `ringlet-image`).
+
+fn main() {
+    let script = "src/arch/x86_64/linker.ld";
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed={script}");
+    // Without the feature this is an ordinary library for the host's tests, linked as usual.
+    if std::env::var_os("CARGO_FEATURE_IMAGE").is_none() {
+        return;
+    }
+    let directory = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
+    for argument in [
+        &format!("--script={directory}/{script}"),
+        "-static",
+        // Segments begin at 4 KiB pages in the file too; none is padded to the linker's idea of a large page.
+        "-zmax-page-size=4096",
+        "-znoexecstack",
+        "--build-id=sha1",
+        "--no-eh-frame-hdr",
+        // Nothing may be placed that the script does not place.
+        "--orphan-handling=error",
+    ] {
+        println!("cargo::rustc-link-arg-bins={argument}");
+    }
+}
