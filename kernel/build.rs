@@ -4,6 +4,8 @@ fn main() {
     let script = "src/arch/x86_64/linker.ld";
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed={script}");
+    // Set by `ringlet-image` where the image has to bring the memory functions itself.
+    println!("cargo::rustc-check-cfg=cfg(ringlet_mem)");
     // Without the feature this is an ordinary library for the host's tests, linked as usual.
     if std::env::var_os("CARGO_FEATURE_IMAGE").is_none() {
         return;
@@ -17,8 +19,8 @@ fn main() {
         "-znoexecstack",
         "--build-id=sha1",
         "--no-eh-frame-hdr",
-        // Nothing may be placed that the script does not place.
-        "--orphan-handling=error",
+        // The symbols stay, for backtraces; the prebuilt core's line tables go.
+        "--strip-debug",
     ] {
         println!("cargo::rustc-link-arg-bins={argument}");
     }

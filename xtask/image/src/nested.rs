@@ -110,6 +110,10 @@ fn flags(toolchain: &Toolchain, registry: Option<&Path>) -> Vec<String> {
         }
         .map(str::to_owned),
     );
+    if toolchain.way == Way::Prebuilt {
+        // The host target's core expects a C library to bring `memcpy` and its like, and an unwinder: the kernel does.
+        flags.extend(["--cfg", "ringlet_mem"].map(str::to_owned));
+    }
     if let Some(registry) = registry.and_then(Path::to_str) {
         // Panic messages name files; the image should not depend on whose home directory they lay in.
         flags.push(format!("--remap-path-prefix={registry}=crates"));
