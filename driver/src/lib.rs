@@ -19,4 +19,5 @@ extern crate alloc;
 extern crate std;
 
 pub mod features;
+pub mod transport;
 pub mod wire;

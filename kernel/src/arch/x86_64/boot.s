@@ -9,7 +9,7 @@
 .equ RING0_TEXT,      0x100000
 .equ RING0_DATA,      0x110000
 .equ RING0_STACK_TOP, 0x133000      # two pages from 0x131000, a guard page on each side
-.equ TRAP_PAGE,       0x134000      # shared with ring 3: see traps.rs for its layout
+.equ TRAP_PAGE,       0x134000      # shared with ring 3: see trap.rs for its layout
 .equ MAIN_STACK_TOP,  0x880000      # 508 KiB from 0x801000
 .equ FAULT_STACK_TOP, 0x8a0000      # 60 KiB from 0x891000
 .equ LAPIC_EOI,       0xfee000b0
@@ -20,10 +20,9 @@
 .equ SELECTOR_CODE3,  0x23
 .equ SELECTOR_TSS,    0x28
 
-.equ TRAP_FRAME,      0             # offsets in the trap page
+.equ TRAP_BOOT_TSC,   0xe8          # offsets in the trap page; the registers of an exception begin at 0
 .equ TRAP_REPORTING,  0xf0
 .equ TRAP_INTERRUPTS, 0xf8
-.equ TRAP_PENDING,    0x100
 
 .equ MSR_EFER,        0xc0000080
 
@@ -42,6 +41,9 @@ ring0_text:
 pvh_start:
     cld
     cli
+    rdtsc                           # the zero of the clock
+    mov [TRAP_PAGE + TRAP_BOOT_TSC], eax
+    mov [TRAP_PAGE + TRAP_BOOT_TSC + 4], edx
     lgdt [gdt_pointer]
     mov eax, 0x620                  # CR4: PAE, OSFXSR, OSXMMEXCPT
     mov cr4, eax
@@ -226,33 +228,15 @@ give_up:
     lidt [no_idt]
     ud2
 
-# --- Interrupts: noted in the trap page, acknowledged. `hlt` ends by having been interrupted; there is no more to do. ---
-.macro interrupt vector
+# --- Interrupts: counted, acknowledged. `hlt` ends by having been interrupted; who waited looks for work everywhere. ---
     .balign 16
-interrupt_\vector:
-    push rax
-    mov eax, \vector
-    jmp note_interrupt
-.endm
-
-    .altmacro
-    .set i, 32
-    .rept 32
-    interrupt %i
-    .set i, i + 1
-    .endr
-    .noaltmacro
-
-    .balign 16
-note_interrupt:
+interrupt:
     push rdi
     mov edi, TRAP_PAGE
-    mov byte ptr [rdi + rax + TRAP_PENDING], 1
     add qword ptr [rdi + TRAP_INTERRUPTS], 1
     mov edi, LAPIC_EOI
     mov dword ptr [rdi], 0
     pop rdi
-    pop rax
     iretq
 
     .balign 16
@@ -320,7 +304,8 @@ pt_low:
     .quad 0x132000 + P + W + NX
     .quad 0                                         # guard
     .quad TRAP_PAGE + P + W + U + NX
-    .fill 0x200 - 0x135, 8, 0
+    .quad 0 + P + U + NX                            # page 0, where SeaBIOS leaves the memory map, shown at 0x135000
+    .fill 0x200 - 0x136, 8, 0
 
 # 8 to 10 MiB: stacks, all else absent.
 pt_stacks:
@@ -395,9 +380,6 @@ tss_end:
 .macro exception_gate vector, privilege=0
     gate exception_\vector, \privilege
 .endm
-.macro interrupt_gate vector
-    gate interrupt_\vector
-.endm
 
     .balign 16
 idt:
@@ -419,12 +401,8 @@ idt:
     exception_gate %i
     .set i, i + 1
     .endr
-    .set i, 32
-    .rept 32
-    interrupt_gate %i
-    .set i, i + 1
-    .endr
     .noaltmacro
-    .rept 256 - 64
-    gate spurious
+    .rept 256 - 32 - 1
+    gate interrupt
     .endr
+    gate spurious                   # vector 255, see interrupt.rs

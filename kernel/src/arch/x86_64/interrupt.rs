@@ -34,10 +34,10 @@ const MSR_APIC_BASE: u32 = 0x1b;
 const APIC_BASE_ENABLED: u64 = 1 << 11;
 const APIC_BASE_X2APIC: u64 = 1 << 10;
 
-/// The vectors that `boot.s` has handlers for begin here; the timer has the first.
+/// The vectors that `boot.s` treats as interrupts begin here; the timer has the first.
 const TIMER_VECTOR: u8 = 32;
-/// One past the last vector that `boot.s` has a handler for.
-const VECTOR_END: u8 = 64;
+/// One past the last of them that is given away: the highest is the spurious one.
+const VECTOR_END: u8 = 0xf0;
 
 static NEXT_VECTOR: AtomicU8 = AtomicU8::new(TIMER_VECTOR + 1);
 
@@ -68,12 +68,14 @@ pub fn init() -> Result<(), &'static str> {
     if base & APIC_BASE_X2APIC != 0 || base & 0xf_ffff_f000 != LAPIC as u64 {
         return Err("the local APIC is not at 0xfee00000 in xAPIC mode");
     }
+    // First of all: while the APIC is disabled by software, every entry of the local vector table stays masked whatever is
+    // written to it (Intel SDM volume 3, section 11.4.7.2).
+    write(SPURIOUS, APIC_ENABLE | SPURIOUS_VECTOR);
     write(TASK_PRIORITY, 0);
     write(LVT_LINT0, MASKED);
     write(LVT_LINT1, MASKED);
     write(DIVIDE, DIVIDE_BY_1);
     write(LVT_TIMER, u32::from(TIMER_VECTOR));
-    write(SPURIOUS, APIC_ENABLE | SPURIOUS_VECTOR);
     Ok(())
 }
 

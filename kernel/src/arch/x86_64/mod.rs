@@ -7,6 +7,7 @@ pub mod backtrace;
 pub mod boot;
 pub mod console;
 pub mod exit;
+pub mod hal;
 pub mod heap;
 pub mod interrupt;
 pub mod pci;

@@ -7,6 +7,8 @@ use ringlet_kernel::memory_map::{Kind, Region};
 const MAGIC: u32 = 0x336e_c578;
 /// Low memory that may hold what the loader left, mapped readable by `boot.s` below here and from free memory on.
 const LOW_END: u64 = 0x10_0000;
+/// Page 0 is not mapped where it lies, so that null pointers fault, but here: SeaBIOS leaves the memory map in it.
+const PAGE_ZERO: u64 = 0x13_5000;
 /// The most entries of the memory map that are read.
 const MAX_MEMMAP: u32 = 128;
 /// The longest command line that is read, in bytes.
@@ -58,9 +60,14 @@ fn readable(address: u64, size: u64) -> bool {
 
 /// Reads a plain structure that a loader left.
 fn read<T: Copy>(address: u64) -> Option<T> {
+    let size = size_of::<T>() as u64;
+    if address < 0x1000 && address + size <= 0x1000 {
+        // SAFETY: `boot.s` maps page 0 there for reading; see below for the rest.
+        return Some(unsafe { ((PAGE_ZERO + address) as *const T).read_unaligned() });
+    }
     // SAFETY: the bytes are mapped and hold no Rust object (just checked), and the structures here are plain integers,
     // for which every bit pattern is valid.
-    readable(address, size_of::<T>() as u64).then(|| unsafe { (address as *const T).read_unaligned() })
+    readable(address, size).then(|| unsafe { (address as *const T).read_unaligned() })
 }
 
 impl StartInfo {
@@ -80,7 +87,7 @@ impl StartInfo {
     }
 
     /// The memory map, in the loader's order.
-    pub fn memory_map(&self) -> impl Iterator<Item = Region> + '_ {
+    pub fn memory_map(&self) -> impl Iterator<Item = Region> + Clone + '_ {
         (0..self.0.memmap_entries.min(MAX_MEMMAP)).filter_map(|entry| {
             let raw = read::<RawMemmapEntry>(self.0.memmap_paddr.checked_add(u64::from(entry) * 24)?)?;
             let kind = if raw.kind == 1 { Kind::Usable } else { Kind::Reserved };
@@ -88,23 +95,20 @@ impl StartInfo {
         })
     }
 
-    /// The command line; empty if there is none, cut at 4096 bytes. What is not UTF-8 ends it.
-    pub fn command_line(&self) -> &'static str {
+    /// The command line; empty if there is none, cut at 4096 bytes.
+    pub fn command_line(&self) -> &'static [u8] {
         let start = self.0.cmdline_paddr;
+        let is_text = |at: u64| readable(at, 1) && read::<u8>(at).is_some_and(|byte| byte != 0);
         let mut length = 0;
-        while length < MAX_CMDLINE && read::<u8>(start + length as u64).is_some_and(|byte| byte != 0) {
+        while length < MAX_CMDLINE && start.checked_add(length as u64).is_some_and(is_text) {
             length += 1;
         }
         if length == 0 {
-            return "";
+            return &[];
         }
         // SAFETY: each of the bytes was just read, so they are mapped; nothing writes there again (the heap and the pools
         // are carved from what `holes` leaves).
-        let bytes = unsafe { slice::from_raw_parts(start as *const u8, length) };
-        match core::str::from_utf8(bytes) {
-            Ok(text) => text,
-            Err(error) => core::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default(),
-        }
+        unsafe { slice::from_raw_parts(start as *const u8, length) }
     }
 
     /// The first module (QEMU's `-initrd`, the harness's `--rules`), if there is one that can be read.
@@ -118,11 +122,12 @@ impl StartInfo {
     }
 
     /// What must not be given away as free memory: everything the loader left that may lie above 1 MiB.
-    pub fn holes(&self) -> [Region; 4] {
+    pub fn holes(&self) -> [Region; 5] {
         let hole = |start: u64, size: u64| Region { start, size, kind: Kind::Reserved };
         let module = self.module().map_or(hole(0, 0), |module| hole(module.as_ptr() as u64, module.len() as u64));
         [
             hole(0, super::boot::FREE_MEMORY),
+            hole(super::boot::MEMORY_LIMIT, u64::MAX - super::boot::MEMORY_LIMIT),
             hole(self.0.cmdline_paddr, MAX_CMDLINE as u64),
             hole(self.0.memmap_paddr, u64::from(self.0.memmap_entries) * 24),
             module,

@@ -1,6 +1,7 @@
 //! Time: KVM's paravirtual clock where there is one, else the TSC, calibrated.
 
 use core::arch::x86_64::{__cpuid, _rdtsc};
+use core::cell::Cell;
 use core::sync::atomic::{AtomicI8, AtomicU32, AtomicU64, Ordering, fence};
 
 use x86_64::instructions::port::{Port, PortWriteOnly};
@@ -52,13 +53,15 @@ pub enum Source {
     Tsc(u32),
 }
 
-/// The clock: nanoseconds since it was set up, never going back.
+/// The clock: nanoseconds since the boot stub's first instruction, never going back.
 pub struct Clock {
     source: Source,
-    /// TSC or system time at set-up.
+    /// TSC or system time at the boot stub's first instruction.
     start: u64,
     /// For `Source::Tsc`: nanoseconds are `ticks * multiplier >> 32`.
     multiplier: u64,
+    /// The latest time told.
+    last: Cell<u64>,
     /// Ticks of the APIC timer in 1,048,576 ns.
     apic_ticks_per_mebi_ns: u64,
 }
@@ -67,14 +70,14 @@ impl Clock {
     /// Finds the best clock there is. To be called after [`interrupt::init`].
     pub fn new() -> Self {
         // The APIC timer of KVM runs at 1 GHz.
-        let mut clock = Self { source: Source::KvmClock, start: 0, multiplier: 0, apic_ticks_per_mebi_ns: 1 << 20 };
+        let mut clock = Self { source: Source::KvmClock, start: 0, multiplier: 0, last: Cell::new(0), apic_ticks_per_mebi_ns: 1 << 20 };
         if kvm_clock_offered() {
             let address = &raw const PV_CLOCK as u64;
             // SAFETY: bit 0 starts the clock; the host then writes `PV_CLOCK`, a static of the layout that it wants, whose
             // fields it shares are atomics. Ring 0 allows ring 3 to write this MSR.
             unsafe { Msr::new(MSR_SYSTEM_TIME).write(address | 1) };
             if PV_CLOCK.version.load(Ordering::Acquire) != 0 {
-                clock.start = pv_now();
+                clock.start = pv_at(super::trap::boot_tsc);
                 return clock;
             }
         }
@@ -82,7 +85,7 @@ impl Clock {
         clock.source = Source::Tsc(khz);
         clock.multiplier = (1_000_000_u64 << 32) / u64::from(khz);
         clock.apic_ticks_per_mebi_ns = (u64::from(apic_khz) << 20) / 1_000_000;
-        clock.start = tsc();
+        clock.start = super::trap::boot_tsc();
         clock
     }
 
@@ -91,16 +94,20 @@ impl Clock {
         self.source
     }
 
-    /// Nanoseconds since [`Clock::new`].
+    /// Nanoseconds since the boot stub's first instruction.
     #[inline]
     pub fn now(&self) -> u64 {
-        match self.source {
-            Source::KvmClock => pv_now().saturating_sub(self.start),
+        let now = match self.source {
+            Source::KvmClock => pv_at(tsc).saturating_sub(self.start),
             Source::Tsc(_) => {
                 let ticks = tsc().saturating_sub(self.start);
                 ((u128::from(ticks) * u128::from(self.multiplier)) >> 32) as u64
             }
-        }
+        };
+        // The host may correct its clock a little when it moves the machine to another processor.
+        let now = now.max(self.last.get());
+        self.last.set(now);
+        now
     }
 
     /// Sleeps until an interrupt, or until `deadline` (nanoseconds, as [`Clock::now`] counts). It may wake early.
@@ -128,8 +135,9 @@ fn tsc() -> u64 {
     unsafe { _rdtsc() }
 }
 
+/// KVM's time in nanoseconds when the time stamp counter is, or was, what `tsc` gives.
 #[inline]
-fn pv_now() -> u64 {
+fn pv_at(tsc: impl Fn() -> u64) -> u64 {
     loop {
         let version = PV_CLOCK.version.load(Ordering::Acquire);
         let stamp = PV_CLOCK.tsc_timestamp.load(Ordering::Relaxed);
@@ -139,9 +147,10 @@ fn pv_now() -> u64 {
         let now = tsc();
         fence(Ordering::Acquire);
         if version & 1 == 0 && PV_CLOCK.version.load(Ordering::Relaxed) == version {
-            let ticks = now.saturating_sub(stamp);
+            let ticks = now.abs_diff(stamp);
             let ticks = if shift >= 0 { ticks << (shift & 63) } else { ticks >> (shift.unsigned_abs() & 63) };
-            return system_time.wrapping_add(((u128::from(ticks) * u128::from(multiplier)) >> 32) as u64);
+            let ns = ((u128::from(ticks) * u128::from(multiplier)) >> 32) as u64;
+            return if now >= stamp { system_time.wrapping_add(ns) } else { system_time.saturating_sub(ns) };
         }
         core::hint::spin_loop();
     }
@@ -160,38 +169,62 @@ fn kvm_clock_offered() -> bool {
 /// The interval timer's frequency in Hz.
 const PIT_HZ: u64 = 1_193_182;
 /// Its counts in the 10 ms that calibration takes.
-const PIT_COUNT: u16 = (PIT_HZ / 100) as u16;
+const CALIBRATION: u64 = PIT_HZ / 100;
 
-/// Measures the TSC and the APIC timer against channel 2 of the interval timer. Returns both in kHz.
-fn calibrate() -> (u32, u32) {
-    let mut gate = Port::<u8>::new(0x61);
-    let mut data = PortWriteOnly::<u8>::new(0x42);
-    let mut command = PortWriteOnly::<u8>::new(0x43);
-    // Mode 0 on channel 2: the output (bit 5 of port 0x61) goes high when the count is over. Speaker off.
-    // SAFETY: channel 2 of the interval timer drives nothing but the speaker, which stays off.
+/// Reads the count of the interval timer's channel 0, and the time stamps around that reading.
+fn pit_sample() -> (u64, u16, u64) {
+    let (mut data, mut command) = (Port::<u8>::new(0x40), PortWriteOnly::<u8>::new(0x43));
+    // SAFETY: latching and reading a count changes nothing; interrupts of channel 0 go to PICs that `boot.s` has masked.
     unsafe {
-        let before = gate.read();
-        gate.write(before & !0b11 | 1);
-        command.write(0b1011_0000);
-        data.write(PIT_COUNT as u8);
-        data.write((PIT_COUNT >> 8) as u8);
+        let before = tsc();
+        command.write(0);
+        let low = data.read();
+        let after = tsc();
+        (before, u16::from_le_bytes([low, data.read()]), after)
+    }
+}
+
+/// The tightest of some samples: the processor may be taken away in the middle of one.
+fn pit_best_sample() -> (u64, u16) {
+    let samples = core::array::from_fn::<_, 8, _>(|_| pit_sample());
+    let (before, count, after) = samples.into_iter().min_by_key(|(before, _, after)| after - before).unwrap_or_default();
+    (before + (after - before) / 2, count)
+}
+
+/// Measures the TSC and the APIC timer against channel 0 of the interval timer (microvm has no gate for channel 2). Returns
+/// both in kHz.
+fn calibrate() -> (u32, u32) {
+    let (mut data, mut command) = (PortWriteOnly::<u8>::new(0x40), PortWriteOnly::<u8>::new(0x43));
+    // Mode 2: counts down from 65535 again and again.
+    // SAFETY: the interval timer drives nothing: its interrupts are masked in the PICs and in the I/O APIC.
+    unsafe {
+        command.write(0b0011_0100);
+        data.write(0xff);
+        data.write(0xff);
     }
     interrupt::start_timer(u32::MAX);
-    let start = tsc();
-    let mut elapsed;
-    loop {
-        // SAFETY: as above; this only reads.
-        let over = unsafe { gate.read() } & 0x20 != 0;
-        elapsed = tsc() - start;
-        // No timer there: reads give all ones at once. One that never ends: give up after 2^34 ticks, some seconds.
-        if over || elapsed > 1 << 34 {
-            break;
-        }
+    let (start, first) = pit_best_sample();
+    let apic_start = interrupt::timer_left();
+    let mut counts = 0_u64;
+    let mut previous = first;
+    let mut elapsed = 0;
+    let mut apic = 0;
+    // Where there is no timer its count stands still: give up after 2^30 ticks, some hundred milliseconds.
+    while counts < CALIBRATION && elapsed < 1 << 30 {
+        let (now, count) = pit_best_sample();
+        let apic_now = interrupt::timer_left();
+        let step = if count <= previous { previous - count } else { previous + (u16::MAX - count) };
+        counts += u64::from(step);
+        previous = count;
+        elapsed = now - start;
+        apic = apic_start - apic_now;
     }
-    let apic = u32::MAX - interrupt::timer_left();
     interrupt::start_timer(0);
-    let khz = elapsed * PIT_HZ / u64::from(PIT_COUNT) / 1000;
-    let apic_khz = u64::from(apic) * PIT_HZ / u64::from(PIT_COUNT) / 1000;
+    if counts < CALIBRATION {
+        return (cpuid_tsc_khz().unwrap_or(1_000_000), 1_000_000);
+    }
+    let khz = elapsed * PIT_HZ / counts / 1000;
+    let apic_khz = u64::from(apic) * PIT_HZ / counts / 1000;
     match (khz, apic_khz) {
         // Plausible: 100 MHz to 10 GHz, and the bus from 1 MHz to 10 GHz.
         (100_000..=10_000_000, 1_000..=10_000_000) => (khz as u32, apic_khz as u32),

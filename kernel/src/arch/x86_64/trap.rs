@@ -10,7 +10,8 @@ use ringlet_kernel::exit_code;
 #[repr(C)]
 struct TrapPage {
     frame: Frame,
-    unused: [u64; 0xf0 / 8 - 23],
+    unused: [u64; 0xe8 / 8 - 23],
+    boot_tsc: u64,
     reporting: AtomicU64,
     interrupts: AtomicU64,
 }
@@ -45,6 +46,7 @@ pub struct Frame {
 }
 
 const _: () = {
+    assert!(core::mem::offset_of!(TrapPage, boot_tsc) == 0xe8);
     assert!(core::mem::offset_of!(TrapPage, reporting) == 0xf0);
     assert!(core::mem::offset_of!(TrapPage, interrupts) == 0xf8);
 };
@@ -56,6 +58,18 @@ pub fn interrupts() -> u64 {
     // SAFETY: `boot.s` maps this page for ring 3 for good; the field is only ever accessed as an atomic here, and by
     // ring 0 while this code does not run.
     unsafe { (*TRAP_PAGE).interrupts.load(Ordering::Relaxed) }
+}
+
+/// The time stamp counter at the boot stub's first instruction.
+pub fn boot_tsc() -> u64 {
+    // SAFETY: `boot.s` maps this page for ring 3 for good and writes the field once, before any of this code runs.
+    unsafe { (*TRAP_PAGE).boot_tsc }
+}
+
+/// Makes ring 0 believe that an exception is being reported, so that the next one is a triple fault.
+pub fn forbid_reports() {
+    // SAFETY: as for `interrupts`.
+    unsafe { (*TRAP_PAGE).reporting.store(1, Ordering::Relaxed) }
 }
 
 /// The names of the exceptions, by vector (Intel SDM volume 3, table 6-1).

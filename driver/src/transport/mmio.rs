@@ -1,0 +1,144 @@
+//! Virtio over MMIO (virtio 1.3, section 4.2): the transport of virtio-drivers, with its doorbells.
+
+use core::ptr::NonNull;
+
+use virtio_drivers::transport::mmio::{MmioTransport as Inner, MmioVersion, VirtIOHeader};
+use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
+use virtio_drivers::{PhysAddr, Result};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::{Doorbell, NetTransport, Refused, Width};
+use crate::wire::mmio::{CONFIG, QUEUE_NOTIFY};
+
+/// Why no network device is driven at an address.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum MmioError {
+    /// There is no virtio device, or not one this driver can talk to.
+    #[error("{0}")]
+    NoDevice(virtio_drivers::transport::mmio::MmioError),
+    /// A legacy device (version 1), which this driver does not drive.
+    #[error(
+        "a legacy virtio device (version 1): give the monitor the option for modern ones (QEMU: force-legacy=false)"
+    )]
+    Legacy,
+    /// Another kind of virtio device.
+    #[error("a virtio device, but not a network device: {0:?}")]
+    NotNetwork(DeviceType),
+    /// The registers are not aligned, or fewer than the specification has.
+    #[error("the register space is too small or not aligned to 4 bytes")]
+    Registers,
+}
+
+/// A virtio-net device at a memory address.
+#[derive(Debug)]
+pub struct MmioTransport {
+    inner: Inner<'static>,
+    registers: NonNull<u8>,
+}
+
+// SAFETY: the registers can be reached from any processor, and whoever owns the transport is the only one to do so (but for
+// the doorbells, each of which is written in one store).
+unsafe impl Send for MmioTransport {}
+
+impl MmioTransport {
+    /// The network device whose `length` bytes of registers lie at `registers`.
+    ///
+    /// # Errors
+    /// If there is no device, or a legacy one, or not a network device.
+    ///
+    /// # Safety
+    /// `registers .. registers + length` must be mapped, uncached, for good, and be a virtio-mmio device's registers or such
+    /// as can be read without harm; nothing else may use them.
+    pub unsafe fn new(registers: NonNull<u8>, length: usize) -> core::result::Result<Self, MmioError> {
+        if !registers.cast::<u32>().is_aligned() || length < CONFIG {
+            return Err(MmioError::Registers);
+        }
+        // SAFETY: the caller's promise; alignment and length of the header were just checked.
+        let inner = unsafe { Inner::new(registers.cast::<VirtIOHeader>(), length) }.map_err(MmioError::NoDevice)?;
+        if inner.version() != MmioVersion::Modern {
+            return Err(MmioError::Legacy);
+        }
+        match inner.device_type() {
+            DeviceType::Network => Ok(Self { inner, registers }),
+            other => Err(MmioError::NotNetwork(other)),
+        }
+    }
+}
+
+impl NetTransport for MmioTransport {
+    fn name(&self) -> &'static str {
+        "mmio"
+    }
+
+    fn doorbell(&mut self, queue: u16) -> core::result::Result<Doorbell, Refused> {
+        // SAFETY: QueueNotify is one of the registers that the caller of `new` has promised, 4-aligned; all it does is to
+        // make the device look at the queue.
+        Ok(unsafe { Doorbell::new(self.registers.byte_add(QUEUE_NOTIFY), queue, Width::Bits32) })
+    }
+}
+
+impl Transport for MmioTransport {
+    fn device_type(&self) -> DeviceType {
+        self.inner.device_type()
+    }
+
+    fn read_device_features(&mut self) -> u64 {
+        self.inner.read_device_features()
+    }
+
+    fn write_driver_features(&mut self, features: u64) {
+        self.inner.write_driver_features(features);
+    }
+
+    fn max_queue_size(&mut self, queue: u16) -> u32 {
+        self.inner.max_queue_size(queue)
+    }
+
+    fn notify(&mut self, queue: u16) {
+        self.inner.notify(queue);
+    }
+
+    fn get_status(&self) -> DeviceStatus {
+        self.inner.get_status()
+    }
+
+    fn set_status(&mut self, status: DeviceStatus) {
+        self.inner.set_status(status);
+    }
+
+    fn set_guest_page_size(&mut self, size: u32) {
+        self.inner.set_guest_page_size(size);
+    }
+
+    fn requires_legacy_layout(&self) -> bool {
+        false
+    }
+
+    fn queue_set(&mut self, queue: u16, size: u32, descriptors: PhysAddr, driver: PhysAddr, device: PhysAddr) {
+        self.inner.queue_set(queue, size, descriptors, driver, device);
+    }
+
+    fn queue_unset(&mut self, queue: u16) {
+        self.inner.queue_unset(queue);
+    }
+
+    fn queue_used(&mut self, queue: u16) -> bool {
+        self.inner.queue_used(queue)
+    }
+
+    fn ack_interrupt(&mut self) -> InterruptStatus {
+        self.inner.ack_interrupt()
+    }
+
+    fn read_config_generation(&self) -> u32 {
+        self.inner.read_config_generation()
+    }
+
+    fn read_config_space<T: FromBytes + IntoBytes>(&self, offset: usize) -> Result<T> {
+        self.inner.read_config_space(offset)
+    }
+
+    fn write_config_space<T: IntoBytes + Immutable>(&mut self, offset: usize, value: T) -> Result<()> {
+        self.inner.write_config_space(offset, value)
+    }
+}

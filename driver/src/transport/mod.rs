@@ -1,0 +1,40 @@
+//! Virtio over MMIO and over modern PCI with MSI-X.
+//!
+//! Both are [`virtio_drivers::transport::Transport`]s, and more: a [`NetTransport`] also gives out its doorbells, so that the
+//! halves of a device can ring them without the transport (and without a lock) in their hands.
+
+mod doorbell;
+mod mmio;
+pub mod pci;
+
+pub use doorbell::{Doorbell, Width};
+pub use mmio::{MmioError, MmioTransport};
+pub use pci::{Message, PciError, PciTransport};
+
+use virtio_drivers::transport::Transport;
+
+/// Something the device refused while its queues were set up, noticed by reading back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The device did not take a queue's MSI-X vector (virtio 1.3, section 4.1.5.1.2): it would never interrupt.
+    #[error("the device has no interrupt vector left for queue {0}")]
+    Vector(u16),
+    /// The device did not take the vector for changes of its configuration.
+    #[error("the device has no interrupt vector left for changes of its configuration")]
+    ConfigVector,
+    /// A queue's doorbell lies outside of the doorbell region.
+    #[error("the doorbell of queue {0} lies outside of the device's doorbell region")]
+    Doorbell(u16),
+}
+
+/// What a network driver needs of a transport besides [`Transport`].
+pub trait NetTransport: Transport {
+    /// A short name for messages: `mmio` or `pci`.
+    fn name(&self) -> &'static str;
+
+    /// The doorbell of `queue`, to be called after [`Transport::queue_set`]. It stays good until the device is reset.
+    ///
+    /// # Errors
+    /// Whatever the device refused of this queue since the last reset: its doorbell, or its interrupt vector.
+    fn doorbell(&mut self, queue: u16) -> Result<Doorbell, Refused>;
+}
