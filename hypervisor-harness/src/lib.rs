@@ -1,4 +1,8 @@
 //! The Ringlet virtual machine monitor: boots the unikernel in KVM, gives it a virtio-net device and a network.
 
 pub mod backend;
+pub mod cli;
+pub mod image;
+pub mod qemu;
+pub mod run;
 pub mod vmm;

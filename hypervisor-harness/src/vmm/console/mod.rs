@@ -142,7 +142,7 @@ mod tests {
             console.bytes(Source::Block, b"a\n\x1e{\"type\":\"ready\",\"ns\":5}\n\x1e{\"type\":\x1b}\n b\x1e\n")
         });
         assert_eq!(heard[0], line("a"));
-        assert_eq!(heard[1], Said::Record(Record::Ready { ns: 5 }));
+        assert_eq!(heard[1], Said::Record(Record::Ready(record::Ready { ns: 5, ..Default::default() })));
         assert!(matches!(&heard[2], Said::Complaint(text) if text.ends_with(r#"{"type":\x1b}"#)), "{heard:?}");
         assert_eq!(heard[3], line(r" b\x1e"), "the mark counts only at the start of a line");
     }

@@ -12,9 +12,15 @@ pub enum Record {
     /// The guest runs and has found its device.
     Boot(Boot),
     /// The services are up and the rules are loaded.
-    Ready {
-        /// Nanoseconds since the boot stub began.
-        ns: u64,
+    Ready(Ready),
+    /// The configuration has changed: what is known of services and destinations is void, and so many follow.
+    Configuration {
+        /// Virtual services to come.
+        #[serde(default)]
+        services: u64,
+        /// Destinations to come, of all services together.
+        #[serde(default)]
+        destinations: u64,
     },
     /// A virtual service.
     Service(Service),
@@ -55,6 +61,42 @@ pub struct Boot {
     pub addresses: Vec<SafeText>,
 }
 
+/// The guest is ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+pub struct Ready {
+    /// Nanoseconds since the boot stub began.
+    pub ns: u64,
+    /// Virtual services.
+    #[serde(default)]
+    pub services: u64,
+    /// Destinations of all services together.
+    #[serde(default)]
+    pub destinations: u64,
+    /// Lines of the rule file that could not be followed.
+    #[serde(default)]
+    pub rules_failed: u64,
+}
+
+/// What was balanced: by a service, or to a destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+pub struct Traffic {
+    /// Connections since the counters were zeroed.
+    #[serde(default)]
+    pub connections: u64,
+    /// Packets from clients.
+    #[serde(default)]
+    pub in_packets: u64,
+    /// Packets to clients.
+    #[serde(default)]
+    pub out_packets: u64,
+    /// Bytes from clients.
+    #[serde(default)]
+    pub in_bytes: u64,
+    /// Bytes to clients.
+    #[serde(default)]
+    pub out_bytes: u64,
+}
+
 /// A virtual service.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
 pub struct Service {
@@ -70,28 +112,55 @@ pub struct Service {
     /// The scheduler's name.
     #[serde(default)]
     pub scheduler: SafeText,
+    /// How many destinations it has.
+    #[serde(default)]
+    pub destinations: u64,
+    /// What it has balanced.
+    #[serde(flatten)]
+    pub traffic: Traffic,
 }
 
-/// A destination of a service.
+/// A destination of the service named last.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
 pub struct Destination {
+    /// The service's protocol.
+    #[serde(default)]
+    pub protocol: SafeText,
+    /// The service's address.
+    #[serde(default)]
+    pub service_address: SafeText,
+    /// The service's port.
+    #[serde(default)]
+    pub service_port: u64,
     /// The server's address.
     #[serde(default)]
     pub address: SafeText,
     /// The server's port.
     #[serde(default)]
     pub port: u64,
-    /// How packets get there: `masq`, `route`.
+    /// How packets get there: `masq`, `direct`.
     #[serde(default)]
-    pub forward: SafeText,
+    pub forwarding: SafeText,
     /// Its weight.
     #[serde(default)]
     pub weight: u64,
+    /// Connections that are established.
+    #[serde(default)]
+    pub active: u64,
+    /// Connections that are not, or no more.
+    #[serde(default)]
+    pub inactive: u64,
+    /// What went to it.
+    #[serde(flatten)]
+    pub traffic: Traffic,
 }
 
 /// Counters since boot, and gauges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 pub struct Status {
+    /// Nanoseconds since the boot stub began.
+    #[serde(default)]
+    pub ns: u64,
     /// Frames received.
     pub rx_packets: u64,
     /// Frames sent.

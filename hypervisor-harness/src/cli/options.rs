@@ -1,0 +1,207 @@
+//! The flags of `ringlet run` and `ringlet qemu`, and the values they take.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, ValueEnum};
+use ringlet_driver::features::Features;
+
+use crate::backend::options::{Net, Publish, Real};
+use crate::vmm::layout;
+
+/// What the guest is given, in whichever machine it runs.
+#[derive(Debug, Clone, Default, Args)]
+pub struct GuestArgs {
+    /// Rules to load at boot, as `ipvsadm-save -n` writes them; without this, the demonstration's
+    #[arg(long, value_name = "FILE")]
+    pub rules: Option<PathBuf>,
+    /// An address of the load balancer itself, with its prefix length; several may be given, the first is the management
+    /// address (ports 9100 and 9101)
+    #[arg(long = "ip", value_name = "ADDRESS/PREFIX")]
+    pub ips: Vec<Cidr>,
+    /// The router through which everything else is reached; one for IPv4 and one for IPv6
+    #[arg(long = "gateway", value_name = "ADDRESS")]
+    pub gateways: Vec<IpAddr>,
+    /// Memory of the virtual machine, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = layout::DEFAULT_MEMORY_MIB,
+          value_parser = clap::value_parser!(u32).range(*layout::MEMORY_MIB.start() as i64..=*layout::MEMORY_MIB.end() as i64))]
+    pub memory: u32,
+    /// Processors of the virtual machine
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=1))]
+    pub cpus: u8,
+    /// Features of the network device to leave out (-name) or to ask for (+name), with commas between them; the names are
+    /// the virtio specification's in lower case, such as -mrg_rxbuf,-guest_tso4
+    #[arg(long, value_name = "-NAME,+NAME", allow_hyphen_values = true)]
+    pub features: Option<FeatureSwitches>,
+    /// Boot this PVH image instead of the one inside this program
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// More words for the guest's command line; several may be given
+    #[arg(long, value_name = "TEXT")]
+    pub append: Vec<String>,
+}
+
+/// The flags of `ringlet run`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct RunArgs {
+    /// What the guest is given
+    #[command(flatten)]
+    pub guest: GuestArgs,
+    /// The network: `lan` (inside this process, needs no rights) or `tap=NAME` (a TAP interface of this host)
+    #[arg(long, value_name = "NETWORK", default_value_t)]
+    pub net: Net,
+    /// A port of this host that leads to an address in the network `lan`: [udp:][HOSTADDR:]PORT:ADDR:PORT; several may be
+    /// given. One for the service at port 80 of the demonstration is there without asking
+    #[arg(long = "publish", value_name = "PUBLISH")]
+    pub publish: Vec<Publish>,
+    /// A TCP server of this host that stands in the network `lan`: ADDR:PORT=HOSTADDR:PORT; several may be given
+    #[arg(long = "real", value_name = "REAL")]
+    pub real: Vec<Real>,
+    /// Write every frame to this file, for wireshark
+    #[arg(long, value_name = "FILE")]
+    pub pcap: Option<PathBuf>,
+    /// End after so many seconds
+    #[arg(long = "for", value_name = "SECONDS", value_parser = seconds)]
+    pub seconds: Option<f64>,
+    /// Seconds between two lines of status
+    #[arg(long, value_name = "SECONDS", value_parser = interval)]
+    pub status_interval: Option<f64>,
+    /// Everything as JSON, one object a line (docs/command.md)
+    #[arg(long)]
+    pub json: bool,
+    /// No colour, even on a terminal
+    #[arg(long)]
+    pub no_color: bool,
+}
+
+/// The flags of `ringlet qemu`.
+#[derive(Debug, Clone, Args)]
+pub struct QemuArgs {
+    /// What the guest is given
+    #[command(flatten)]
+    pub guest: GuestArgs,
+    /// The machine that QEMU is to be
+    #[arg(long, value_enum, default_value_t)]
+    pub machine: QemuMachine,
+    /// What runs the guest's instructions: `kvm`, or `tcg` (QEMU itself, slower, everywhere); kvm where it is usable
+    #[arg(long, value_enum)]
+    pub accel: Option<Accel>,
+    /// A port of this host that leads to an address of the guest: [HOSTADDR:]PORT:ADDR:PORT; several may be given
+    #[arg(long = "publish", value_name = "PUBLISH", visible_alias = "hostfwd")]
+    pub publish: Vec<Publish>,
+    /// The QEMU to run
+    #[arg(long, value_name = "PROGRAM", default_value = "qemu-system-x86_64")]
+    pub qemu: PathBuf,
+    /// End after so many seconds
+    #[arg(long = "for", value_name = "SECONDS", value_parser = seconds)]
+    pub seconds: Option<f64>,
+    /// Only show the command
+    #[arg(long)]
+    pub print: bool,
+}
+
+/// A machine of QEMU's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum QemuMachine {
+    /// A PC of 1996; the network device is on PCI.
+    Pc,
+    /// A PC of 2009; the network device is on PCI Express.
+    Q35,
+    /// A machine made for micro virtual machines; the network device is on virtio-mmio.
+    #[default]
+    Microvm,
+}
+
+/// What runs the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Accel {
+    /// The processor.
+    Kvm,
+    /// QEMU's translator.
+    Tcg,
+}
+
+/// An address and its prefix length, `10.0.0.2/24`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cidr {
+    /// The address.
+    pub address: IpAddr,
+    /// Leading bits that are the network's.
+    pub prefix: u8,
+}
+
+impl FromStr for Cidr {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("`{text}` is no address with a prefix length, such as 10.0.0.2/24 or fd00::2/64");
+        let (address, prefix) = text.split_once('/').ok_or_else(bad)?;
+        let address: IpAddr = address.parse().map_err(|_| bad())?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let plain = !prefix.is_empty() && prefix.bytes().all(|byte| byte.is_ascii_digit());
+        let prefix = prefix.parse().ok().filter(|prefix| plain && (1..=most).contains(prefix)).ok_or_else(bad)?;
+        Ok(Self { address, prefix })
+    }
+}
+
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+/// A list of features to switch on and off, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FeatureSwitches(String);
+
+impl FromStr for FeatureSwitches {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Features::IMPLEMENTED.switched(text).map_err(|error| error.to_string())?;
+        // Spaces would end the word on the guest's command line.
+        Ok(Self(text.chars().filter(|letter| !letter.is_whitespace()).collect()))
+    }
+}
+
+impl fmt::Display for FeatureSwitches {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A length of time in seconds: a year at most, since it is added to the time of day somewhere.
+fn seconds(text: &str) -> Result<f64, String> {
+    const YEAR: f64 = 366.0 * 86_400.0;
+    let seconds = text.parse().ok().filter(|seconds| (0.0..=YEAR).contains(seconds));
+    seconds.ok_or_else(|| "expected a number of seconds, such as 10 or 0.5".to_owned())
+}
+
+fn interval(text: &str) -> Result<f64, String> {
+    let seconds = seconds(text)?;
+    if seconds < 0.01 { Err("expected at least 0.01 seconds".to_owned()) } else { Ok(seconds) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_need_a_prefix_that_fits() {
+        for good in ["10.0.0.2/24", "fd00::2/64", "10.0.0.2/32", "::1/128"] {
+            assert_eq!(good.parse::<Cidr>().unwrap().to_string(), good);
+        }
+        for bad in ["10.0.0.2", "10.0.0.2/", "10.0.0.2/0", "10.0.0.2/33", "fd00::2/129", "x/24", "10.0.0.2/+24"] {
+            assert!(bad.parse::<Cidr>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn features_are_checked_before_the_guest_sees_them() {
+        assert_eq!("-mrg_rxbuf, +csum".parse::<FeatureSwitches>().unwrap().to_string(), "-mrg_rxbuf,+csum");
+        assert!("mrg_rxbuf".parse::<FeatureSwitches>().is_err());
+        assert!("-warp".parse::<FeatureSwitches>().unwrap_err().contains("warp"));
+    }
+}

@@ -1,0 +1,76 @@
+//! The unikernel image inside this program, and images from files.
+
+use std::borrow::Cow;
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+
+use crate::vmm::elf;
+
+/// The image that this program was built with. Empty only in a build that could not make one.
+pub const EMBEDDED: &[u8] = &[];
+
+/// How the embedded image was built, for people: the way its `core` was had, the compiler and the linker.
+pub const BUILT_WITH: &str = "";
+
+/// Larger files are not looked at: the images of this project have less than 2 MiB.
+const MAX_FILE: u64 = 64 << 20;
+
+/// The image to boot: the file, if one is given, else the embedded one.
+///
+/// # Errors
+/// If the file cannot be read or is no image that can be booted; says which.
+pub fn load(file: Option<&Path>) -> anyhow::Result<Cow<'static, [u8]>> {
+    let Some(path) = file else {
+        if EMBEDDED.is_empty() {
+            bail!("this program was built without an image: give it one with --kernel FILE");
+        }
+        return Ok(Cow::Borrowed(EMBEDDED));
+    };
+    let shown = path.display();
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        fs::File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().with_context(|| format!("cannot read the image {shown}"))?;
+    if bytes.len() as u64 > MAX_FILE {
+        bail!("{shown} is larger than {} MiB: that is no unikernel image", MAX_FILE >> 20);
+    }
+    elf::Image::parse(&bytes).with_context(|| format!("{shown} cannot be booted"))?;
+    Ok(Cow::Owned(bytes))
+}
+
+/// Writes the embedded image to a file.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn write(path: &Path) -> anyhow::Result<()> {
+    let image = load(None)?;
+    fs::write(path, &image).with_context(|| format!("cannot write {}", path.display()))?;
+    println!(
+        "{}: {} bytes, a PVH ELF64; boot it with `qemu-system-x86_64 -kernel`, for example",
+        path.display(),
+        image.len()
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bad_file_is_named_with_its_fault() {
+        let message = |path: &str| format!("{:#}", load(Some(Path::new(path))).unwrap_err());
+        assert!(message("/nonexistent/image").contains("cannot read the image /nonexistent/image"));
+        assert!(
+            message("/etc/hostname").starts_with("/etc/hostname cannot be booted: "),
+            "{}",
+            message("/etc/hostname")
+        );
+        assert!(message("/dev/zero").contains("larger than"));
+    }
+}
