@@ -12,12 +12,15 @@ unsafe extern "C" {
 
 /// The most frames that are printed.
 const DEPTH: usize = 48;
+/// How often the same return address is printed in a row.
+const MOST_REPEATED: u32 = 4;
 
 /// Prints `rip` and the return addresses found from `rbp` on, each as a line `  at 0x<16 hexadecimal digits>`.
 pub fn print(out: &mut impl Write, rip: u64, mut rbp: u64) {
     let text = (&raw const __text_start) as u64..(&raw const __text_end) as u64;
     let _ = writeln!(out, "backtrace:");
     let _ = writeln!(out, "  at {rip:#018x}");
+    let (mut last, mut repeated) = (0, 0);
     for _ in 0..DEPTH {
         let on_stack = |stack: &core::ops::Range<u64>| stack.start <= rbp && rbp <= stack.end - 16;
         if rbp % 8 != 0 || !(on_stack(&MAIN_STACK) || on_stack(&FAULT_STACK)) {
@@ -26,6 +29,13 @@ pub fn print(out: &mut impl Write, rip: u64, mut rbp: u64) {
         // SAFETY: both words lie inside a stack, which `boot.s` keeps mapped, and are aligned: just checked.
         let (next, back) = unsafe { ((rbp as *const u64).read(), (rbp as *const u64).add(1).read()) };
         if !text.contains(&back) {
+            return;
+        }
+        // Recursion without an end tells nothing new.
+        repeated = if back == last { repeated + 1 } else { 0 };
+        last = back;
+        if repeated == MOST_REPEATED {
+            let _ = writeln!(out, "  (and so on)");
             return;
         }
         // The call, not the instruction after it: that one may already belong to the next function.

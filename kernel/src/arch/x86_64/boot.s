@@ -22,7 +22,6 @@
 
 .equ TRAP_BOOT_TSC,   0xe8          # offsets in the trap page; the registers of an exception begin at 0
 .equ TRAP_REPORTING,  0xf0
-.equ TRAP_INTERRUPTS, 0xf8
 
 .equ MSR_EFER,        0xc0000080
 
@@ -228,12 +227,10 @@ give_up:
     lidt [no_idt]
     ud2
 
-# --- Interrupts: counted, acknowledged. `hlt` ends by having been interrupted; who waited looks for work everywhere. ---
+# --- Interrupts: acknowledged. `hlt` ends by having been interrupted, and who waited looks for work everywhere. ---
     .balign 16
 interrupt:
     push rdi
-    mov edi, TRAP_PAGE
-    add qword ptr [rdi + TRAP_INTERRUPTS], 1
     mov edi, LAPIC_EOI
     mov dword ptr [rdi], 0
     pop rdi

@@ -8,7 +8,8 @@ use spin::Mutex;
 
 /// The allocator of the image.
 #[global_allocator]
-pub static HEAP: KernelHeap = KernelHeap { heap: Mutex::new(linked_list_allocator::Heap::empty()), failed: AtomicUsize::new(0) };
+pub static HEAP: KernelHeap =
+    KernelHeap { heap: Mutex::new(linked_list_allocator::Heap::empty()), failed: AtomicUsize::new(0) };
 
 /// A heap that remembers the allocation it could not serve, so that the panic that follows can name it.
 pub struct KernelHeap {

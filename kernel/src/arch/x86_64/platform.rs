@@ -69,7 +69,9 @@ fn rdrand() -> Option<u64> {
     (0..10).find_map(|_| {
         let (value, ready): (u64, u8);
         // SAFETY: the caller has checked that the instruction exists; it only writes the two registers.
-        unsafe { core::arch::asm!("rdrand {}", "setc {}", out(reg) value, out(reg_byte) ready, options(nomem, nostack)) };
+        unsafe {
+            core::arch::asm!("rdrand {}", "setc {}", out(reg) value, out(reg_byte) ready, options(nomem, nostack))
+        };
         (ready != 0).then_some(value)
     })
 }
@@ -89,6 +91,7 @@ fn undefined_instruction() {
 
 /// Recursion without an end, which the compiler cannot turn into a loop.
 #[inline(never)]
+#[allow(unconditional_recursion, reason = "to overflow the stack is its purpose")]
 fn overflow(depth: u64) -> u64 {
     let frame = core::hint::black_box([depth; 64]);
     frame[(depth % 64) as usize] + overflow(depth + 1)

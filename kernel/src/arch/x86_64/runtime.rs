@@ -32,7 +32,9 @@ unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, count: usize) -> *mut
     if (to as usize).wrapping_sub(from as usize) >= count {
         // SAFETY: the destination does not begin inside the source, so copying forward reads each byte before it is
         // overwritten.
-        unsafe { asm!("rep movsb", inout("rcx") count => _, inout("rdi") to => _, inout("rsi") from => _, options(nostack, preserves_flags)) };
+        unsafe {
+            asm!("rep movsb", inout("rcx") count => _, inout("rdi") to => _, inout("rsi") from => _, options(nostack, preserves_flags))
+        };
     } else {
         // SAFETY: backward, from the last byte on; the direction flag is cleared again as the ABI wants it.
         unsafe {
@@ -50,7 +52,9 @@ unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, count: usize) -> *mut
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memset(to: *mut u8, value: i32, count: usize) -> *mut u8 {
     // SAFETY: writes exactly what the caller vouches for.
-    unsafe { asm!("rep stosb", inout("rcx") count => _, inout("rdi") to => _, in("al") value as u8, options(nostack, preserves_flags)) };
+    unsafe {
+        asm!("rep stosb", inout("rcx") count => _, inout("rdi") to => _, in("al") value as u8, options(nostack, preserves_flags))
+    };
     to
 }
 

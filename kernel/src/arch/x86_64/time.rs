@@ -46,11 +46,11 @@ const _: () = assert!(size_of::<PvClock>() == 64);
 
 /// What the time is read from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
+enum Source {
     /// The paravirtual clock of KVM.
     KvmClock,
-    /// The time stamp counter, at this many kHz.
-    Tsc(u32),
+    /// The time stamp counter, calibrated.
+    Tsc,
 }
 
 /// The clock: nanoseconds since the boot stub's first instruction, never going back.
@@ -70,7 +70,13 @@ impl Clock {
     /// Finds the best clock there is. To be called after [`interrupt::init`].
     pub fn new() -> Self {
         // The APIC timer of KVM runs at 1 GHz.
-        let mut clock = Self { source: Source::KvmClock, start: 0, multiplier: 0, last: Cell::new(0), apic_ticks_per_mebi_ns: 1 << 20 };
+        let mut clock = Self {
+            source: Source::KvmClock,
+            start: 0,
+            multiplier: 0,
+            last: Cell::new(0),
+            apic_ticks_per_mebi_ns: 1 << 20,
+        };
         if kvm_clock_offered() {
             let address = &raw const PV_CLOCK as u64;
             // SAFETY: bit 0 starts the clock; the host then writes `PV_CLOCK`, a static of the layout that it wants, whose
@@ -82,16 +88,11 @@ impl Clock {
             }
         }
         let (khz, apic_khz) = calibrate();
-        clock.source = Source::Tsc(khz);
+        clock.source = Source::Tsc;
         clock.multiplier = (1_000_000_u64 << 32) / u64::from(khz);
         clock.apic_ticks_per_mebi_ns = (u64::from(apic_khz) << 20) / 1_000_000;
         clock.start = super::trap::boot_tsc();
         clock
-    }
-
-    /// What the time is read from.
-    pub fn source(&self) -> Source {
-        self.source
     }
 
     /// Nanoseconds since the boot stub's first instruction.
@@ -99,7 +100,7 @@ impl Clock {
     pub fn now(&self) -> u64 {
         let now = match self.source {
             Source::KvmClock => pv_at(tsc).saturating_sub(self.start),
-            Source::Tsc(_) => {
+            Source::Tsc => {
                 let ticks = tsc().saturating_sub(self.start);
                 ((u128::from(ticks) * u128::from(self.multiplier)) >> 32) as u64
             }
@@ -187,7 +188,8 @@ fn pit_sample() -> (u64, u16, u64) {
 /// The tightest of some samples: the processor may be taken away in the middle of one.
 fn pit_best_sample() -> (u64, u16) {
     let samples = core::array::from_fn::<_, 8, _>(|_| pit_sample());
-    let (before, count, after) = samples.into_iter().min_by_key(|(before, _, after)| after - before).unwrap_or_default();
+    let (before, count, after) =
+        samples.into_iter().min_by_key(|(before, _, after)| after - before).unwrap_or_default();
     (before + (after - before) / 2, count)
 }
 

@@ -13,7 +13,6 @@ struct TrapPage {
     unused: [u64; 0xe8 / 8 - 23],
     boot_tsc: u64,
     reporting: AtomicU64,
-    interrupts: AtomicU64,
 }
 
 /// The registers at an exception, in the order in which `report` in `boot.s` pushes them.
@@ -48,17 +47,9 @@ pub struct Frame {
 const _: () = {
     assert!(core::mem::offset_of!(TrapPage, boot_tsc) == 0xe8);
     assert!(core::mem::offset_of!(TrapPage, reporting) == 0xf0);
-    assert!(core::mem::offset_of!(TrapPage, interrupts) == 0xf8);
 };
 
 const TRAP_PAGE: *const TrapPage = 0x13_4000 as *const TrapPage;
-
-/// How many interrupts ring 0 has taken since boot. They are only taken inside [`super::interrupt::wait`].
-pub fn interrupts() -> u64 {
-    // SAFETY: `boot.s` maps this page for ring 3 for good; the field is only ever accessed as an atomic here, and by
-    // ring 0 while this code does not run.
-    unsafe { (*TRAP_PAGE).interrupts.load(Ordering::Relaxed) }
-}
 
 /// The time stamp counter at the boot stub's first instruction.
 pub fn boot_tsc() -> u64 {
@@ -68,7 +59,7 @@ pub fn boot_tsc() -> u64 {
 
 /// Makes ring 0 believe that an exception is being reported, so that the next one is a triple fault.
 pub fn forbid_reports() {
-    // SAFETY: as for `interrupts`.
+    // SAFETY: as for `boot_tsc`; ring 0 reads the field only while this code does not run.
     unsafe { (*TRAP_PAGE).reporting.store(1, Ordering::Relaxed) }
 }
 
