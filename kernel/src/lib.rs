@@ -17,6 +17,7 @@ pub mod machine;
 pub mod memory_map;
 pub mod platform;
 pub mod record;
+pub mod stack;
 #[cfg(test)]
 #[allow(dead_code, reason = "each test uses what it needs")]
 mod testing;

@@ -1,0 +1,157 @@
+//! The TCP/IP stack behind the balancer: smoltcp, for what is addressed to this machine.
+//!
+//! It answers ARP, neighbour solicitations and echo requests for our own addresses and for those of services, resets TCP
+//! connections nobody listens for, and carries the connections of the [services](crate::services). Its neighbours and
+//! routes are smoltcp's own: the balancer keeps others.
+
+mod admit;
+mod device;
+
+use alloc::vec;
+use alloc::vec::Vec;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketSet};
+use smoltcp::time::Instant;
+use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
+
+use self::admit::{Addresses, Admission, admit};
+use self::device::{Device, Scratch};
+pub use self::device::{LinkFacts, Outlet};
+use crate::cmdline::Cidr;
+
+/// Rounds of transmission in one [`Stack::poll`]: each socket may send a frame in each. What is left is sent by the next
+/// call, so that a big download does not hold up the frames of others.
+const ROUNDS: usize = 16;
+
+/// The stack of one network device.
+pub struct Stack {
+    interface: Interface,
+    sockets: SocketSet<'static>,
+    facts: LinkFacts,
+    addresses: Addresses,
+    scratch: Scratch,
+    counters: Counters,
+}
+
+/// What the stack counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Frames shown to the stack or answered for it.
+    pub received: u64,
+    /// Frames refused: not for us, from nowhere, fragments, wrong TCP checksum.
+    pub refused: u64,
+}
+
+/// The clock of smoltcp from that of the machine, which counts nanoseconds.
+fn instant(now_ns: u64) -> Instant {
+    Instant::from_micros(i64::try_from(now_ns / 1000).unwrap_or(i64::MAX))
+}
+
+impl Stack {
+    /// A stack without sockets. `seed` is for sequence numbers and should not be foreseeable.
+    pub fn new(
+        facts: LinkFacts,
+        own: &[Cidr],
+        gateway_v4: Option<Ipv4Addr>,
+        gateway_v6: Option<Ipv6Addr>,
+        seed: u64,
+        now_ns: u64,
+    ) -> Self {
+        let mut scratch = Scratch::new();
+        let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(facts.mac)));
+        config.random_seed = seed;
+        let mut device = Device { received: None, facts: &facts, scratch: &mut scratch, outlet: &mut Nowhere };
+        let mut interface = Interface::new(config, &mut device, instant(now_ns));
+        interface.update_ip_addrs(|addresses| {
+            for cidr in own {
+                // The command line takes no more addresses than smoltcp has room for.
+                let _ = addresses.push(IpCidr::new(cidr.address.into(), cidr.prefix));
+            }
+        });
+        // See `admit`: what is not for us does not get that far.
+        interface.set_any_ip(true);
+        // There is room for two routes, and there are no others.
+        if let Some(gateway) = gateway_v4 {
+            let _ = interface.routes_mut().add_default_ipv4_route(gateway);
+        }
+        if let Some(gateway) = gateway_v6 {
+            let _ = interface.routes_mut().add_default_ipv6_route(gateway);
+        }
+        let addresses = Addresses::new(own.iter().map(|cidr| cidr.address).collect::<Vec<IpAddr>>());
+        let sockets = SocketSet::new(vec![]);
+        Self { interface, sockets, facts, addresses, scratch, counters: Counters::default() }
+    }
+
+    /// The sockets. After a change, [`Stack::poll`] is due.
+    pub fn sockets(&mut self) -> &mut SocketSet<'static> {
+        &mut self.sockets
+    }
+
+    /// What was counted.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Replaces the addresses of services, for which this machine answers too.
+    pub fn set_service_addresses(&mut self, addresses: impl Iterator<Item = IpAddr>) {
+        self.addresses.set_services(addresses);
+    }
+
+    /// Takes one received Ethernet frame; answers go to `outlet`. `checked` says that its transport checksum was verified by
+    /// the device, or is left to be computed because the frame never left the host.
+    ///
+    /// Returns whether a socket may have something new.
+    pub fn receive(&mut self, frame: &[u8], checked: bool, now_ns: u64, outlet: &mut impl Outlet) -> bool {
+        match admit(frame, checked, &self.addresses, self.facts.mac) {
+            Admission::Admit => {}
+            Admission::Answer(answer) => {
+                self.counters.received += 1;
+                outlet.send(&answer, ringlet_driver::wire::NetHdr::default());
+                return false;
+            }
+            Admission::Refuse => {
+                self.counters.refused += 1;
+                return false;
+            }
+        }
+        self.counters.received += 1;
+        let mut device = Device { received: Some(frame), facts: &self.facts, scratch: &mut self.scratch, outlet };
+        let result = self.interface.poll_ingress_single(instant(now_ns), &mut device, &mut self.sockets);
+        matches!(result, PollIngressSingleResult::SocketStateChanged)
+    }
+
+    /// Sends what sockets have to send. Returns whether there may be more to send at once.
+    pub fn poll(&mut self, now_ns: u64, outlet: &mut impl Outlet) -> bool {
+        let now = instant(now_ns);
+        let mut device = Device { received: None, facts: &self.facts, scratch: &mut self.scratch, outlet };
+        self.interface.poll_maintenance(now);
+        for _ in 0..ROUNDS {
+            if self.interface.poll_egress(now, &mut device, &mut self.sockets) == PollResult::None {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// When to call [`Stack::poll`] again at the latest, in nanoseconds. Looks at every socket: not for each packet.
+    pub fn deadline(&mut self, now_ns: u64) -> Option<u64> {
+        let at = self.interface.poll_at(instant(now_ns), &self.sockets)?;
+        Some(u64::try_from(at.total_micros()).unwrap_or(0).saturating_mul(1000))
+    }
+}
+
+/// Takes nothing: smoltcp wants to see a device once before there is one.
+struct Nowhere;
+
+impl Outlet for Nowhere {
+    fn is_ready(&mut self) -> bool {
+        false
+    }
+
+    fn send(&mut self, _: &[u8], _: ringlet_driver::wire::NetHdr) {}
+}
+
+#[cfg(test)]
+mod tests;
