@@ -19,5 +19,6 @@ extern crate alloc;
 extern crate std;
 
 pub mod features;
+pub mod offload;
 pub mod transport;
 pub mod wire;
