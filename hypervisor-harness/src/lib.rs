@@ -5,4 +5,5 @@ pub mod cli;
 pub mod image;
 pub mod qemu;
 pub mod run;
+pub mod virtio;
 pub mod vmm;

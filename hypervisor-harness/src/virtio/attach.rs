@@ -1,0 +1,133 @@
+//! Putting a network device into a machine.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use ringlet_driver::features::Features;
+use ringlet_driver::wire::{RECEIVE_QUEUE, TRANSMIT_QUEUE};
+
+use super::Counters;
+use super::memory::Memory;
+use super::mmio::Registers;
+use super::net::{self, Net};
+use super::shared::{Report, Shared};
+use super::worker::{self, DEFAULT_SPIN, Remote};
+use crate::backend::Backend;
+use crate::vmm::{self, Machine, layout};
+
+/// A network device could not be put into a machine.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The machine did not take it.
+    #[error(transparent)]
+    Machine(#[from] vmm::Error),
+    /// There is no thread or no descriptor to be had.
+    #[error("the network device's thread cannot be started: {0}")]
+    Thread(io::Error),
+}
+
+/// How a network device is to be.
+pub struct Options {
+    /// Its MAC address.
+    pub mac: [u8; 6],
+    /// The features that it may offer; VERSION_1 it offers in any case.
+    pub mask: Features,
+    /// The longest time for which its thread looks for more to do before it sleeps.
+    pub spin: Duration,
+    /// Takes its messages for people.
+    pub report: Report,
+}
+
+impl Options {
+    /// The MAC address of the demonstration network's guest, all features, [`DEFAULT_SPIN`].
+    #[must_use]
+    pub fn new(report: Report) -> Self {
+        Self { mac: [0x52, 0x54, 0, 0x12, 0x34, 2], mask: Features::all(), spin: DEFAULT_SPIN, report }
+    }
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options").field("mac", &self.mac).field("mask", &self.mask).finish_non_exhaustive()
+    }
+}
+
+/// A network device in a machine.
+///
+/// Stop the machine first, then [`Handle::stop`] the device. A handle that is dropped leaves the device running for as
+/// long as the machine exists.
+#[derive(Debug)]
+pub struct Handle {
+    remote: Remote,
+    shared: Arc<Shared>,
+    thread: JoinHandle<()>,
+    offered: Features,
+}
+
+impl Handle {
+    /// What tells the guest of the device, on its command line.
+    #[must_use]
+    pub fn command_line(&self) -> String {
+        let size = layout::NET_SIZE >> 10;
+        format!("virtio_mmio.device={size}K@{:#x}:{}", layout::NET_BASE, layout::NET_GSI)
+    }
+
+    /// What the device offers.
+    #[must_use]
+    pub fn offered(&self) -> Features {
+        self.offered
+    }
+
+    /// What was negotiated; nothing as long as the guest's driver is not up.
+    #[must_use]
+    pub fn negotiated(&self) -> Features {
+        self.shared.negotiated()
+    }
+
+    /// The counters now.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.shared.counters()
+    }
+
+    /// The state shared with the device: counters and what was negotiated, for a thread that does not own the handle.
+    #[must_use]
+    pub fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
+    /// Makes the device's thread end, and the backend with it. Waits until it does not touch the guest's memory any more.
+    pub fn stop(&self) {
+        self.remote.stop();
+    }
+
+    /// Waits for the end of the device's thread, which [`Handle::stop`] brings about. Returns the last counters.
+    ///
+    /// # Panics
+    /// If the device's thread has panicked, with its panic.
+    pub fn join(self) -> Counters {
+        self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        self.shared.counters()
+    }
+}
+
+/// Puts a network device at [`layout::NET_BASE`] of a machine, with `backend` behind it and a thread of its own.
+///
+/// # Errors
+/// If the machine does not take it, or there is no thread to be had.
+pub fn attach(machine: &mut Machine, backend: Box<dyn Backend>, options: Options) -> Result<Handle, Error> {
+    let Options { mac, mask, spin, report } = options;
+    let doorbell = |queue: u16| machine.notification(layout::NET_BASE + layout::QUEUE_NOTIFY, queue.into());
+    let doorbells = [doorbell(RECEIVE_QUEUE)?, doorbell(TRANSMIT_QUEUE)?];
+    let shared = Arc::new(Shared::new(machine.interrupt(layout::NET_GSI)?, report));
+    let memory = Memory::new(machine.ram().clone());
+    let (offered, mtu) = (net::offered(&*backend, mask), backend.mtu());
+    let net = Net::new(memory.clone(), backend, shared.clone());
+    let (remote, thread) = worker::spawn(net, shared.clone(), doorbells, spin).map_err(Error::Thread)?;
+    let control = remote.try_clone().map_err(Error::Thread)?;
+    let registers = Registers::new(control, shared.clone(), memory, offered, mac, mtu);
+    machine.add_device(layout::NET_BASE, layout::NET_SIZE, Box::new(registers))?;
+    Ok(Handle { remote, shared, thread, offered })
+}

@@ -1,0 +1,227 @@
+//! Guest memory as a device reaches it: every address is checked once, then kept as a host pointer.
+//!
+//! All of the device's `unsafe` code about memory is in this file. It rests on one fact: the memory behind a [`GuestRam`] stays mapped as
+//! long as the process lives, and no Rust reference to its bytes is ever made (only to atomics, which may be shared with
+//! a guest that runs meanwhile).
+
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+use crate::backend::Scatter;
+use crate::vmm::GuestRam;
+use crate::vmm::memory::OutOfRange;
+
+/// A run of guest memory that has been checked to lie in RAM: one element of a descriptor chain.
+///
+/// It has the layout of an `iovec`, so that a slice of them goes to `readv` and `writev` as it is.
+#[derive(Debug, Clone, Copy)]
+#[repr(transparent)]
+pub struct Piece(libc::iovec);
+
+// SAFETY: the pointer goes to memory that stays mapped for the life of the process and that is accessed by copies only;
+// nothing about it is tied to one thread.
+unsafe impl Send for Piece {}
+
+impl Piece {
+    /// Bytes of the piece.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.iov_len
+    }
+
+    /// Whether it has no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.iov_len == 0
+    }
+
+    /// The piece without its first bytes; empty if there are no more than `count`.
+    #[must_use]
+    pub fn skip(self, count: usize) -> Self {
+        let count = count.min(self.0.iov_len);
+        Self(libc::iovec { iov_base: self.0.iov_base.wrapping_byte_add(count), iov_len: self.0.iov_len - count })
+    }
+}
+
+/// The pieces as one frame that a backend can copy from and to.
+#[must_use]
+pub fn scatter(pieces: &[Piece]) -> Scatter<'_> {
+    // SAFETY: `Piece` is a transparent wrapper of `iovec`, so the slices have the same layout.
+    let vectors = unsafe { std::slice::from_raw_parts(pieces.as_ptr().cast::<libc::iovec>(), pieces.len()) };
+    // SAFETY: a piece is made only by `Memory::piece`, which has found it in guest RAM, or by `Scratch`, whose bytes
+    // nothing refers to and which is never freed; and by cutting such pieces.
+    unsafe { Scatter::new(vectors) }
+}
+
+/// The guest's memory, for one device.
+#[derive(Debug, Clone)]
+pub struct Memory {
+    ram: GuestRam,
+    size: u64,
+}
+
+impl Memory {
+    /// Makes the device's view of `ram`.
+    #[must_use]
+    pub fn new(ram: GuestRam) -> Self {
+        Self { size: ram.size(), ram }
+    }
+
+    /// Checks that `length` bytes at guest-physical `address` are RAM.
+    ///
+    /// # Errors
+    /// If one of them is not.
+    #[inline]
+    pub fn piece(&self, address: u64, length: u32) -> Result<Piece, OutOfRange> {
+        let inside = address <= self.size && u64::from(length) <= self.size - address;
+        if !inside {
+            return Err(OutOfRange { address, length: length as usize });
+        }
+        let base = self.ram.host_start().wrapping_add(address as usize);
+        Ok(Piece(libc::iovec { iov_base: base.cast(), iov_len: length as usize }))
+    }
+
+    /// Checks a table that is to be accessed by words. The caller has checked that it is aligned to its widest word.
+    ///
+    /// # Errors
+    /// If it is not wholly in RAM.
+    pub fn area(&self, address: u64, length: usize) -> Result<Area, OutOfRange> {
+        let refused = OutOfRange { address, length };
+        let piece = self.piece(address, u32::try_from(length).map_err(|_| refused)?)?;
+        Ok(Area { start: piece.0.iov_base.cast(), length })
+    }
+}
+
+/// A table in guest memory: a part of a virtqueue. The guest may change it at any time, so each access is one atomic
+/// load or store, and what was loaded is never loaded again to be trusted.
+///
+/// Everything is little-endian (virtio 1.3, section 1.4).
+#[derive(Debug)]
+pub struct Area {
+    start: *mut u8,
+    length: usize,
+}
+
+// SAFETY: as for `Piece`; all accesses are atomic.
+unsafe impl Send for Area {}
+
+impl Area {
+    /// Checks one access. Offsets come from masked ring indices, so a failure is a fault of this device, not of its guest.
+    #[inline]
+    fn at<T>(&self, offset: usize) -> *mut T {
+        let size = size_of::<T>();
+        assert!(offset <= self.length && size <= self.length - offset, "an access outside of a checked table");
+        let pointer = self.start.wrapping_add(offset).cast::<T>();
+        assert!(pointer.is_aligned(), "an access that is not aligned in a table that is");
+        pointer
+    }
+
+    /// Loads 16 bits.
+    #[inline]
+    #[must_use]
+    pub fn load16(&self, offset: usize, order: Ordering) -> u16 {
+        // SAFETY: `at` gives an aligned pointer to two mapped bytes of guest RAM, to which there are no plain references.
+        u16::from_le(unsafe { AtomicU16::from_ptr(self.at(offset)) }.load(order))
+    }
+
+    /// Stores 16 bits.
+    #[inline]
+    pub fn store16(&self, offset: usize, value: u16, order: Ordering) {
+        // SAFETY: as in `load16`.
+        unsafe { AtomicU16::from_ptr(self.at(offset)) }.store(value.to_le(), order);
+    }
+
+    /// Stores 32 bits, in no particular order.
+    #[inline]
+    pub fn store32(&self, offset: usize, value: u32) {
+        // SAFETY: as in `load16`, with four bytes.
+        unsafe { AtomicU32::from_ptr(self.at(offset)) }.store(value.to_le(), Ordering::Relaxed);
+    }
+
+    /// Loads 64 bits, in no particular order.
+    #[inline]
+    #[must_use]
+    pub fn load64(&self, offset: usize) -> u64 {
+        // SAFETY: as in `load16`, with eight bytes.
+        u64::from_le(unsafe { AtomicU64::from_ptr(self.at(offset)) }.load(Ordering::Relaxed))
+    }
+}
+
+/// Memory of the device's own that looks like guest memory to a backend: for a header that the guest must not change any
+/// more, and for frames that are thrown away.
+#[derive(Debug)]
+pub struct Scratch {
+    /// Never freed: pieces are `Copy` and may outlive this handle. A device has two of these in its life.
+    piece: Piece,
+}
+
+impl Scratch {
+    /// Makes `length` zeroed bytes.
+    #[must_use]
+    pub fn new(length: usize) -> Self {
+        let bytes = Box::leak(vec![0_u8; length].into_boxed_slice());
+        Self { piece: Piece(libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: length }) }
+    }
+
+    /// The bytes, as a piece.
+    #[must_use]
+    pub fn piece(&self) -> Piece {
+        self.piece
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory() -> Memory {
+        Memory::new(GuestRam::new(32).unwrap())
+    }
+
+    #[test]
+    fn only_ram_becomes_a_piece() {
+        let memory = memory();
+        let size = 32 << 20;
+        for (address, length) in [(0, 0), (0, 32 << 20), (size, 0), (size - 1, 1)] {
+            assert_eq!(memory.piece(address, length).unwrap().len(), length as usize);
+        }
+        for (address, length) in [(size, 1), (size - 1, 2), (u64::MAX, 1), (u64::MAX, 0), (0, u32::MAX), (1 << 63, 4)] {
+            let refused = OutOfRange { address, length: length as usize };
+            assert_eq!(memory.piece(address, length).unwrap_err(), refused);
+        }
+    }
+
+    #[test]
+    fn pieces_are_guest_memory() {
+        let memory = memory();
+        memory.ram.write(0x1000, b"a ring of bells").unwrap();
+        let pieces = [memory.piece(0x1002, 4).unwrap(), memory.piece(0x1006, 9).unwrap().skip(4)];
+        let mut bytes = [0; 9];
+        assert_eq!(scatter(&pieces).read(0, &mut bytes), 9);
+        assert_eq!(&bytes, b"ringbells");
+        assert!(pieces[0].skip(10).is_empty());
+        let scratch = Scratch::new(4);
+        scatter(&[scratch.piece()]).write(0, b"head");
+        let mut bytes = [0; 8];
+        scatter(&[scratch.piece(), pieces[0]]).read(0, &mut bytes);
+        assert_eq!(&bytes, b"headring");
+    }
+
+    #[test]
+    fn tables_are_little_endian_words() {
+        let memory = memory();
+        let area = memory.area(0x2000, 16).unwrap();
+        area.store16(0, 0x0201, Ordering::Relaxed);
+        area.store32(4, 0x0807_0605);
+        let mut bytes = [0; 8];
+        memory.ram.read(0x2000, &mut bytes).unwrap();
+        assert_eq!(bytes, [1, 2, 0, 0, 5, 6, 7, 8]);
+        assert_eq!((area.load16(4, Ordering::Acquire), area.load64(0)), (0x0605, 0x0807_0605_0000_0201));
+        assert!(memory.area((32 << 20) - 8, 16).is_err());
+    }
+
+    #[test]
+    #[should_panic(expected = "outside of a checked table")]
+    fn an_access_beyond_a_table_is_a_bug() {
+        memory().area(0, 16).unwrap().store32(13, 0);
+    }
+}

@@ -1,0 +1,31 @@
+//! The virtio-net device: register file, rings, and the thread that moves frames between a guest and a
+//! [`Backend`](crate::backend::Backend).
+//!
+//! From the guest inwards:
+//! - [`mmio`]: the registers (virtio 1.3, section 4.2), on the vCPU's thread.
+//! - [`worker`]: the device's thread, which owns everything that moves frames.
+//! - [`net`]: the network device: receive and transmit paths, without a thread of their own.
+//! - [`queue`]: the device's side of a virtqueue.
+//! - [`memory`]: guest memory, checked.
+//!
+//! [`attach`] puts a device into a machine. No guest can make it panic, hang or reach beyond the guest's memory: what
+//! breaks the rules is counted, said once, and answered with DEVICE_NEEDS_RESET.
+//!
+//! # For those who write drivers
+//! The device's interrupt is edge triggered and does not wait for an acknowledgement. A driver that looks at its rings
+//! whenever it is interrupted needs to read the InterruptStatus register only to learn of configuration changes, and need
+//! never write InterruptACK: either costs an exit to the vCPU's thread, ten times as much as a doorbell.
+
+mod attach;
+mod counters;
+pub mod memory;
+pub mod mmio;
+pub mod net;
+pub mod queue;
+mod shared;
+mod wait;
+pub mod worker;
+
+pub use attach::{Error, Handle, Options, attach};
+pub use counters::{Counters, Flow};
+pub use shared::{Report, Shared};

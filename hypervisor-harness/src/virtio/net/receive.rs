@@ -1,0 +1,207 @@
+//! From the network to the guest.
+
+use std::collections::VecDeque;
+use std::io;
+use std::time::{Duration, Instant};
+
+use ringlet_driver::features::Features;
+use ringlet_driver::wire::{ETHERNET_HEADER, MAX_GSO_FRAME, NetHdr};
+
+use super::BURST;
+use crate::backend::{Backend, Received, Scatter};
+use crate::virtio::counters::Live;
+use crate::virtio::memory::{Piece, Scratch, scatter};
+use crate::virtio::queue::{Chain, Fault, MAX_PIECES, Queue};
+
+/// The largest frame that there can be, header included.
+const LARGEST: usize = NetHdr::LEN + MAX_GSO_FRAME;
+/// Offset of `num_buffers` in the header.
+const NUM_BUFFERS: usize = 10;
+/// After a frame that did not fit, so many frames are offered room for the largest one.
+const LARGE_SPELL: u32 = 1024;
+/// A frame that waits so long for buffers large enough is given up: the guest may have none.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// The receive queue, and the chains taken from it that hold no frame yet.
+#[derive(Debug)]
+pub(super) struct Receive {
+    pub(super) queue: Queue,
+    /// MRG_RXBUF: a frame may lie in several chains.
+    mergeable: bool,
+    /// Chains in hand, in order; their buffers are `pieces[first..]`, with `bytes` bytes in all.
+    chains: VecDeque<Chain>,
+    pieces: Vec<Piece>,
+    first: usize,
+    bytes: usize,
+    /// Room for an ordinary frame, header included.
+    ordinary: usize,
+    /// For so many more frames, room for the largest one is offered.
+    large: u32,
+    /// When the frame that waits for buffers began to wait.
+    since: Option<Instant>,
+}
+
+/// What a burst did.
+#[derive(Debug, Default)]
+pub(super) struct Burst {
+    /// Frames written to the guest.
+    pub(super) moved: usize,
+    /// A frame waits for the guest to make buffers available.
+    pub(super) starved: bool,
+    /// The network is gone.
+    pub(super) lost: Option<io::Error>,
+}
+
+impl Receive {
+    pub(super) fn new(queue: Queue, features: Features, mtu: u16) -> Self {
+        Self {
+            queue,
+            mergeable: features.contains(Features::MRG_RXBUF),
+            chains: VecDeque::new(),
+            pieces: Vec::new(),
+            first: 0,
+            bytes: 0,
+            ordinary: NetHdr::LEN + ETHERNET_HEADER + 4 + usize::from(mtu),
+            large: 0,
+            since: None,
+        }
+    }
+
+    /// Writes frames that wait in the backend into the guest's buffers, up to a bound. A frame that the guest cannot take
+    /// goes to `sink`.
+    pub(super) fn burst(
+        &mut self,
+        backend: &mut dyn Backend,
+        sink: &mut Option<Scratch>,
+        live: &Live,
+        now: Instant,
+    ) -> Result<Burst, Fault> {
+        let mut burst = Burst::default();
+        let (mut bytes, mut dropped) = (0, 0);
+        while burst.moved + dropped < BURST {
+            let wanted = if self.large > 0 { LARGEST } else { self.ordinary };
+            self.gather(wanted)?;
+            let mut room = self.room();
+            let offered = room.len();
+            match backend.receive(&mut room) {
+                Ok(Received::Empty) => break,
+                Ok(Received::Frame(length)) => {
+                    self.give_back(length);
+                    burst.moved += 1;
+                    bytes += length.saturating_sub(NetHdr::LEN) as u64;
+                    self.large = self.large.saturating_sub(1);
+                    self.since = None;
+                }
+                Ok(Received::TooSmall(length)) => {
+                    if self.mergeable && offered < length {
+                        self.large = LARGE_SPELL;
+                        self.gather(length)?;
+                        if self.room().len() >= length {
+                            continue;
+                        }
+                    }
+                    if !self.hopeless(offered, length, now) {
+                        burst.starved = true;
+                        live.starved.add(1);
+                        break;
+                    }
+                    match self.discard(backend, sink) {
+                        Ok(()) => dropped += 1,
+                        Err(error) => burst.lost = Some(error),
+                    }
+                }
+                Err(error) => burst.lost = Some(error),
+            }
+            if burst.lost.is_some() {
+                break;
+            }
+        }
+        self.queue.publish();
+        if burst.moved != 0 || dropped != 0 {
+            live.to_guest.frames.add(burst.moved as u64);
+            live.to_guest.bytes.add(bytes);
+            live.to_guest.dropped.add(dropped as u64);
+        }
+        Ok(burst)
+    }
+
+    /// Takes chains until there is room for `wanted` bytes, or no more of them. Without MRG_RXBUF one chain is all that a
+    /// frame can have.
+    #[inline]
+    fn gather(&mut self, wanted: usize) -> Result<(), Fault> {
+        loop {
+            let enough = if self.mergeable { self.bytes >= wanted } else { !self.chains.is_empty() };
+            if enough || self.pieces.len() - self.first >= usize::from(MAX_PIECES) {
+                return Ok(());
+            }
+            if self.first != 0 && self.first * 2 >= self.pieces.len() {
+                self.pieces.drain(..self.first);
+                self.first = 0;
+            }
+            let Some(chain) = self.queue.take(&mut self.pieces)? else { return Ok(()) };
+            // The header of a frame must lie in its first buffer, and any buffer can be the first.
+            if chain.bytes < NetHdr::LEN {
+                return Err(Fault::ReceiveBuffer(chain.bytes));
+            }
+            self.bytes += chain.bytes;
+            self.chains.push_back(chain);
+        }
+    }
+
+    /// The buffers in hand, as many as a backend can take.
+    #[inline]
+    fn room(&self) -> Scatter<'_> {
+        let pieces = &self.pieces[self.first..];
+        scatter(&pieces[..pieces.len().min(usize::from(MAX_PIECES))])
+    }
+
+    /// Gives back the buffers that now hold a frame of `length` bytes.
+    #[inline]
+    fn give_back(&mut self, length: usize) {
+        let mut count = 0;
+        let mut covered = 0;
+        while covered < length && count < self.chains.len() {
+            covered += self.chains[count].bytes;
+            count += 1;
+        }
+        // Written whether or not MRG_RXBUF was negotiated: the field is there, and its value is 1 then (section 5.1.6.4.1).
+        self.room().write(NUM_BUFFERS, &(count as u16).to_le_bytes());
+        let mut rest = length;
+        for _ in 0..count {
+            let Some(chain) = self.chains.pop_front() else { break };
+            let here = rest.min(chain.bytes);
+            rest -= here;
+            self.first += chain.pieces;
+            self.bytes -= chain.bytes;
+            self.queue.used(chain, here as u32);
+        }
+        if self.first == self.pieces.len() {
+            self.pieces.clear();
+            self.first = 0;
+        }
+    }
+
+    /// Whether no more buffers can come that would make room for a frame of `length` bytes, for which `offered` bytes were
+    /// not enough.
+    fn hopeless(&mut self, offered: usize, length: usize, now: Instant) -> bool {
+        let full = match self.mergeable {
+            true => self.chains.len() >= usize::from(self.queue.size()),
+            false => !self.chains.is_empty(),
+        };
+        let pieces = self.pieces.len() - self.first >= usize::from(MAX_PIECES);
+        let since = *self.since.get_or_insert(now);
+        // A guest without any buffer is slow, perhaps; one that has too small ones for long has no better.
+        let waited = !self.chains.is_empty() && now.saturating_duration_since(since) >= PATIENCE;
+        full || pieces || waited || length > LARGEST || length <= offered
+    }
+
+    /// Takes the waiting frame out of the backend and throws it away.
+    fn discard(&mut self, backend: &mut dyn Backend, sink: &mut Option<Scratch>) -> io::Result<()> {
+        self.since = None;
+        let sink = sink.get_or_insert_with(|| Scratch::new(LARGEST));
+        match backend.receive(&mut scatter(&[sink.piece()]))? {
+            Received::TooSmall(length) => Err(io::Error::other(format!("it has a frame of {length} bytes"))),
+            Received::Frame(_) | Received::Empty => Ok(()),
+        }
+    }
+}

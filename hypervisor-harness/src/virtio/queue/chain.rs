@@ -1,0 +1,111 @@
+//! Walking a descriptor chain (virtio 1.3, sections 2.7.5 and 2.7.5.3).
+
+use ringlet_driver::wire::split::{self as layout, Descriptor};
+
+use super::{Direction, Fault, Mode};
+use crate::virtio::memory::{Area, Memory, Piece};
+
+/// The most buffers in one chain: one less than `readv` and `writev` take, which leaves one for a header. The specification
+/// allows no more than the queue's size; Linux goes beyond that with indirect tables in small queues, so it is not
+/// insisted upon.
+pub const MAX_PIECES: u16 = 1023;
+
+/// What the chains of one queue have in common.
+#[derive(Debug)]
+pub(super) struct Walker {
+    pub(super) memory: Memory,
+    pub(super) table: Area,
+    pub(super) size: u16,
+    pub(super) direction: Direction,
+    pub(super) mode: Mode,
+}
+
+impl Walker {
+    /// Appends the chain that begins at `head` to `pieces`; empty buffers are left out. Returns the number of pieces and of
+    /// bytes. Each descriptor is read once.
+    ///
+    /// # Errors
+    /// If the chain breaks a rule; some pieces may have been appended then.
+    #[inline]
+    pub(super) fn walk(&self, head: u16, pieces: &mut Vec<Piece>) -> Result<(usize, usize), Fault> {
+        let before = pieces.len();
+        let mut bytes = 0;
+        let mut index = head;
+        // A chain that visits a descriptor twice runs in a circle; a longer one than the table must do so.
+        for _ in 0..self.size {
+            let descriptor = descriptor(&self.table, self.size, index)?;
+            if descriptor.flags & layout::DESC_F_INDIRECT != 0 {
+                // A table may follow ordinary descriptors, but only as the last one (section 2.7.5.3.1).
+                if !self.mode.indirect || descriptor.flags & layout::DESC_F_NEXT != 0 {
+                    return Err(Fault::Indirect);
+                }
+                bytes += self.indirect(&descriptor, before, pieces)?;
+                return Ok((pieces.len() - before, bytes));
+            }
+            bytes += self.buffer(&descriptor, before, pieces)?;
+            if descriptor.flags & layout::DESC_F_NEXT == 0 {
+                return Ok((pieces.len() - before, bytes));
+            }
+            index = descriptor.next;
+        }
+        Err(Fault::Endless(self.size))
+    }
+
+    /// One table of descriptors, to which an ordinary descriptor refers.
+    fn indirect(&self, refers: &Descriptor, before: usize, pieces: &mut Vec<Piece>) -> Result<usize, Fault> {
+        let (address, length) = (refers.address, refers.length);
+        let count = length / layout::DESC_LEN as u32;
+        if count == 0 || !length.is_multiple_of(layout::DESC_LEN as u32) || count > u32::from(MAX_PIECES) {
+            return Err(Fault::IndirectLength(length));
+        }
+        // The table needs no alignment by the letter of the specification; but drivers align it, and atomic loads want it.
+        if !address.is_multiple_of(layout::DESC_ALIGN as u64) {
+            return Err(Fault::IndirectUnaligned(address));
+        }
+        let (table, count) = (self.memory.area(address, length as usize)?, count as u16);
+        let mut bytes = 0;
+        let mut index = 0;
+        for _ in 0..count {
+            let descriptor = descriptor(&table, count, index)?;
+            if descriptor.flags & layout::DESC_F_INDIRECT != 0 {
+                return Err(Fault::Indirect);
+            }
+            bytes += self.buffer(&descriptor, before, pieces)?;
+            if descriptor.flags & layout::DESC_F_NEXT == 0 {
+                return Ok(bytes);
+            }
+            index = descriptor.next;
+        }
+        Err(Fault::Endless(count))
+    }
+
+    /// One buffer. Returns its length.
+    #[inline]
+    fn buffer(&self, descriptor: &Descriptor, before: usize, pieces: &mut Vec<Piece>) -> Result<usize, Fault> {
+        let writable = descriptor.flags & layout::DESC_F_WRITE != 0;
+        if writable != (self.direction == Direction::ToGuest) {
+            return Err(Fault::Direction);
+        }
+        let piece = self.memory.piece(descriptor.address, descriptor.length)?;
+        if !piece.is_empty() {
+            if pieces.len() - before >= usize::from(MAX_PIECES) {
+                return Err(Fault::Endless(MAX_PIECES));
+            }
+            pieces.push(piece);
+        }
+        Ok(piece.len())
+    }
+}
+
+/// Reads a descriptor of a table of `length`.
+#[inline]
+fn descriptor(table: &Area, length: u16, index: u16) -> Result<Descriptor, Fault> {
+    if index >= length {
+        return Err(Fault::DescriptorIndex { index, length });
+    }
+    let at = usize::from(index) * layout::DESC_LEN;
+    let mut bytes = [0; layout::DESC_LEN];
+    bytes[..8].copy_from_slice(&table.load64(at).to_le_bytes());
+    bytes[8..].copy_from_slice(&table.load64(at + 8).to_le_bytes());
+    Ok(Descriptor::parse(&bytes))
+}

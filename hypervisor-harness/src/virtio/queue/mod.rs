@@ -1,0 +1,169 @@
+//! The device's side of a virtqueue.
+//!
+//! [`Queue`] is what a device is written against: it takes chains that the driver made available, and gives them back
+//! used. Which ring format lies beneath is [`split`]'s business; a packed ring would stand beside it.
+//!
+//! Nothing the driver writes is trusted. A driver that breaks the rules gets a [`Fault`], which ends the use of the queue
+//! until a reset; it can make its own device stop, and nothing else.
+
+mod chain;
+mod split;
+#[cfg(test)]
+mod tests;
+
+pub use chain::MAX_PIECES;
+pub use split::Queue;
+
+use ringlet_driver::features::Features;
+use ringlet_driver::wire::split as layout;
+
+use super::memory::Memory;
+use crate::vmm::memory::OutOfRange;
+
+/// Which way the bytes of a queue go. A queue of a network device goes one way only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// The driver sends: the device reads all buffers.
+    FromGuest,
+    /// The driver receives: the device writes all buffers.
+    ToGuest,
+}
+
+/// Where the driver has put a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Place {
+    /// The number of descriptors.
+    pub size: u16,
+    /// Guest-physical address of the descriptor table.
+    pub descriptors: u64,
+    /// Guest-physical address of the driver area (the available ring).
+    pub driver: u64,
+    /// Guest-physical address of the device area (the used ring).
+    pub device: u64,
+}
+
+impl Place {
+    /// Checks the size and the areas (virtio 1.3, sections 2.6 and 2.7).
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn check(&self, memory: &Memory, greatest: u16) -> Result<(), Misplaced> {
+        if !self.size.is_power_of_two() || self.size > greatest {
+            return Err(Misplaced::Size { size: self.size, greatest });
+        }
+        let areas = [
+            ("descriptor table", self.descriptors, layout::DESC_ALIGN, layout::table_len(self.size)),
+            ("available ring", self.driver, layout::AVAIL_ALIGN, layout::avail_len(self.size)),
+            ("used ring", self.device, layout::USED_ALIGN, layout::used_len(self.size)),
+        ];
+        for (area, address, align, length) in areas {
+            if !address.is_multiple_of(align as u64) {
+                return Err(Misplaced::Unaligned { area, address, align });
+            }
+            memory.area(address, length).map_err(|source| Misplaced::Outside { area, source })?;
+        }
+        Ok(())
+    }
+}
+
+/// A queue cannot be where, or as large as, the driver wants it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Misplaced {
+    /// Not a power of two, or too large.
+    #[error("{size} descriptors: must be a power of two, {greatest} at most")]
+    Size {
+        /// What the driver wants.
+        size: u16,
+        /// The most there can be.
+        greatest: u16,
+    },
+    /// An area is not aligned.
+    #[error("the {area} at {address:#x} is not aligned to {align} bytes")]
+    Unaligned {
+        /// Which one.
+        area: &'static str,
+        /// Where it is.
+        address: u64,
+        /// What it must be a multiple of.
+        align: usize,
+    },
+    /// An area is not in RAM.
+    #[error("the {area}: {source}")]
+    Outside {
+        /// Which one.
+        area: &'static str,
+        /// Where it is.
+        source: OutOfRange,
+    },
+}
+
+/// The features that change how a queue works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mode {
+    /// EVENT_IDX: notifications are suppressed by index instead of by flag.
+    pub event_idx: bool,
+    /// INDIRECT_DESC: a descriptor may refer to a table of descriptors.
+    pub indirect: bool,
+}
+
+impl From<Features> for Mode {
+    fn from(features: Features) -> Self {
+        Self { event_idx: features.contains(Features::EVENT_IDX), indirect: features.contains(Features::INDIRECT_DESC) }
+    }
+}
+
+/// A descriptor chain that the driver has made available and the device has taken. It is given back by
+/// [`Queue::used`]; until then the driver keeps away from its buffers.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// The index of the chain's first descriptor, by which the driver knows it.
+    head: u16,
+    /// How many pieces it has.
+    pub pieces: usize,
+    /// How many bytes these have together.
+    pub bytes: usize,
+}
+
+/// The driver has broken the rules. The device needs a reset (virtio 1.3, section 2.1.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// The available index has moved by more than the queue holds.
+    #[error("the available index moved from {from} to {to}, in a queue of {size}")]
+    AvailableIndex {
+        /// Where it was when the device last looked.
+        from: u16,
+        /// Where it is.
+        to: u16,
+        /// The queue's size.
+        size: u16,
+    },
+    /// A descriptor index is not in the table.
+    #[error("descriptor {index} of a table of {length}")]
+    DescriptorIndex {
+        /// The index.
+        index: u16,
+        /// The table's length.
+        length: u16,
+    },
+    /// A chain has more descriptors than the table, so that it runs in a circle, or more than a device takes.
+    #[error("a chain of more than {0} descriptors")]
+    Endless(u16),
+    /// An indirect descriptor where INDIRECT_DESC was not negotiated, or inside an indirect table, or with NEXT set.
+    #[error("an indirect descriptor where none may be")]
+    Indirect,
+    /// An indirect table is empty, too long, or no multiple of 16 bytes long.
+    #[error("an indirect table of {0} bytes")]
+    IndirectLength(u32),
+    /// An indirect table is not aligned.
+    #[error("an indirect table at {0:#x}, which is not aligned to 16 bytes")]
+    IndirectUnaligned(u64),
+    /// A buffer or an indirect table is not in RAM.
+    #[error(transparent)]
+    Outside(#[from] OutOfRange),
+    /// A buffer for the device to read in a queue that it writes, or the other way round.
+    #[error("a buffer of the wrong direction")]
+    Direction,
+    /// A receive buffer that does not hold a frame's header.
+    #[error("a receive buffer of {0} bytes")]
+    ReceiveBuffer(usize),
+}

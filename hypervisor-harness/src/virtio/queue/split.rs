@@ -1,0 +1,165 @@
+//! The split virtqueue (virtio 1.3, section 2.7), as the device sees it.
+
+use std::sync::atomic::{Ordering, fence};
+
+use ringlet_driver::wire::split as layout;
+
+use super::chain::Walker;
+use super::{Chain, Direction, Fault, Misplaced, Mode, Place};
+use crate::virtio::memory::{Area, Memory, Piece};
+
+/// One queue in use.
+///
+/// What the device writes (the used ring's entries and index) is never read back: the guest can change it.
+#[derive(Debug)]
+pub struct Queue {
+    walker: Walker,
+    available: Area,
+    used: Area,
+    /// Position in the available ring of the next chain to take.
+    next: u16,
+    /// The available index as it was last read: chains up to here can be taken without reading it again.
+    seen: u16,
+    /// Position in the used ring of the next entry to write.
+    written: u16,
+    /// The used index as the driver sees it.
+    published: u16,
+    /// The used index when an interrupt was last decided upon.
+    decided: u16,
+}
+
+impl Queue {
+    /// Begins to use a queue.
+    ///
+    /// # Errors
+    /// If it cannot be where the driver wants it.
+    pub fn new(memory: &Memory, place: &Place, direction: Direction, mode: Mode) -> Result<Self, Misplaced> {
+        place.check(memory, layout::MAX_QUEUE_SIZE)?;
+        let area = |name, address, length| {
+            memory.area(address, length).map_err(|source| Misplaced::Outside { area: name, source })
+        };
+        let table = area("descriptor table", place.descriptors, layout::table_len(place.size))?;
+        let queue = Self {
+            walker: Walker { memory: memory.clone(), table, size: place.size, direction, mode },
+            available: area("available ring", place.driver, layout::avail_len(place.size))?,
+            used: area("used ring", place.device, layout::used_len(place.size))?,
+            next: 0,
+            seen: 0,
+            written: 0,
+            published: 0,
+            decided: 0,
+        };
+        queue.quieten();
+        Ok(queue)
+    }
+
+    /// The number of descriptors.
+    #[must_use]
+    pub fn size(&self) -> u16 {
+        self.walker.size
+    }
+
+    /// Whether a chain can be taken: what [`Queue::take`] would find.
+    ///
+    /// # Errors
+    /// If the available index makes no sense.
+    #[inline]
+    pub fn waiting(&mut self) -> Result<bool, Fault> {
+        if self.next == self.seen {
+            // Acquire: the entries and descriptors were written before the index.
+            let index = self.available.load16(layout::RING_INDEX, Ordering::Acquire);
+            if index.wrapping_sub(self.next) > self.size() {
+                return Err(Fault::AvailableIndex { from: self.next, to: index, size: self.size() });
+            }
+            self.seen = index;
+        }
+        Ok(self.next != self.seen)
+    }
+
+    /// Takes the next chain that the driver has made available and appends its buffers to `pieces`.
+    ///
+    /// # Errors
+    /// If the driver has broken the rules; the queue is not to be used any more then.
+    #[inline]
+    pub fn take(&mut self, pieces: &mut Vec<Piece>) -> Result<Option<Chain>, Fault> {
+        if !self.waiting()? {
+            return Ok(None);
+        }
+        let at = layout::RING_ENTRIES + layout::AVAIL_ENTRY_LEN * self.slot(self.next);
+        let head = self.available.load16(at, Ordering::Relaxed);
+        let (count, bytes) = self.walker.walk(head, pieces)?;
+        self.next = self.next.wrapping_add(1);
+        Ok(Some(Chain { head, pieces: count, bytes }))
+    }
+
+    /// Gives a chain back, of whose bytes the device has written the first `written`. The driver does not see it before
+    /// [`Queue::publish`], so that the buffers of one frame appear all at once.
+    #[inline]
+    pub fn used(&mut self, chain: Chain, written: u32) {
+        let at = layout::RING_ENTRIES + layout::USED_ENTRY_LEN * self.slot(self.written);
+        self.used.store32(at, u32::from(chain.head));
+        self.used.store32(at + 4, written);
+        self.written = self.written.wrapping_add(1);
+    }
+
+    /// Shows the driver all chains given back so far, by one store. Returns how many were new.
+    #[inline]
+    pub fn publish(&mut self) -> u16 {
+        let new = self.written.wrapping_sub(self.published);
+        if new != 0 {
+            self.published = self.written;
+            // Release: the entries, and the buffers' bytes, are there before the index says so.
+            self.used.store16(layout::RING_INDEX, self.published, Ordering::Release);
+        }
+        new
+    }
+
+    /// Whether the driver wants an interrupt for what was published since this was last asked (section 2.7.7).
+    #[inline]
+    pub fn interrupt_due(&mut self) -> bool {
+        let (old, new) = (self.decided, self.published);
+        if old == new {
+            return false;
+        }
+        self.decided = new;
+        // The index must be visible before the driver's wish is read, or both sides could miss the other's last word.
+        fence(Ordering::SeqCst);
+        if self.walker.mode.event_idx {
+            layout::need_event(self.available.load16(layout::used_event(self.size()), Ordering::Relaxed), new, old)
+        } else {
+            let flags = self.available.load16(layout::RING_FLAGS, Ordering::Relaxed);
+            flags & layout::AVAIL_F_NO_INTERRUPT == 0
+        }
+    }
+
+    /// Asks the driver for a doorbell when it next makes a chain available (section 2.7.10). Returns whether it has made
+    /// some available already: then no doorbell comes for these, and the device must look again.
+    ///
+    /// # Errors
+    /// If the available index makes no sense.
+    pub fn listen(&mut self) -> Result<bool, Fault> {
+        if self.walker.mode.event_idx {
+            self.used.store16(layout::avail_event(self.size()), self.next, Ordering::Relaxed);
+        } else {
+            self.used.store16(layout::RING_FLAGS, 0, Ordering::Relaxed);
+        }
+        // The wish must be visible before the index is read; see `interrupt_due`.
+        fence(Ordering::SeqCst);
+        self.waiting()
+    }
+
+    /// Tells the driver that no doorbells are needed: the device looks by itself. With EVENT_IDX nothing is to be done:
+    /// the event index stays where it was, and is passed again only after 2<sup>16</sup> chains.
+    #[inline]
+    pub fn quieten(&self) {
+        if !self.walker.mode.event_idx {
+            self.used.store16(layout::RING_FLAGS, layout::USED_F_NO_NOTIFY, Ordering::Relaxed);
+        }
+    }
+
+    /// The place of a position in a ring.
+    #[inline]
+    fn slot(&self, position: u16) -> usize {
+        usize::from(position & (self.size() - 1))
+    }
+}

@@ -1,0 +1,134 @@
+//! What the vCPU's thread, the device's thread and the status line share: atomics and the interrupt.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use ringlet_driver::features::Features;
+use ringlet_driver::wire::status;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::counters::{Counters, Live};
+
+/// Takes the device's one-line messages for people. Called from the vCPU's thread and the device's; must not block.
+pub type Report = Box<dyn Fn(&str) + Send + Sync>;
+
+/// The state of a device that more than one thread sees.
+pub struct Shared {
+    pub(super) live: Live,
+    interrupt_status: AtomicU32,
+    generation: AtomicU32,
+    link: AtomicBool,
+    needs_reset: AtomicBool,
+    negotiated: AtomicU64,
+    interrupt: EventFd,
+    report: Report,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("live", &self.live).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// Makes the state of a device whose link is up. `interrupt` raises its interrupt when written.
+    #[must_use]
+    pub fn new(interrupt: EventFd, report: Report) -> Self {
+        Self {
+            live: Live::default(),
+            interrupt_status: AtomicU32::new(0),
+            generation: AtomicU32::new(0),
+            link: AtomicBool::new(true),
+            needs_reset: AtomicBool::new(false),
+            negotiated: AtomicU64::new(0),
+            interrupt,
+            report,
+        }
+    }
+
+    /// The counters now.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.live.read()
+    }
+
+    /// What was negotiated; nothing as long as the driver has not set DRIVER_OK.
+    #[must_use]
+    pub fn negotiated(&self) -> Features {
+        Features::from_bits_retain(self.negotiated.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn set_negotiated(&self, features: Features) {
+        self.negotiated.store(features.bits(), Ordering::Relaxed);
+    }
+
+    /// Says one line.
+    pub(super) fn say(&self, line: &str) {
+        (self.report)(line);
+    }
+
+    /// Raises an interrupt: buffers were used.
+    pub(super) fn interrupt_queue(&self) {
+        self.live.interrupts.add(1);
+        self.raise(status::INTERRUPT_QUEUE);
+    }
+
+    fn raise(&self, reason: u8) {
+        self.interrupt_status.fetch_or(reason.into(), Ordering::SeqCst);
+        // Writing fails only when the counter is full, and then the interrupt is pending anyway. A driver that does not
+        // acknowledge gets its interrupts all the same: they are edges.
+        let _ = self.interrupt.write(1);
+    }
+
+    /// InterruptStatus.
+    pub(super) fn interrupt_status(&self) -> u32 {
+        self.interrupt_status.load(Ordering::SeqCst)
+    }
+
+    /// InterruptACK.
+    pub(super) fn acknowledge(&self, bits: u32) {
+        self.interrupt_status.fetch_and(!bits, Ordering::SeqCst);
+    }
+
+    /// ConfigGeneration.
+    pub(super) fn generation(&self) -> u32 {
+        self.generation.load(Ordering::SeqCst)
+    }
+
+    /// Whether the link is up.
+    #[must_use]
+    pub fn link(&self) -> bool {
+        self.link.load(Ordering::SeqCst)
+    }
+
+    /// The link goes down for good: the network is gone. The driver is told by a configuration change.
+    pub(super) fn link_lost(&self) {
+        if self.link.swap(false, Ordering::SeqCst) {
+            self.generation.fetch_add(1, Ordering::SeqCst);
+            self.raise(status::INTERRUPT_CONFIG);
+        }
+    }
+
+    /// Whether DEVICE_NEEDS_RESET is set.
+    #[must_use]
+    pub fn needs_reset(&self) -> bool {
+        self.needs_reset.load(Ordering::SeqCst)
+    }
+
+    /// The device cannot go on before it is reset. Says why, once, and tells the driver by a configuration change
+    /// interrupt (virtio 1.3, section 2.1.2).
+    pub(super) fn break_down(&self, why: &str) {
+        self.live.faults.add(1);
+        if !self.needs_reset.swap(true, Ordering::SeqCst) {
+            self.say(&format!("the network device needs a reset: {why}"));
+            self.raise(status::INTERRUPT_CONFIG);
+        }
+    }
+
+    /// The device was reset.
+    pub(super) fn reset(&self) {
+        self.live.resets.add(1);
+        self.needs_reset.store(false, Ordering::SeqCst);
+        self.interrupt_status.store(0, Ordering::SeqCst);
+        self.set_negotiated(Features::empty());
+    }
+}

@@ -1,0 +1,269 @@
+//! The device's thread: it owns the network device and moves frames while there are any, looks for more for a while, and
+//! sleeps.
+//!
+//! While it is awake, the guest rings no doorbells: the thread looks at the rings by itself, which costs neither side a
+//! system call or an exit. Before it sleeps it asks for doorbells and looks once more.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender, TryRecvError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::Shared;
+use super::mmio::Control;
+use super::net::{Activation, Net, QUEUES};
+use super::wait::Wait;
+
+/// How long the thread looks for more to do before it sleeps, when nothing else is asked for.
+pub const DEFAULT_SPIN: Duration = Duration::from_micros(50);
+/// The least time for which looking for more is worth while; below that it sleeps at once.
+const LEAST_SPIN: Duration = Duration::from_micros(5);
+
+/// What the thread is asked to do.
+enum Command {
+    Start(Activation),
+    StopQueue(u16),
+    Reset,
+    Stop,
+}
+
+/// A command, and where to say that it has been done.
+type Message = (Command, SyncSender<()>);
+
+/// The other threads' end: commands and doorbells.
+#[derive(Debug)]
+pub struct Remote {
+    commands: Sender<Message>,
+    wake: EventFd,
+    doorbells: [EventFd; QUEUES],
+}
+
+impl Remote {
+    /// Another handle on the same thread.
+    ///
+    /// # Errors
+    /// If the process has no descriptors left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let [receive, transmit] = &self.doorbells;
+        let doorbells = [receive.try_clone()?, transmit.try_clone()?];
+        Ok(Self { commands: self.commands.clone(), wake: self.wake.try_clone()?, doorbells })
+    }
+
+    /// Makes the thread end. Frames that it holds are lost.
+    pub fn stop(&self) {
+        self.call(Command::Stop);
+    }
+
+    /// Has a command done, and returns then. A thread that has ended moves no frames, and so has done everything.
+    fn call(&self, command: Command) {
+        let (done, wait) = mpsc::sync_channel(1);
+        if self.commands.send((command, done)).is_ok() {
+            // Full means that it is readable already.
+            let _ = self.wake.write(1);
+            let _ = wait.recv();
+        }
+    }
+}
+
+impl Control for Remote {
+    fn start(&mut self, activation: Activation) {
+        self.call(Command::Start(activation));
+    }
+
+    fn stop_queue(&mut self, queue: u16) {
+        self.call(Command::StopQueue(queue));
+    }
+
+    fn reset(&mut self) {
+        self.call(Command::Reset);
+    }
+
+    fn doorbell(&mut self, queue: u16) {
+        if let Some(doorbell) = self.doorbells.get(usize::from(queue)) {
+            let _ = doorbell.write(1);
+        }
+    }
+}
+
+/// The thread's own state.
+struct Worker {
+    net: Net,
+    shared: Arc<Shared>,
+    commands: Receiver<Message>,
+    wake: EventFd,
+    doorbells: [EventFd; QUEUES],
+    spin: Spin,
+    wait: Wait,
+    fds: Vec<RawFd>,
+}
+
+/// Starts the thread. `doorbells` are written by the guest, by queue; `limit` is the longest time for which the thread
+/// looks for more to do before it sleeps.
+///
+/// # Errors
+/// If there is no thread or no descriptor to be had.
+pub fn spawn(
+    net: Net,
+    shared: Arc<Shared>,
+    doorbells: [EventFd; QUEUES],
+    limit: Duration,
+) -> io::Result<(Remote, JoinHandle<()>)> {
+    let (sender, commands) = mpsc::channel();
+    let remote = Remote { commands: sender, wake: EventFd::new(EFD_NONBLOCK)?, doorbells };
+    let Remote { wake, doorbells, .. } = remote.try_clone()?;
+    let mut worker = Worker {
+        net,
+        shared,
+        commands,
+        wake,
+        doorbells,
+        spin: Spin::new(limit),
+        wait: Wait::default(),
+        fds: Vec::new(),
+    };
+    let thread = std::thread::Builder::new().name("net0".into()).spawn(move || worker.run())?;
+    Ok((remote, thread))
+}
+
+impl Worker {
+    fn run(&mut self) {
+        let mut last = Instant::now();
+        loop {
+            match self.commands.try_recv() {
+                Ok(message) => {
+                    if !self.obey(message) {
+                        return;
+                    }
+                    continue;
+                }
+                // Nobody is left who could start the device again, or stop it.
+                Err(TryRecvError::Disconnected) => return,
+                Err(TryRecvError::Empty) => {}
+            }
+            if !self.net.is_active() {
+                self.sleep(None, Awaits::Commands);
+                continue;
+            }
+            let now = Instant::now();
+            let turn = self.net.turn(now);
+            if turn.moved != 0 {
+                last = now;
+                continue;
+            }
+            let due = turn.deadline.is_some_and(|deadline| deadline <= now);
+            if due || now.saturating_duration_since(last) < self.spin.now {
+                std::hint::spin_loop();
+                continue;
+            }
+            if !self.net.listen(turn.starved) {
+                let awaits = if turn.starved { Awaits::Guest } else { Awaits::All };
+                let timeout = turn.deadline.map(|deadline| deadline.saturating_duration_since(now));
+                self.sleep(timeout, awaits);
+                let woken = Instant::now();
+                self.spin.slept(woken.saturating_duration_since(now));
+                last = woken;
+            }
+            self.net.quieten();
+        }
+    }
+
+    /// Does what is asked. Returns whether the thread goes on.
+    fn obey(&mut self, (command, done): Message) -> bool {
+        let goes_on = !matches!(command, Command::Stop);
+        match command {
+            Command::Start(activation) => self.net.start(&activation),
+            Command::StopQueue(queue) => self.net.stop_queue(queue),
+            Command::Reset | Command::Stop => self.net.reset(),
+        }
+        // Nobody waits any more: that is their business.
+        let _ = done.send(());
+        goes_on
+    }
+
+    fn sleep(&mut self, timeout: Option<Duration>, awaits: Awaits) {
+        self.fds.clear();
+        self.fds.push(self.wake.as_raw_fd());
+        if awaits != Awaits::Commands {
+            self.fds.extend(self.doorbells.iter().map(EventFd::as_raw_fd));
+        }
+        if awaits == Awaits::All {
+            self.net.backend().wait_on(&mut self.fds);
+        }
+        self.shared.live.sleeps.add(1);
+        if let Err(error) = self.wait.sleep(&self.fds, timeout) {
+            // Without sleep the device still works, and burns a processor; so it goes on slowly.
+            self.shared.say(&format!("the network device cannot wait for events: {error}"));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // Emptied, or the next sleep would end at once; that they are empty already is no error.
+        let _ = self.wake.read();
+        for doorbell in &self.doorbells {
+            let _ = doorbell.read();
+        }
+    }
+}
+
+/// What a sleep is to be ended by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Awaits {
+    /// Commands only: the device is not active.
+    Commands,
+    /// The guest too: the backend's frames cannot be taken before it makes buffers available.
+    Guest,
+    /// Everything.
+    All,
+}
+
+/// How long to look for more work before going to sleep. It grows while sleeps turn out to be so short that looking on
+/// would have found the work, and shrinks while they are long.
+#[derive(Debug)]
+struct Spin {
+    limit: Duration,
+    now: Duration,
+}
+
+impl Spin {
+    fn new(limit: Duration) -> Self {
+        Self { limit, now: limit }
+    }
+
+    /// A sleep has ended.
+    fn slept(&mut self, time: Duration) {
+        if time <= self.limit {
+            self.now = (self.now * 2).max(LEAST_SPIN).min(self.limit);
+        } else if time > self.limit * 8 {
+            self.now /= 2;
+            if self.now < LEAST_SPIN {
+                self.now = Duration::ZERO;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looking_for_work_pays_or_ends() {
+        let micros = Duration::from_micros;
+        let mut spin = Spin::new(micros(50));
+        for _ in 0..5 {
+            spin.slept(micros(1000));
+        }
+        assert_eq!(spin.now, Duration::ZERO);
+        spin.slept(micros(100));
+        assert_eq!(spin.now, Duration::ZERO, "neither short nor long");
+        for _ in 0..5 {
+            spin.slept(micros(20));
+        }
+        assert_eq!(spin.now, micros(50));
+        let mut never = Spin::new(Duration::ZERO);
+        never.slept(Duration::ZERO);
+        assert_eq!(never.now, Duration::ZERO);
+    }
+}
