@@ -28,7 +28,9 @@ extern crate std;
 
 mod balancer;
 mod config;
+mod connection;
 mod errno;
+mod frame;
 mod packet;
 pub mod scheduler;
 mod service;
@@ -37,6 +39,7 @@ mod time;
 
 pub use balancer::{Balancer, Counters};
 pub use config::{Cidr, CidrError, Config};
+pub use connection::{ConnectionInfo, TcpState};
 pub use errno::Errno;
 pub use packet::{NextHop, Offload, Packet, Partial, Reason, Sink, Verdict};
 pub use service::{

@@ -1,0 +1,192 @@
+//! One connection as it lies in memory: a cache line.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::tcp::TcpState;
+use crate::service::{Forward, Protocol};
+
+/// Which way a packet goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    /// From the client: matched by client and virtual address.
+    Inbound,
+    /// From the destination: matched by destination and client address.
+    Outbound,
+}
+
+/// The addresses and ports of a packet, as it names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tuple {
+    pub protocol: Protocol,
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    pub source_port: u16,
+    pub destination_port: u16,
+}
+
+/// What a connection is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct New {
+    pub protocol: Protocol,
+    pub client: IpAddr,
+    pub client_port: u16,
+    pub virtual_address: IpAddr,
+    pub virtual_port: u16,
+    pub address: IpAddr,
+    pub port: u16,
+    pub forward: Forward,
+    /// Place of the destination in the pool.
+    pub destination: u32,
+}
+
+/// Flags of [`Entry::flags`].
+mod flag {
+    pub const UDP: u8 = 1;
+    pub const V6: u8 = 2;
+    /// Forwarded by direct routing: replies do not come by.
+    pub const DIRECT: u8 = 4;
+    /// Counts as active.
+    pub const ACTIVE: u8 = 8;
+}
+
+/// The three addresses of an IPv6 connection: client, virtual, destination.
+pub(crate) type AddressesV6 = [u128; 3];
+
+/// A connection. Links are places plus one, 0 for none; those of chains are [`Node`](super::index::Node)s.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(64))]
+pub(crate) struct Entry {
+    /// IPv4: client, virtual and destination address. IPv6: the place in the table of addresses, and nothing.
+    addresses: [u32; 3],
+    /// Hashes of the tuples of both directions, by [`Direction`].
+    pub hashes: [u32; 2],
+    /// Next in the chains of both directions.
+    pub chain: [u32; 2],
+    pub client_port: u16,
+    pub virtual_port: u16,
+    pub port: u16,
+    flags: u8,
+    state: u8,
+    /// Place of the destination in the pool.
+    pub destination: u32,
+    /// Tick at which the connection ends.
+    pub expires: u32,
+    /// Tick for which it is filed in the wheel: not after `expires`.
+    pub filed: u32,
+    /// Links of the timer wheel; `next` is that of the free list too.
+    pub next: u32,
+    pub previous: u32,
+}
+
+const _: () = assert!(size_of::<Entry>() == 64, "a connection is one cache line");
+
+impl Entry {
+    /// An entry in state NONE, in no chain and no wheel. `v6` is the place of its addresses, if it needs one.
+    pub fn new(new: &New, v6: u32, hashes: [u32; 2]) -> Self {
+        let mut flags = 0;
+        if new.protocol == Protocol::Udp {
+            flags |= flag::UDP;
+        }
+        if new.forward == Forward::Direct {
+            flags |= flag::DIRECT;
+        }
+        let addresses = match (new.client, new.virtual_address, new.address) {
+            (IpAddr::V4(c), IpAddr::V4(v), IpAddr::V4(d)) => [c.to_bits(), v.to_bits(), d.to_bits()],
+            _ => {
+                flags |= flag::V6;
+                [v6, 0, 0]
+            }
+        };
+        Entry {
+            addresses,
+            hashes,
+            client_port: new.client_port,
+            virtual_port: new.virtual_port,
+            port: new.port,
+            flags,
+            destination: new.destination,
+            ..Entry::default()
+        }
+    }
+
+    pub fn protocol(&self) -> Protocol {
+        if self.flags & flag::UDP != 0 { Protocol::Udp } else { Protocol::Tcp }
+    }
+
+    pub fn is_v6(&self) -> bool {
+        self.flags & flag::V6 != 0
+    }
+
+    pub fn is_direct(&self) -> bool {
+        self.flags & flag::DIRECT != 0
+    }
+
+    pub fn is_active(&self) -> bool {
+        self.flags & flag::ACTIVE != 0
+    }
+
+    pub fn set_active(&mut self, active: bool) {
+        self.flags = if active { self.flags | flag::ACTIVE } else { self.flags & !flag::ACTIVE };
+    }
+
+    /// The state; of TCP connections only.
+    pub fn state(&self) -> TcpState {
+        TcpState::from_number(self.state)
+    }
+
+    pub fn set_state(&mut self, state: TcpState) {
+        self.state = state as u8;
+    }
+
+    /// The place of the addresses of an IPv6 connection.
+    pub fn v6(&self) -> Option<u32> {
+        self.is_v6().then_some(self.addresses[0])
+    }
+
+    /// Client, virtual and destination address.
+    fn addresses(&self, v6: &[AddressesV6]) -> [IpAddr; 3] {
+        match self.v6() {
+            None => self.addresses.map(|a| IpAddr::V4(Ipv4Addr::from_bits(a))),
+            Some(place) => {
+                let addresses = v6.get(place as usize).copied().unwrap_or_default();
+                addresses.map(|a| IpAddr::V6(Ipv6Addr::from_bits(a)))
+            }
+        }
+    }
+
+    /// What the connection was made of.
+    pub fn parts(&self, v6: &[AddressesV6]) -> New {
+        let [client, virtual_address, address] = self.addresses(v6);
+        New {
+            protocol: self.protocol(),
+            client,
+            client_port: self.client_port,
+            virtual_address,
+            virtual_port: self.virtual_port,
+            address,
+            port: self.port,
+            forward: if self.is_direct() { Forward::Direct } else { Forward::Masquerade },
+            destination: self.destination,
+        }
+    }
+
+    /// Whether a packet with this tuple is one of this connection in this direction.
+    pub fn matches(&self, direction: Direction, tuple: &Tuple, v6: &[AddressesV6]) -> bool {
+        let (from, to, ports) = match direction {
+            Direction::Inbound => (0, 1, [self.client_port, self.virtual_port]),
+            Direction::Outbound => (2, 0, [self.port, self.client_port]),
+        };
+        if ports != [tuple.source_port, tuple.destination_port] || self.protocol() != tuple.protocol {
+            return false;
+        }
+        match (tuple.source, tuple.destination, self.v6()) {
+            (IpAddr::V4(source), IpAddr::V4(destination), None) => {
+                self.addresses[from] == source.to_bits() && self.addresses[to] == destination.to_bits()
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination), Some(place)) => {
+                v6.get(place as usize).is_some_and(|a| a[from] == source.to_bits() && a[to] == destination.to_bits())
+            }
+            _ => false,
+        }
+    }
+}

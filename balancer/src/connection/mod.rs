@@ -1,0 +1,287 @@
+//! The connection table: flat, of fixed size, found by either direction, with its timers in the same memory.
+//!
+//! A connection takes 64 bytes, 8 more in the index and, if it is IPv6, 48 for its addresses. All of it is reserved at
+//! the start and first touched when connections need it. Insertion, lookup and expiry cost the same however many there
+//! are; a full table refuses.
+
+mod entry;
+mod hash;
+mod index;
+mod tcp;
+mod wheel;
+
+use alloc::vec::Vec;
+use core::net::IpAddr;
+
+pub(crate) use entry::{Direction, Entry, New, Tuple};
+use hash::Key;
+use index::Index;
+pub(crate) use index::Node;
+pub(crate) use tcp::Seen;
+pub use tcp::TcpState;
+pub(crate) use wheel::ticks;
+use wheel::{Wheel, is_due, tick};
+
+use crate::service::{Forward, Protocol};
+use crate::time::Instant;
+
+/// The connection table.
+#[derive(Debug)]
+pub(crate) struct Table {
+    key: Key,
+    entries: Vec<Entry>,
+    /// Places that were used and are free, through [`Entry::next`]; place plus one.
+    free: u32,
+    limit: usize,
+    len: u32,
+    v6: Vec<entry::AddressesV6>,
+    /// Free places of `v6`; place plus one, linked through the lowest bits of the first address.
+    v6_free: u32,
+    v6_limit: usize,
+    index: Index,
+    wheel: Wheel,
+    /// Grows whenever a connection comes or goes: what was found before may not be there any more.
+    version: u64,
+}
+
+/// The table, or the part of it for IPv6, is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Full;
+
+impl Table {
+    /// An empty table for `connections`, of which `connections_v6` can be IPv6.
+    pub fn new(connections: u32, connections_v6: u32, seed: [u64; 2]) -> Self {
+        let limit = connections.min(Node::LIMIT) as usize;
+        let v6_limit = connections_v6.min(connections) as usize;
+        Table {
+            key: Key(seed),
+            entries: Vec::with_capacity(limit),
+            free: 0,
+            limit,
+            len: 0,
+            v6: Vec::with_capacity(v6_limit),
+            v6_free: 0,
+            v6_limit,
+            index: Index::new(2 * limit),
+            wheel: Wheel::new(),
+            version: 0,
+        }
+    }
+
+    /// How many connections there are.
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// A number that changes whenever a connection comes or goes.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The hash of a tuple.
+    pub fn hash(&self, tuple: &Tuple) -> u32 {
+        let ports = u64::from(tuple.source_port) << 16 | u64::from(tuple.destination_port);
+        let rest = u64::from(tuple.protocol.number()) << 32 | ports;
+        match (tuple.source, tuple.destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                self.key.hash([u64::from(source.to_bits()) << 32 | u64::from(destination.to_bits()), rest])
+            }
+            (source, destination) => {
+                let halves = |address: IpAddr| {
+                    let bits = match address {
+                        IpAddr::V4(a) => u128::from(a.to_bits()),
+                        IpAddr::V6(a) => a.to_bits(),
+                    };
+                    [(bits >> 64) as u64, bits as u64]
+                };
+                let ([a, b], [c, d]) = (halves(source), halves(destination));
+                self.key.hash([a, b, c, d, rest])
+            }
+        }
+    }
+
+    /// The chain of a hash: to be read for many packets at once, before [`Table::find_from`].
+    pub fn first(&self, hash: u32) -> Node {
+        self.index.first(hash)
+    }
+
+    /// The connection of a packet, looked for from `node` on: its place and the direction of the packet.
+    pub fn find_from(&self, mut node: Node, hash: u32, tuple: &Tuple) -> Option<(u32, Direction)> {
+        while let Some((place, direction)) = node.get() {
+            let entry = &self.entries[place as usize];
+            if entry.hashes[direction as usize] == hash && entry.matches(direction, tuple, &self.v6) {
+                return Some((place, direction));
+            }
+            node = Index::next(&self.entries, node);
+        }
+        None
+    }
+
+    /// The connection of a packet and the direction of the packet.
+    pub fn find(&self, tuple: &Tuple) -> Option<(u32, Direction)> {
+        let hash = self.hash(tuple);
+        self.find_from(self.first(hash), hash, tuple)
+    }
+
+    pub fn get(&self, place: u32) -> &Entry {
+        &self.entries[place as usize]
+    }
+
+    /// What a connection was made of.
+    pub fn parts(&self, place: u32) -> New {
+        self.get(place).parts(&self.v6)
+    }
+
+    /// Puts a connection in that ends `timeout` ticks from now.
+    pub fn insert(&mut self, new: &New, now: Instant, timeout: u32) -> Result<u32, Full> {
+        if self.free == 0 && self.entries.len() >= self.limit {
+            return Err(Full);
+        }
+        let v6 = if new.client.is_ipv6() { self.insert_v6(new)? } else { 0 };
+        let inbound = Tuple {
+            protocol: new.protocol,
+            source: new.client,
+            source_port: new.client_port,
+            destination: new.virtual_address,
+            destination_port: new.virtual_port,
+        };
+        let outbound = Tuple {
+            protocol: new.protocol,
+            source: new.address,
+            source_port: new.port,
+            destination: new.client,
+            destination_port: new.client_port,
+        };
+        let mut entry = Entry::new(new, v6, [self.hash(&inbound), self.hash(&outbound)]);
+        entry.expires = (tick(now) as u32).wrapping_add(timeout);
+        let place = match self.free.checked_sub(1) {
+            Some(place) => {
+                self.free = self.entries[place as usize].next;
+                self.entries[place as usize] = entry;
+                place
+            }
+            None => {
+                self.entries.push(entry);
+                self.entries.len() as u32 - 1
+            }
+        };
+        self.index.insert(&mut self.entries, place, Direction::Inbound);
+        if new.forward == Forward::Masquerade {
+            self.index.insert(&mut self.entries, place, Direction::Outbound);
+        }
+        self.wheel.insert(&mut self.entries, place);
+        self.len += 1;
+        self.version += 1;
+        Ok(place)
+    }
+
+    fn insert_v6(&mut self, new: &New) -> Result<u32, Full> {
+        let addresses = [new.client, new.virtual_address, new.address].map(|a| match a {
+            IpAddr::V4(a) => u128::from(a.to_bits()),
+            IpAddr::V6(a) => a.to_bits(),
+        });
+        if let Some(place) = self.v6_free.checked_sub(1) {
+            let slot = &mut self.v6[place as usize];
+            self.v6_free = slot[0] as u32;
+            *slot = addresses;
+            Ok(place)
+        } else if self.v6.len() < self.v6_limit {
+            self.v6.push(addresses);
+            Ok(self.v6.len() as u32 - 1)
+        } else {
+            Err(Full)
+        }
+    }
+
+    /// Takes a connection out. Returns what it was.
+    pub fn remove(&mut self, place: u32) -> Entry {
+        self.wheel.remove(&mut self.entries, place);
+        self.forget(place)
+    }
+
+    /// Takes a connection out that is in the wheel no longer.
+    fn forget(&mut self, place: u32) -> Entry {
+        self.index.remove(&mut self.entries, place, Direction::Inbound);
+        let entry = self.entries[place as usize];
+        if !entry.is_direct() {
+            self.index.remove(&mut self.entries, place, Direction::Outbound);
+        }
+        if let Some(v6) = entry.v6() {
+            self.v6[v6 as usize][0] = u128::from(self.v6_free);
+            self.v6_free = v6 + 1;
+        }
+        self.entries[place as usize] = Entry::default();
+        self.entries[place as usize].next = self.free;
+        self.free = place + 1;
+        self.len -= 1;
+        self.version += 1;
+        entry
+    }
+
+    /// Whether the time of a connection is over, though the wheel has not come by.
+    pub fn is_over(&self, place: u32, now: Instant) -> bool {
+        is_due(self.get(place).expires, tick(now) as u32)
+    }
+
+    /// Gives a connection a state and lets it end `timeout` ticks from now.
+    pub fn touch(&mut self, place: u32, state: TcpState, now: Instant, timeout: u32) {
+        self.entries[place as usize].set_state(state);
+        let expires = (tick(now) as u32).wrapping_add(timeout);
+        self.wheel.set(&mut self.entries, place, expires);
+    }
+
+    /// Marks a connection as active or not.
+    pub fn set_active(&mut self, place: u32, active: bool) {
+        self.entries[place as usize].set_active(active);
+    }
+
+    /// Takes out the next connection whose time is over; `None` if there is none, or once `budget` was used up.
+    pub fn expire(&mut self, now: Instant, budget: &mut usize) -> Option<Entry> {
+        let place = self.wheel.expire(&mut self.entries, now, budget)?;
+        Some(self.forget(place))
+    }
+
+    /// When [`Table::expire`] has something to do next.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.wheel.deadline()
+    }
+
+    /// Seconds a connection has left, rounded down.
+    pub fn remaining(&self, place: u32, now: Instant) -> u32 {
+        wheel::seconds(self.get(place).expires, tick(now) as u32)
+    }
+
+    /// The places of all connections.
+    pub fn places(&self) -> impl Iterator<Item = u32> + '_ {
+        // A free entry is in no wheel; one in use always is.
+        (0u32..).zip(&self.entries).filter(|(_, entry)| entry.previous != 0).map(|(place, _)| place)
+    }
+}
+
+/// A connection as listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionInfo {
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Address of the client.
+    pub client: IpAddr,
+    /// Port of the client, host order.
+    pub client_port: u16,
+    /// Address of the service.
+    pub virtual_address: IpAddr,
+    /// Port of the service, host order.
+    pub virtual_port: u16,
+    /// Address of the destination.
+    pub destination: IpAddr,
+    /// Port of the destination, host order.
+    pub destination_port: u16,
+    /// How packets get there.
+    pub forward: Forward,
+    /// State of a TCP connection; of no meaning for UDP, which has only one.
+    pub state: TcpState,
+    /// Seconds left without a further packet, rounded down.
+    pub expires: u32,
+}
+
+#[cfg(test)]
+mod tests;

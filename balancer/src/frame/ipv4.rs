@@ -1,0 +1,45 @@
+//! The IPv4 header, RFC 791.
+
+use core::net::{IpAddr, Ipv4Addr};
+
+use super::{ETHERNET, Fragment, Ip};
+use crate::packet::Reason;
+
+/// Bytes of a header without options.
+const HEADER: usize = 20;
+const DONT_FRAGMENT: u16 = 0x4000;
+const MORE_FRAGMENTS: u16 = 0x2000;
+const OFFSET: u16 = 0x1fff;
+
+/// Reads the header and verifies its checksum. Options are stepped over.
+pub(super) fn parse(head: &[u8], len: usize) -> Result<Ip, Reason> {
+    let Some(packet) = head.get(ETHERNET..) else { return Err(Reason::Malformed) };
+    let Some(h) = packet.first_chunk::<HEADER>() else { return Err(Reason::Malformed) };
+    let header = usize::from(h[0] & 0xf) * 4;
+    let total = usize::from(u16::from_be_bytes([h[2], h[3]]));
+    let Some(bytes) = packet.get(..header) else { return Err(Reason::Malformed) };
+    if h[0] >> 4 != 4 || header < HEADER || total < header || ETHERNET + total > len {
+        return Err(Reason::Malformed);
+    }
+    let sum: u32 = bytes.as_chunks::<2>().0.iter().map(|&pair| u32::from(u16::from_be_bytes(pair))).sum();
+    // At most 30 words: the sum has at most five bits to carry around, and none after that.
+    if (sum & 0xffff) + (sum >> 16) != 0xffff {
+        return Err(Reason::BadHeaderChecksum);
+    }
+    let flags = u16::from_be_bytes([h[6], h[7]]);
+    let fragment = match (flags & OFFSET, flags & MORE_FRAGMENTS) {
+        (0, 0) => Fragment::Whole,
+        (0, _) => Fragment::First,
+        _ => Fragment::Later,
+    };
+    Ok(Ip {
+        source: IpAddr::V4(Ipv4Addr::new(h[12], h[13], h[14], h[15])),
+        destination: IpAddr::V4(Ipv4Addr::new(h[16], h[17], h[18], h[19])),
+        hops: h[8],
+        dont_fragment: flags & DONT_FRAGMENT != 0,
+        fragment,
+        protocol: h[9],
+        payload: ETHERNET + header,
+        end: ETHERNET + total,
+    })
+}

@@ -1,0 +1,83 @@
+//! TCP and UDP headers, as far as a balancer reads them.
+
+use super::{Ip, protocol};
+use crate::packet::Reason;
+use crate::service::Protocol;
+
+bitflags::bitflags! {
+    /// The flags of a TCP header that change the state of a connection (RFC 9293, section 3.1).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) struct TcpFlags: u8 {
+        const FIN = 0x01;
+        const SYN = 0x02;
+        const RST = 0x04;
+        const ACK = 0x10;
+        const _ = !0;
+    }
+}
+
+/// A TCP or UDP header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Transport {
+    pub protocol: Protocol,
+    pub source_port: u16,
+    pub destination_port: u16,
+    /// Empty for UDP.
+    pub flags: TcpFlags,
+    /// Bytes of the header, options included.
+    pub header: usize,
+}
+
+impl Transport {
+    /// Where the checksum lies, in bytes from the start of the header.
+    pub fn checksum_offset(&self) -> usize {
+        checksum_offset(self.protocol)
+    }
+}
+
+/// Where the checksum lies in a header of a protocol, in bytes from its start.
+pub(crate) fn checksum_offset(protocol: Protocol) -> usize {
+    if protocol == Protocol::Tcp { 16 } else { 6 }
+}
+
+/// Reads the transport header of a packet that has one; `None` if it is neither TCP nor UDP.
+pub(super) fn parse(head: &[u8], ip: &Ip) -> Option<Result<Transport, Reason>> {
+    let protocol = match ip.protocol {
+        protocol::TCP => Protocol::Tcp,
+        protocol::UDP => Protocol::Udp,
+        _ => return None,
+    };
+    Some(header(head, ip, protocol).ok_or(Reason::Malformed))
+}
+
+fn header(head: &[u8], ip: &Ip, protocol: Protocol) -> Option<Transport> {
+    let bytes = head.get(ip.payload..)?;
+    let (flags, header) = match protocol {
+        Protocol::Tcp => {
+            let h = bytes.first_chunk::<20>()?;
+            let header = usize::from(h[12] >> 4) * 4;
+            if header < 20 {
+                return None;
+            }
+            (TcpFlags::from_bits_retain(h[13]), header)
+        }
+        _ => {
+            let h = bytes.first_chunk::<8>()?;
+            if u16::from_be_bytes([h[4], h[5]]) < 8 {
+                return None;
+            }
+            (TcpFlags::empty(), 8)
+        }
+    };
+    if ip.payload + header > ip.end || header > bytes.len() {
+        return None;
+    }
+    let h = bytes.first_chunk::<4>()?;
+    Some(Transport {
+        protocol,
+        source_port: u16::from_be_bytes([h[0], h[1]]),
+        destination_port: u16::from_be_bytes([h[2], h[3]]),
+        flags,
+        header,
+    })
+}
