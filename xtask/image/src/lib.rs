@@ -9,6 +9,7 @@
 
 pub mod elf;
 pub mod nested;
+pub mod page_tables;
 pub mod toolchain;
 
 use std::fmt;
@@ -110,6 +111,7 @@ pub fn build_with(
     let path = nested::run(workspace, target, &toolchain, nested::Action::Build, output)?;
     let bytes = std::fs::read(&path).map_err(|error| Error::Read(path.clone(), error))?;
     let report = elf::check(&bytes).map_err(|broken| Error::Check(path.clone(), broken))?;
+    page_tables::check(&bytes, &report).map_err(|broken| Error::Check(path.clone(), broken))?;
     Ok(Image { path, toolchain, report })
 }
 
