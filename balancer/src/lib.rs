@@ -27,11 +27,19 @@ extern crate alloc;
 extern crate std;
 
 mod balancer;
+#[allow(dead_code)]
+mod checksum;
 mod config;
 mod connection;
 mod errno;
 mod frame;
+#[allow(dead_code, unused_imports)]
+mod icmp;
+#[allow(dead_code)]
+mod neighbour;
 mod packet;
+#[allow(dead_code)]
+mod route;
 pub mod scheduler;
 mod service;
 mod stats;
