@@ -9,11 +9,14 @@ use anyhow::{Context, bail};
 
 use crate::vmm::elf;
 
-/// The image that this program was built with. Empty only in a build that could not make one.
-pub const EMBEDDED: &[u8] = &[];
+/// The image that was built together with this program.
+pub const EMBEDDED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/unikernel"));
 
 /// How the embedded image was built, for people: the way its `core` was had, the compiler and the linker.
-pub const BUILT_WITH: &str = "";
+pub const BUILT_WITH: &str = env!("RINGLET_IMAGE_BUILT_WITH");
+
+/// The embedded image's build id, in hexadecimal.
+pub const BUILD_ID: &str = env!("RINGLET_IMAGE_BUILD_ID");
 
 /// Larger files are not looked at: the images of this project have less than 2 MiB.
 const MAX_FILE: u64 = 64 << 20;
@@ -23,12 +26,7 @@ const MAX_FILE: u64 = 64 << 20;
 /// # Errors
 /// If the file cannot be read or is no image that can be booted; says which.
 pub fn load(file: Option<&Path>) -> anyhow::Result<Cow<'static, [u8]>> {
-    let Some(path) = file else {
-        if EMBEDDED.is_empty() {
-            bail!("this program was built without an image: give it one with --kernel FILE");
-        }
-        return Ok(Cow::Borrowed(EMBEDDED));
-    };
+    let Some(path) = file else { return Ok(Cow::Borrowed(EMBEDDED)) };
     let shown = path.display();
     let read = || -> std::io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
@@ -61,6 +59,12 @@ pub fn write(path: &Path) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_embedded_image_can_be_booted() {
+        assert!(elf::Image::parse(EMBEDDED).is_ok());
+        assert!(!BUILD_ID.is_empty() && !BUILT_WITH.is_empty());
+    }
 
     #[test]
     fn a_bad_file_is_named_with_its_fault() {
