@@ -223,6 +223,11 @@ impl Balancer {
         self.services.generation
     }
 
+    /// A number that changes whenever services, destinations or their configurations do.
+    pub fn revision(&self) -> u64 {
+        self.services.revision
+    }
+
     /// How many connections the table holds: IPVS_INFO_ATTR_CONN_TAB_SIZE.
     pub fn capacity(&self) -> u32 {
         self.config.connections

@@ -17,7 +17,9 @@ pub mod machine;
 pub mod memory_map;
 pub mod platform;
 pub mod record;
+pub mod services;
 pub mod stack;
+pub mod status;
 #[cfg(test)]
 #[allow(dead_code, reason = "each test uses what it needs")]
 mod testing;

@@ -131,6 +131,8 @@ pub(crate) struct Services {
     next_id: u64,
     /// Grows with every change of the set of virtual addresses.
     pub generation: u64,
+    /// Grows with every change of services and destinations.
+    pub revision: u64,
     virtual_addresses: BTreeSet<IpAddr>,
 }
 
@@ -238,6 +240,7 @@ impl Services {
         } as u32;
         self.index.insert(key, place);
         self.order.push(place);
+        self.revision += 1;
         self.addresses_changed();
         Ok(())
     }
@@ -251,6 +254,7 @@ impl Services {
             service.state = State::new(config.scheduler, List { order: &service.order, pool: &self.pool });
         }
         service.config = config;
+        self.revision += 1;
         Ok(())
     }
 
@@ -271,6 +275,7 @@ impl Services {
         }
         self.index.remove(key);
         self.order.retain(|&p| p != place);
+        self.revision += 1;
         self.addresses_changed();
         Ok(())
     }
@@ -398,6 +403,7 @@ impl Services {
         };
         if let Some(service) = self.slots[at as usize].as_mut() {
             service.order.insert(0, place);
+            self.revision += 1;
             service.state.added(List { order: &service.order, pool: &self.pool });
         }
         Ok(())
@@ -417,6 +423,7 @@ impl Services {
             d.overloaded = false;
         }
         d.config = config;
+        self.revision += 1;
         if let Some(service) = self.slots[at as usize].as_mut() {
             service.state.edited(List { order: &service.order, pool: &self.pool });
         }
@@ -432,6 +439,7 @@ impl Services {
         self.trash.push(place);
         if let Some(service) = self.slots[at as usize].as_mut() {
             service.order.remove(position);
+            self.revision += 1;
             service.state.removed(position, List { order: &service.order, pool: &self.pool });
         }
         Ok(())
