@@ -3,9 +3,14 @@
 //! A backend moves whole frames. Each frame is, on both sides of the seam, the 12 bytes of a `virtio_net_hdr_v1` (virtio 1.3,
 //! section 5.1.6) followed by an Ethernet frame without its frame check sequence.
 
+pub mod lan;
+mod open;
 pub mod options;
+pub mod pcap;
 pub mod scatter;
+pub mod tap;
 
+pub use open::{Error, Opened, Options, open};
 pub use scatter::Scatter;
 
 use std::io;

@@ -1,0 +1,72 @@
+//! From the options to a network: [`open`].
+
+use std::path::PathBuf;
+
+use super::options::{Net, Publish, Real};
+use super::{Backend, lan, pcap, tap};
+
+/// What chooses and furnishes a network.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Which network.
+    pub net: Net,
+    /// Ports of the host that lead into the in-process network.
+    pub publish: Vec<Publish>,
+    /// Servers of the host that stand in the in-process network.
+    pub real: Vec<Real>,
+    /// Where each frame is written to, for wireshark.
+    pub pcap: Option<PathBuf>,
+}
+
+/// Why a network cannot be had. The messages say what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The in-process network cannot be set up.
+    #[error(transparent)]
+    Lan(#[from] lan::Error),
+    /// The TAP interface cannot be had.
+    #[error(transparent)]
+    Tap(#[from] tap::Error),
+    /// The capture file cannot be made.
+    #[error(transparent)]
+    Pcap(#[from] pcap::Error),
+    /// `--publish` and `--real` furnish the in-process network, and another one was asked for.
+    #[error("{0} is for `--net lan` only; with `--net {1}` the host's own routes and firewall do that")]
+    OnlyLan(&'static str, Net),
+}
+
+/// A network that is ready to be plugged in.
+pub struct Opened {
+    /// For the device.
+    pub backend: Box<dyn Backend>,
+    /// For everybody else, where the network is `lan`.
+    pub lan: Option<lan::Handle>,
+}
+
+/// Opens the network that `options` ask for.
+///
+/// # Errors
+/// If the network cannot be had as asked for; nothing is left behind then.
+pub fn open(options: &Options) -> Result<Opened, Error> {
+    let (backend, lan): (Box<dyn Backend>, _) = match &options.net {
+        Net::Lan => {
+            let config =
+                lan::Config { publish: options.publish.clone(), real: options.real.clone(), ..lan::Config::default() };
+            let (lan, handle) = lan::Lan::open(&config)?;
+            (Box::new(lan), Some(handle))
+        }
+        net @ Net::Tap(name) => {
+            for (used, option) in [(!options.publish.is_empty(), "--publish"), (!options.real.is_empty(), "--real")] {
+                if used {
+                    return Err(Error::OnlyLan(option, net.clone()));
+                }
+            }
+            (Box::new(tap::Tap::open(name)?), None)
+        }
+    };
+    let backend = match &options.pcap {
+        Some(path) => Box::new(pcap::Capture::create(path, backend)?),
+        None => backend,
+    };
+    Ok(Opened { backend, lan })
+}

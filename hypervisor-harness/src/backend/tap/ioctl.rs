@@ -1,0 +1,101 @@
+//! The system calls of TUN/TAP (Linux, include/uapi/linux/if_tun.h): the only `unsafe` code of this backend.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+/// Turns the answer of a system call into a result.
+fn check(answer: isize) -> io::Result<usize> {
+    usize::try_from(answer).map_err(|_| io::Error::last_os_error())
+}
+
+/// A request about the interface `name`, all else zero.
+///
+/// # Errors
+/// If the name is longer than an interface's can be.
+fn request(name: &str) -> io::Result<libc::ifreq> {
+    // SAFETY: `ifreq` is an array of characters and a union of integers and pointers: all zeroes is a value of it.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // The last byte stays zero.
+    if name.len() >= request.ifr_name.len() {
+        return Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG));
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    Ok(request)
+}
+
+/// TUNSETIFF: attaches `file` to the TAP interface `name`, with virtio headers before the frames.
+pub fn attach(file: &File, name: &str) -> io::Result<()> {
+    let mut request = request(name)?;
+    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+    // SAFETY: TUNSETIFF reads and writes one `ifreq`, and `request` is one.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) } as isize).map(drop)
+}
+
+/// TUNSETVNETHDRSZ: the length of the header before each frame, in bytes.
+pub fn set_header_size(file: &File, bytes: usize) -> io::Result<()> {
+    let bytes = bytes as libc::c_int;
+    // SAFETY: TUNSETVNETHDRSZ reads one `int`, and `bytes` is one.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const bytes) } as isize).map(drop)
+}
+
+/// TUNSETVNETLE: the header is little-endian.
+pub fn set_little_endian(file: &File) -> io::Result<()> {
+    let yes: libc::c_int = 1;
+    // SAFETY: TUNSETVNETLE reads one `int`, and `yes` is one.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETLE, &raw const yes) } as isize).map(drop)
+}
+
+/// TUNSETOFFLOAD: what the reader takes, as `TUN_F_` flags.
+pub fn set_offload(file: &File, flags: libc::c_uint) -> io::Result<()> {
+    // SAFETY: TUNSETOFFLOAD takes its argument by value and touches no memory of ours.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(flags)) } as isize).map(drop)
+}
+
+/// A socket to ask about interfaces with. It is never bound to anything.
+fn socket() -> io::Result<OwnedFd> {
+    // SAFETY: `socket` takes no pointers.
+    let fd = check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) } as isize)?;
+    // SAFETY: the descriptor was just made and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
+}
+
+/// SIOCGIFMTU: the maximum transmission unit of an interface, in bytes of IP packet.
+pub fn mtu(name: &str) -> io::Result<u16> {
+    let mut request = request(name)?;
+    let socket = socket()?;
+    // SAFETY: SIOCGIFMTU reads and writes one `ifreq`, and `request` is one.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFMTU, &raw mut request) } as isize)?;
+    // SAFETY: SIOCGIFMTU has filled in this member of the union, an integer, for which any bits are a value.
+    let mtu = unsafe { request.ifr_ifru.ifru_mtu };
+    Ok(u16::try_from(mtu).unwrap_or(u16::MAX))
+}
+
+/// SIOCGIFFLAGS: whether an interface is up.
+pub fn is_up(name: &str) -> io::Result<bool> {
+    let mut request = request(name)?;
+    let socket = socket()?;
+    // SAFETY: SIOCGIFFLAGS reads and writes one `ifreq`, and `request` is one.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) } as isize)?;
+    // SAFETY: SIOCGIFFLAGS has filled in this member of the union, an integer, for which any bits are a value.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    Ok(libc::c_int::from(flags) & libc::IFF_UP != 0)
+}
+
+/// Writes one frame from `pieces`, which a [`Scatter`](super::Scatter) describes.
+pub fn write_vectored(file: &File, pieces: &[libc::iovec]) -> io::Result<usize> {
+    let count = pieces.len().min(libc::UIO_MAXIOV as usize) as libc::c_int;
+    // SAFETY: the pieces are mapped memory (the promise of `Scatter::new`); the kernel copies from them and survives a guest
+    // that changes them meanwhile.
+    check(unsafe { libc::writev(file.as_raw_fd(), pieces.as_ptr(), count) })
+}
+
+/// Reads one frame into `pieces`: those of a [`Scatter`](super::Scatter), and a buffer of this process after them.
+pub fn read_vectored(file: &File, pieces: &[libc::iovec]) -> io::Result<usize> {
+    let count = pieces.len().min(libc::UIO_MAXIOV as usize) as libc::c_int;
+    // SAFETY: the pieces are mapped, writable memory (the promise of `Scatter::new`) and a buffer that nothing else touches
+    // during the call; the kernel writes no further than each one's length.
+    check(unsafe { libc::readv(file.as_raw_fd(), pieces.as_ptr(), count) })
+}

@@ -1,0 +1,224 @@
+//! `--net tap=NAME`: a TAP interface of the host, with virtio headers and segmentation offload.
+
+mod error;
+mod ioctl;
+
+pub use error::Error;
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::time::Instant;
+
+use ringlet_driver::features::Features;
+use ringlet_driver::wire::NetHdr;
+
+use super::{Backend, Counters, Received, Scatter, Sent};
+
+/// The device through which TAP interfaces are had.
+const CLONE_DEVICE: &str = "/dev/net/tun";
+
+/// A queue of a TAP interface.
+///
+/// The interface is created if it is not there and the process may do so, and then lives as long as this; one that the
+/// user made beforehand (`ip tuntap add`) stays. Addresses, bridges and routes are the user's.
+#[derive(Debug)]
+pub struct Tap {
+    file: File,
+    name: String,
+    mtu: u16,
+    offloads: Features,
+    /// A frame that was larger than the room offered for it, header included.
+    stash: Vec<u8>,
+    /// Where what has no room in the guest's buffers spills to.
+    spill: Vec<u8>,
+    counters: Counters,
+}
+
+/// The longest frame that the kernel hands out, with its header.
+const LONGEST: usize = NetHdr::LEN + 14 + 4 + 65_535;
+
+impl Tap {
+    /// Attaches to the interface `name`, or creates it.
+    ///
+    /// # Errors
+    /// If that is not possible; says what is missing and how to get it.
+    pub fn open(name: &str) -> Result<Self, Error> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(CLONE_DEVICE)
+            .map_err(Error::device)?;
+        ioctl::attach(&file, name).map_err(|source| Error::attach(name, source))?;
+        let set_up = |what| move |source| Error::SetUp { name: name.to_owned(), what, source };
+        ioctl::set_header_size(&file, NetHdr::LEN).map_err(set_up("TUNSETVNETHDRSZ"))?;
+        // The length and flags of the headers are in the order of bytes that virtio 1.0 has, whatever this machine's.
+        ioctl::set_little_endian(&file).map_err(set_up("TUNSETVNETLE"))?;
+        let offloads = probe(&file);
+        ioctl::set_offload(&file, 0).map_err(set_up("TUNSETOFFLOAD"))?;
+        let mtu = ioctl::mtu(name).map_err(set_up("SIOCGIFMTU"))?;
+        let tap = Self {
+            file,
+            name: name.to_owned(),
+            mtu,
+            offloads,
+            stash: Vec::new(),
+            spill: Vec::new(),
+            counters: Counters::default(),
+        };
+        if !tap.is_up().map_err(set_up("SIOCGIFFLAGS"))? {
+            eprintln!(
+                "ringlet: {name} is down; `ip link set {name} up` (and an address or a bridge) brings it to life"
+            );
+        }
+        Ok(tap)
+    }
+
+    /// The interface's name.
+    #[must_use]
+    pub fn interface(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether the interface is up.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn is_up(&self) -> io::Result<bool> {
+        ioctl::is_up(&self.name)
+    }
+}
+
+/// The receive offloads (of the guest) that TUNSETOFFLOAD can switch, each with its flag.
+const SWITCHES: [(Features, libc::c_uint); 3] = [
+    (Features::GUEST_CSUM, libc::TUN_F_CSUM),
+    (Features::GUEST_TSO4, libc::TUN_F_TSO4),
+    (Features::GUEST_TSO6, libc::TUN_F_TSO6),
+];
+
+/// Asks the kernel which offloads the interface can have.
+fn probe(file: &File) -> Features {
+    // What the guest sends is the kernel's to finish, whichever flags are set: it takes a header of any kind.
+    let mut offloads = Features::CSUM | Features::HOST_TSO4 | Features::HOST_TSO6;
+    let mut flags = 0;
+    for (feature, flag) in SWITCHES {
+        // Segmentation needs checksums: each is tried on top of those before it.
+        if ioctl::set_offload(file, flags | flag).is_ok() {
+            flags |= flag;
+            offloads |= feature;
+        }
+    }
+    offloads
+}
+
+impl Backend for Tap {
+    fn name(&self) -> &'static str {
+        "tap"
+    }
+
+    fn offloads(&self) -> Features {
+        self.offloads
+    }
+
+    fn mtu(&self) -> u16 {
+        self.mtu
+    }
+
+    fn negotiated(&mut self, features: Features) -> io::Result<()> {
+        // Without GUEST_CSUM the others mean nothing (virtio 1.3, section 5.1.3.1), and the kernel refuses them.
+        let flags =
+            SWITCHES.iter().filter(|(feature, _)| features.contains(*feature)).fold(0, |all, (_, flag)| all | flag);
+        let flags = if flags & libc::TUN_F_CSUM == 0 { 0 } else { flags };
+        self.stash.clear();
+        ioctl::set_offload(&self.file, flags)
+    }
+
+    fn send(&mut self, frame: &Scatter<'_>) -> io::Result<Sent> {
+        if frame.len() > NetHdr::LEN {
+            match ioctl::write_vectored(&self.file, frame.pieces()) {
+                Ok(_) => {
+                    self.counters.from_guest.frames += 1;
+                    self.counters.from_guest.bytes += (frame.len() - NetHdr::LEN) as u64;
+                    return Ok(Sent::Done);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Sent::Later),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(Sent::Later),
+                Err(error) if is_gone(&error) => return Err(self.gone(error)),
+                // EIO: the interface is down. EINVAL: the kernel refuses the header that the guest wrote. ENOBUFS, ENOMEM.
+                Err(_) => {}
+            }
+        }
+        self.counters.from_guest.dropped += 1;
+        Ok(Sent::Done)
+    }
+
+    fn receive(&mut self, room: &mut Scatter<'_>) -> io::Result<Received> {
+        if self.stash.is_empty() {
+            let Some(length) = self.read(room)? else { return Ok(Received::Empty) };
+            if length > room.len() {
+                return Ok(Received::TooSmall(length));
+            }
+            return Ok(self.arrived(length));
+        }
+        if self.stash.len() > room.len() {
+            return Ok(Received::TooSmall(self.stash.len()));
+        }
+        let length = room.write(0, &self.stash);
+        self.stash.clear();
+        Ok(self.arrived(length))
+    }
+
+    fn turn(&mut self, _now: Instant) -> Option<Instant> {
+        None
+    }
+
+    fn wait_on(&self, fds: &mut Vec<RawFd>) {
+        fds.push(self.file.as_raw_fd());
+    }
+
+    fn counters(&self) -> Counters {
+        self.counters
+    }
+}
+
+impl Tap {
+    /// Reads the next frame into `room`; if it is longer, it lies in the stash afterwards. Returns its length.
+    fn read(&mut self, room: &mut Scatter<'_>) -> io::Result<Option<usize>> {
+        self.spill.resize(LONGEST, 0);
+        let mut pieces = room.pieces().to_vec();
+        pieces.push(libc::iovec { iov_base: self.spill.as_mut_ptr().cast(), iov_len: self.spill.len() });
+        let length = match ioctl::read_vectored(&self.file, &pieces) {
+            Ok(length) => length,
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                return Ok(None);
+            }
+            // The interface is down: nothing comes.
+            Err(error) if error.raw_os_error() == Some(libc::EIO) => return Ok(None),
+            Err(error) => return Err(self.gone(error)),
+        };
+        if length > room.len() {
+            let fitted = room.len();
+            self.stash.resize(fitted, 0);
+            room.read(0, &mut self.stash);
+            self.stash.extend_from_slice(&self.spill[..length - fitted]);
+        }
+        Ok(Some(length))
+    }
+
+    fn arrived(&mut self, length: usize) -> Received {
+        self.counters.to_guest.frames += 1;
+        self.counters.to_guest.bytes += length.saturating_sub(NetHdr::LEN) as u64;
+        Received::Frame(length)
+    }
+
+    fn gone(&self, error: io::Error) -> io::Error {
+        io::Error::new(error.kind(), format!("the interface {} is gone: {error}", self.name))
+    }
+}
+
+/// Whether an error means that the interface was removed.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EBADFD | libc::ENODEV | libc::ENXIO | libc::EBADF))
+}
