@@ -18,7 +18,10 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod buffer;
 pub mod features;
+pub mod net;
 pub mod offload;
+pub mod ring;
 pub mod transport;
 pub mod wire;

@@ -1,0 +1,409 @@
+//! A frame: a chain of buffers, owned.
+
+use core::fmt;
+use core::ptr::NonNull;
+
+use virtio_drivers::PhysAddr;
+
+use super::pool::{Shared, Slot, free};
+use super::{DEVICE_CAPACITY, DEVICE_START, HEADROOM, STRIDE};
+use crate::wire::NetHdr;
+
+/// There are too few free buffers, or there is too little room in front of the frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("there is no room")]
+pub struct Full;
+
+/// One Ethernet frame (without preamble and frame check sequence) in one buffer or a chain of them, with its
+/// [`NetHdr`].
+///
+/// It belongs to whoever has it. Dropped, its buffers go back to their pool.
+pub struct Frame {
+    shared: NonNull<Shared>,
+    /// The first buffer.
+    index: u32,
+    /// Bytes in all buffers.
+    len: u32,
+}
+
+impl Frame {
+    /// # Safety
+    /// `index` must be a buffer that was free and belongs to nothing else now; its slot must tell a frame of length 0.
+    #[inline]
+    pub(super) unsafe fn new(shared: NonNull<Shared>, index: u32) -> Self {
+        Self { shared, index, len: 0 }
+    }
+
+    #[inline]
+    fn shared(&self) -> &Shared {
+        // SAFETY: it is freed only after the last frame.
+        unsafe { self.shared.as_ref() }
+    }
+
+    #[inline]
+    fn slot(&self) -> &Slot {
+        self.shared().slot(self.index)
+    }
+
+    /// Bytes of the frame, Ethernet header included.
+    #[inline]
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether there is nothing in it.
+    #[inline]
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// How many buffers the frame lies in.
+    #[inline]
+    #[must_use]
+    pub fn segment_count(&self) -> usize {
+        self.slot().segments.get() as usize
+    }
+
+    /// The header: as the device gave it, checked, or as [`Frame::set_header`] set it. `num_buffers` means nothing.
+    #[inline]
+    #[must_use]
+    pub fn header(&self) -> NetHdr {
+        self.slot().header.get()
+    }
+
+    /// Sets the header that the frame is to be transmitted with. `num_buffers` is ignored.
+    #[inline]
+    pub fn set_header(&mut self, header: NetHdr) {
+        self.slot().header.set(header);
+    }
+
+    /// The first bytes, as many as lie together: the whole frame or at least the first 2000 bytes, if the device fills its
+    /// buffers as all do.
+    #[inline]
+    #[must_use]
+    pub fn head(&self) -> &[u8] {
+        let pointer = self.data(self.index).cast_const();
+        // SAFETY: `start .. start + len` lies in the buffer, which is initialised and belongs to this frame.
+        unsafe { core::slice::from_raw_parts(pointer, usize::from(self.slot().len.get())) }
+    }
+
+    /// The same bytes, to be changed.
+    #[inline]
+    #[must_use]
+    pub fn head_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `head`, and `self` is borrowed mutably.
+        unsafe { core::slice::from_raw_parts_mut(self.data(self.index), usize::from(self.slot().len.get())) }
+    }
+
+    /// All pieces of the frame, in order.
+    pub fn segments(&self) -> impl Iterator<Item = &[u8]> {
+        self.indices().map(|index| {
+            let length = usize::from(self.shared().slot(index).len.get());
+            // SAFETY: `start .. start + len` lies in the buffer, which is initialised and belongs to this frame.
+            unsafe { core::slice::from_raw_parts(self.data(index).cast_const(), length) }
+        })
+    }
+
+    /// All pieces of the frame, in order, to be changed.
+    pub fn segments_mut(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        let this = &*self;
+        this.indices().map(move |index| {
+            let length = usize::from(this.shared().slot(index).len.get());
+            // SAFETY: as in `segments`; the frame is borrowed mutably, and each buffer comes up once.
+            unsafe { core::slice::from_raw_parts_mut(this.data(index), length) }
+        })
+    }
+
+    /// Copies the frame, as much of it as `target` holds. How many bytes that were.
+    pub fn copy_to_slice(&self, target: &mut [u8]) -> usize {
+        let mut done = 0;
+        for segment in self.segments() {
+            let length = segment.len().min(target.len() - done);
+            target[done..done + length].copy_from_slice(&segment[..length]);
+            done += length;
+        }
+        done
+    }
+
+    /// Overwrites the frame from its start with `source`, as far as both go. How many bytes that were.
+    pub fn copy_from_slice(&mut self, source: &[u8]) -> usize {
+        let mut done = 0;
+        for segment in self.segments_mut() {
+            let length = segment.len().min(source.len() - done);
+            segment[..length].copy_from_slice(&source[done..done + length]);
+            done += length;
+        }
+        done
+    }
+
+    /// Cuts the frame to `len` bytes; buffers that are not needed for them become free. Does nothing if it is not longer.
+    #[inline]
+    pub fn truncate(&mut self, len: usize) {
+        if len < self.len() {
+            self.cut(len);
+        }
+    }
+
+    /// Puts `count` bytes in front of the frame, whose contents are whatever was there before: room for another header.
+    /// Offsets in the header are not changed.
+    ///
+    /// # Errors
+    /// If there is less room than that; a frame as it is received or made has 116 bytes.
+    pub fn prepend(&mut self, count: usize) -> Result<(), Full> {
+        let slot = self.slot();
+        let start = usize::from(slot.start.get());
+        if count > start.saturating_sub(NetHdr::LEN) {
+            return Err(Full);
+        }
+        slot.start.set((start - count) as u16);
+        slot.len.set(slot.len.get() + count as u16);
+        self.len += count as u32;
+        Ok(())
+    }
+
+    /// Takes up to `count` bytes away from the front of the frame, at most those that lie in its first buffer. How many that
+    /// were. Offsets in the header are not changed.
+    pub fn trim_front(&mut self, count: usize) -> usize {
+        let slot = self.slot();
+        let count = count.min(usize::from(slot.len.get()));
+        slot.start.set(slot.start.get() + count as u16);
+        slot.len.set(slot.len.get() - count as u16);
+        self.len -= count as u32;
+        count
+    }
+
+    /// Makes the frame `len` bytes long, if it is shorter; what is added is whatever was there before.
+    ///
+    /// # Errors
+    /// If there are too few free buffers; the frame is longer then than it was, but not as long as it should be.
+    pub fn grow(&mut self, len: usize) -> Result<(), Full> {
+        while self.len() < len {
+            let missing = len - self.len();
+            let shared = self.shared();
+            let tail = shared.slot(self.slot().tail.get());
+            let room = STRIDE - usize::from(tail.start.get()) - usize::from(tail.len.get());
+            let added = if room > 0 {
+                let added = room.min(missing);
+                tail.len.set(tail.len.get() + added as u16);
+                added
+            } else {
+                let added = missing.min(DEVICE_CAPACITY);
+                let index = shared.take_further(added).ok_or(Full)?;
+                let head = self.slot();
+                tail.next.set(index);
+                head.tail.set(index);
+                head.segments.set(head.segments.get() + 1);
+                added
+            };
+            self.len += added as u32;
+        }
+        Ok(())
+    }
+
+    /// Appends a copy of `bytes`.
+    ///
+    /// # Errors
+    /// If there are too few free buffers; the frame is as it was.
+    pub fn extend_from_slice(&mut self, bytes: &[u8]) -> Result<(), Full> {
+        let before = self.len();
+        if let Err(full) = self.grow(before + bytes.len()) {
+            self.truncate(before);
+            return Err(full);
+        }
+        let mut skip = before;
+        let mut rest = bytes;
+        for segment in self.segments_mut() {
+            let from = skip.min(segment.len());
+            skip -= from;
+            let count = rest.len().min(segment.len() - from);
+            segment[from..from + count].copy_from_slice(&rest[..count]);
+            rest = &rest[count..];
+        }
+        Ok(())
+    }
+
+    /// Chains the buffers of `other`, which must be of the same pool, behind this frame's; the header of `other` is lost.
+    #[inline]
+    pub(crate) fn append(&mut self, other: Frame) {
+        debug_assert_eq!(self.shared, other.shared);
+        let (head, further) = (self.slot(), other.slot());
+        self.shared().slot(head.tail.get()).next.set(other.index);
+        head.tail.set(further.tail.get());
+        head.segments.set(head.segments.get() + further.segments.get());
+        self.len += other.len;
+        // Its buffers are this frame's now.
+        core::mem::forget(other);
+    }
+
+    /// The first buffers, and the bytes of the frame, that lie before position `len`; everything else becomes free.
+    #[cold]
+    fn cut(&mut self, len: usize) {
+        let shared = self.shared();
+        let head = self.slot();
+        let mut kept = 1;
+        let mut index = self.index;
+        let mut left = len;
+        loop {
+            let slot = shared.slot(index);
+            let here = usize::from(slot.len.get());
+            if left <= here || index == head.tail.get() {
+                slot.len.set(left.min(here) as u16);
+                break;
+            }
+            left -= here;
+            kept += 1;
+            index = slot.next.get();
+        }
+        let (tail, surplus) = (head.tail.get(), head.segments.get() - kept);
+        if surplus > 0 {
+            let first = shared.slot(index).next.get();
+            head.tail.set(index);
+            head.segments.set(kept);
+            // This frame still has a buffer, so the pool cannot be gone by this.
+            shared.put(first, tail, surplus);
+        }
+        self.len = len as u32;
+    }
+
+    /// The buffers, in order.
+    #[inline]
+    fn indices(&self) -> impl Iterator<Item = u32> + '_ {
+        let shared = self.shared();
+        let first = (self.index, self.slot().segments.get());
+        core::iter::successors(Some(first), move |&(index, left)| {
+            (left > 1).then(|| (shared.slot(index).next.get(), left - 1))
+        })
+        .map(|(index, _)| index)
+    }
+
+    /// The first byte of data in a buffer of this frame.
+    #[inline]
+    fn data(&self, index: u32) -> *mut u8 {
+        let shared = self.shared();
+        // SAFETY: `start` is at most the length of a buffer.
+        unsafe { shared.address(index).as_ptr().add(usize::from(shared.slot(index).start.get())) }
+    }
+}
+
+/// What the device sees of a frame.
+impl Frame {
+    /// What is to be posted so that the device fills the frame: address and length of each buffer, header included.
+    #[inline]
+    pub(crate) fn blank_segments(&self) -> impl Iterator<Item = (PhysAddr, u32)> + '_ {
+        let at = |index| (self.shared().physical(index) + DEVICE_START as u64, DEVICE_CAPACITY as u32);
+        self.indices().map(at)
+    }
+
+    /// Address and length for the first buffer alone.
+    #[inline]
+    pub(crate) fn blank_segment(&self) -> (PhysAddr, u32) {
+        (self.shared().physical(self.index) + DEVICE_START as u64, DEVICE_CAPACITY as u32)
+    }
+
+    /// The device has written `written` bytes into the buffers of a [`Pool::blank`](super::Pool::blank), in order, beginning
+    /// with the header. Takes the header in and gives the frame its length; buffers without data become free.
+    ///
+    /// `written` must be at least [`NetHdr::LEN`] and at most the capacity of the buffers.
+    #[inline]
+    pub(crate) fn received(&mut self, written: usize) -> NetHdr {
+        debug_assert!((NetHdr::LEN..=self.segment_count() * DEVICE_CAPACITY).contains(&written));
+        // SAFETY: the header lies at the front of what the device was given of the first buffer, 4-aligned, and the buffer is
+        // the frame's again. Each word is read once, and only the copy is used: the device may still be writing there,
+        // though it must not.
+        let words = unsafe {
+            let words = self.shared().address(self.index).byte_add(DEVICE_START).cast::<u32>().as_ptr();
+            [words.read_volatile(), words.add(1).read_volatile(), words.add(2).read_volatile()]
+        };
+        let [a, b, c] = words.map(u32::to_ne_bytes);
+        let bytes = [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3]];
+        let header = NetHdr::parse(&bytes);
+        let slot = self.slot();
+        slot.header.set(header);
+        slot.start.set(HEADROOM as u16);
+        let length = written - NetHdr::LEN;
+        if slot.segments.get() == 1 {
+            slot.len.set(length as u16);
+            self.len = length as u32;
+        } else {
+            self.received_chain(length);
+        }
+        header
+    }
+
+    fn received_chain(&mut self, length: usize) {
+        let shared = self.shared();
+        let mut capacity = 0;
+        for index in self.indices() {
+            let slot = shared.slot(index);
+            slot.len.set((STRIDE - usize::from(slot.start.get())) as u16);
+            capacity += u32::from(slot.len.get());
+        }
+        self.len = capacity;
+        self.truncate(length);
+    }
+
+    /// The device has written `written` bytes into this buffer, which continues a frame that began in another one.
+    #[inline]
+    pub(crate) fn received_further(&mut self, written: usize) {
+        let slot = self.slot();
+        slot.start.set(DEVICE_START as u16);
+        slot.len.set(written.min(DEVICE_CAPACITY) as u16);
+        self.len = u32::from(slot.len.get());
+    }
+
+    /// Writes the header in front of the frame, for the device to read.
+    #[inline]
+    pub(crate) fn write_header(&mut self) {
+        let header = NetHdr { num_buffers: 0, ..self.header() };
+        let start = usize::from(self.slot().start.get());
+        debug_assert!(start >= NetHdr::LEN);
+        // SAFETY: a frame never begins in the first 12 bytes of a buffer: `prepend` sees to it, and all else begins later.
+        unsafe { self.data(self.index).sub(NetHdr::LEN).cast::<[u8; NetHdr::LEN]>().write(header.to_bytes()) };
+    }
+
+    /// What is to be posted for the device to send the frame: address and length of each buffer, header included.
+    #[inline]
+    pub(crate) fn filled_segments(&self) -> impl Iterator<Item = (PhysAddr, u32)> + '_ {
+        let shared = self.shared();
+        self.indices().map(move |index| {
+            let slot = shared.slot(index);
+            let header = if index == self.index { NetHdr::LEN as u32 } else { 0 };
+            let start = shared.physical(index) + u64::from(slot.start.get()) - u64::from(header);
+            (start, u32::from(slot.len.get()) + header)
+        })
+    }
+
+    /// Address and length for the first buffer alone.
+    #[inline]
+    pub(crate) fn filled_segment(&self) -> (PhysAddr, u32) {
+        let slot = self.slot();
+        let header = NetHdr::LEN as u32;
+        let start = self.shared().physical(self.index) + u64::from(slot.start.get()) - u64::from(header);
+        (start, u32::from(slot.len.get()) + header)
+    }
+}
+
+impl Drop for Frame {
+    #[inline]
+    fn drop(&mut self) {
+        let slot = self.slot();
+        if self.shared().put(self.index, slot.tail.get(), slot.segments.get()) {
+            // SAFETY: `put` says that there is no handle any more, and that every buffer is free: this was the last frame.
+            unsafe { free(self.shared) };
+        }
+    }
+}
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Frame")
+            .field("len", &self.len)
+            .field("segments", &self.segment_count())
+            .field("header", &self.header())
+            .finish()
+    }
+}
+
+const _: () = assert!(size_of::<Option<Frame>>() == 16);

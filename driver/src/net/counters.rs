@@ -1,0 +1,43 @@
+//! What is counted. Counters only grow, and wrap after 2<sup>64</sup>.
+
+/// Counters of a receive queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ReceiveCounters {
+    /// Frames given to the caller. A frame to be segmented counts once.
+    pub frames: u64,
+    /// Bytes of these frames, Ethernet header included.
+    pub bytes: u64,
+    /// Frames that lay in more than one of the device's buffers.
+    pub merged: u64,
+    /// Frames thrown away because their header makes no sense or uses what was not agreed.
+    pub bad_headers: u64,
+    /// Frames thrown away because they have more pieces than are put up with, or fewer bytes than an Ethernet header.
+    pub bad_lengths: u64,
+    /// Lies that broke the queue: 0 or 1.
+    pub device_errors: u64,
+    /// Buffers that could not be given to the device because the pool had no more.
+    pub buffers_missing: u64,
+    /// Doorbells rung.
+    pub doorbells: u64,
+    /// How often interrupts were asked for.
+    pub interrupts_armed: u64,
+}
+
+/// Counters of a transmit queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TransmitCounters {
+    /// Frames taken for transmission. A frame to be segmented counts once.
+    pub frames: u64,
+    /// Bytes of these frames, Ethernet header included.
+    pub bytes: u64,
+    /// Frames refused because the queue was full.
+    pub full: u64,
+    /// Frames refused for any other reason.
+    pub refused: u64,
+    /// Lies that broke the queue: 0 or 1.
+    pub device_errors: u64,
+    /// Doorbells rung.
+    pub doorbells: u64,
+    /// How often interrupts were asked for.
+    pub interrupts_armed: u64,
+}

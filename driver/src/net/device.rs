@@ -1,0 +1,171 @@
+//! A device that runs, whole and in parts.
+
+use core::mem::ManuallyDrop;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use virtio_drivers::Hal;
+use virtio_drivers::transport::DeviceStatus;
+
+use super::config::Config;
+use super::negotiation::{give_up, reset};
+use super::receive::Posting;
+use super::{Control, Receive, SetupError, Transmit};
+use crate::buffer::{Frame, MAX_SEGMENTS, Pool};
+use crate::features::Features;
+use crate::ring::{Split, Virtqueue};
+use crate::transport::{Doorbell, NetTransport};
+use crate::wire::{RECEIVE_QUEUE, TRANSMIT_QUEUE};
+
+/// How a device is to be set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// The greatest size of the receive queue, in descriptors. Less if the device has less; rounded down to a power of two.
+    pub receive_queue: u16,
+    /// The greatest size of the transmit queue.
+    pub transmit_queue: u16,
+    /// Buffers of the pool that receiving leaves alone, so that there are some to transmit from.
+    pub reserve: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { receive_queue: 1024, transmit_queue: 1024, reserve: 64 }
+    }
+}
+
+/// Why a device was not closed. Its queues and their buffers are lost, since the device may still write to them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CloseError {
+    /// The device does not reset.
+    #[error("the device does not reset")]
+    Reset,
+}
+
+/// A running device.
+///
+/// Dropped, or dropped in parts, without [`Device::close`] it keeps the memory of its queues and the buffers in them for good:
+/// nobody has told the device to leave them alone.
+#[derive(Debug)]
+pub struct Device<H: Hal, T: NetTransport> {
+    receive: Receive<H>,
+    transmit: Transmit<H>,
+    control: Control<T>,
+}
+
+impl<H: Hal, T: NetTransport> Device<H, T> {
+    /// The parts.
+    #[must_use]
+    pub fn split(self) -> (Receive<H>, Transmit<H>, Control<T>) {
+        (self.receive, self.transmit, self.control)
+    }
+
+    /// The device again, from its parts.
+    ///
+    /// # Errors
+    /// Gives the parts back if they are not of the same device.
+    pub fn join(
+        receive: Receive<H>,
+        transmit: Transmit<H>,
+        control: Control<T>,
+    ) -> Result<Self, (Receive<H>, Transmit<H>, Control<T>)> {
+        if receive.device == control.device && transmit.device == control.device {
+            Ok(Self { receive, transmit, control })
+        } else {
+            Err((receive, transmit, control))
+        }
+    }
+
+    /// Receiving.
+    pub fn receive(&mut self) -> &mut Receive<H> {
+        &mut self.receive
+    }
+
+    /// Transmitting.
+    pub fn transmit(&mut self) -> &mut Transmit<H> {
+        &mut self.transmit
+    }
+
+    /// Everything else.
+    pub fn control(&mut self) -> &mut Control<T> {
+        &mut self.control
+    }
+
+    /// Resets the device, and frees its queues and every buffer in them. Frames not yet sent are lost. What is left is the
+    /// transport, with which a [`Negotiation`](super::Negotiation) can begin again.
+    ///
+    /// # Errors
+    /// If the device does not reset.
+    pub fn close(self) -> Result<T, CloseError> {
+        let Self { mut receive, mut transmit, mut control } = self;
+        reset(&mut control.transport).map_err(|_| CloseError::Reset)?;
+        // SAFETY: the device has been reset, so it uses the queues no more; both are dropped once, as their owners end here.
+        unsafe {
+            ManuallyDrop::drop(&mut receive.ring);
+            ManuallyDrop::drop(&mut transmit.ring);
+        }
+        Ok(control.transport)
+    }
+}
+
+/// Sets the queues up and sets the device going.
+pub(super) fn start<H: Hal, T: NetTransport>(
+    mut transport: T,
+    features: Features,
+    config: Config,
+    pool: &Pool,
+    settings: Settings,
+) -> Result<Device<H, T>, SetupError> {
+    let posting = Posting::new(features, config.mtu);
+    let queues = make::<H, T>(&mut transport, RECEIVE_QUEUE, settings.receive_queue, posting.buffers(), features)
+        .and_then(|receive| {
+            let size = settings.transmit_queue;
+            Ok((receive, make::<H, T>(&mut transport, TRANSMIT_QUEUE, size, MAX_SEGMENTS, features)?))
+        });
+    let ((receive, receive_doorbell), (transmit, transmit_doorbell)) = match queues {
+        Ok(queues) => queues,
+        Err(error) => return Err(give_up(&mut transport, error)),
+    };
+    let running =
+        DeviceStatus::ACKNOWLEDGE | DeviceStatus::DRIVER | DeviceStatus::FEATURES_OK | DeviceStatus::DRIVER_OK;
+    transport.set_status(running);
+    if transport.get_status().contains(DeviceStatus::DEVICE_NEEDS_RESET) {
+        return Err(give_up(&mut transport, SetupError::NeedsReset));
+    }
+    let device = next_device();
+    let mut receive =
+        Receive::new(receive, receive_doorbell, device, pool.clone(), settings.reserve, posting, features);
+    receive.refill();
+    Ok(Device {
+        receive,
+        transmit: Transmit::new(transmit, transmit_doorbell, device, features, config.mtu),
+        control: Control::new(transport, device, features, config),
+    })
+}
+
+type Queue<H> = ManuallyDrop<Split<H, Frame>>;
+
+/// Makes a queue and tells the device of it. It is never dropped unless the device has been reset: if setting up fails, a
+/// few pages are lost.
+fn make<H: Hal, T: NetTransport>(
+    transport: &mut T,
+    queue: u16,
+    size: u16,
+    segments: usize,
+    features: Features,
+) -> Result<(Queue<H>, Doorbell), SetupError> {
+    let most = u16::try_from(transport.max_queue_size(queue)).unwrap_or(u16::MAX).min(size);
+    // The greatest power of two that is not greater (virtio 1.3, section 2.7).
+    let size = most.checked_ilog2().map(|log| 1 << log).ok_or(SetupError::NoQueue(queue))?;
+    // SAFETY: it lies in a `ManuallyDrop`, which only `Device::close` drops, after the reset.
+    let ring = unsafe { Split::<H, Frame>::new(size, segments, features) }.ok_or(SetupError::NoMemory(queue))?;
+    let ring = ManuallyDrop::new(ring);
+    let [descriptors, driver, device] = ring.areas();
+    transport.queue_set(queue, u32::from(ring.size()), descriptors, driver, device);
+    Ok((ring, transport.doorbell(queue)?))
+}
+
+/// A number for each device, so that parts of different ones are not put together.
+fn next_device() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}

@@ -1,0 +1,281 @@
+//! The receive side.
+
+use core::mem::ManuallyDrop;
+
+use virtio_drivers::Hal;
+
+use super::ReceiveCounters;
+use super::header::Allowed;
+use crate::buffer::{DEVICE_CAPACITY, Frame, MAX_SEGMENTS, Pool};
+use crate::features::Features;
+use crate::ring::{Access, RingError, Split, Used, Virtqueue};
+use crate::transport::Doorbell;
+use crate::wire::{ETHERNET_HEADER, MAX_GSO_FRAME, NetHdr};
+
+/// The least a receive buffer must hold where frames are not merged and not segmented: a header and an Ethernet frame with
+/// 1500 bytes and a VLAN tag (virtio 1.3, section 5.1.6.3.1 says 1526 bytes, without a tag).
+const PLAIN_FRAME: usize = NetHdr::LEN + ETHERNET_HEADER + VLAN_TAG + 1500;
+
+/// Length of a VLAN tag.
+const VLAN_TAG: usize = 4;
+
+/// What is posted for the device to receive into.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Posting {
+    /// Buffers in one chain.
+    buffers: usize,
+    /// Whether a frame may lie in several chains.
+    merged: bool,
+}
+
+impl Posting {
+    /// What section 5.1.6.3.1 demands: with MRG_RXBUF anything, else room for the largest frame there can be.
+    pub(super) fn new(features: Features, mtu: Option<u16>) -> Self {
+        if features.contains(Features::MRG_RXBUF) {
+            return Self { buffers: 1, merged: true };
+        }
+        let plain = mtu.map_or(0, |mtu| NetHdr::LEN + ETHERNET_HEADER + VLAN_TAG + usize::from(mtu)).max(PLAIN_FRAME);
+        let large = features.intersects(Features::GUEST_TSO4 | Features::GUEST_TSO6);
+        let length = if large { plain.max(NetHdr::LEN + MAX_GSO_FRAME) } else { plain };
+        Self { buffers: length.div_ceil(DEVICE_CAPACITY), merged: false }
+    }
+
+    pub(super) fn buffers(&self) -> usize {
+        self.buffers
+    }
+}
+
+/// Receives frames.
+///
+/// A loop looks like this: [`Receive::refill`], [`Receive::burst`], work; when there is nothing left to do,
+/// [`Receive::arm_interrupt`], and if that says that there is no work, sleep until there is an interrupt.
+#[derive(Debug)]
+pub struct Receive<H: Hal> {
+    pub(super) ring: ManuallyDrop<Split<H, Frame>>,
+    pub(super) device: u64,
+    doorbell: Doorbell,
+    pool: Pool,
+    reserve: usize,
+    posting: Posting,
+    /// Free descriptors below which refilling does not bother.
+    batch: u16,
+    allowed: Allowed,
+    /// Bits of the flags that mean something.
+    flags: u8,
+    counters: ReceiveCounters,
+}
+
+impl<H: Hal> Receive<H> {
+    pub(super) fn new(
+        ring: ManuallyDrop<Split<H, Frame>>,
+        doorbell: Doorbell,
+        device: u64,
+        pool: Pool,
+        reserve: usize,
+        posting: Posting,
+        features: Features,
+    ) -> Self {
+        // Without GUEST_CSUM a device must leave DATA_VALID alone, but some that sit on a Linux tap do not: it is ignored.
+        let checked = if features.contains(Features::GUEST_CSUM) { NetHdr::DATA_VALID } else { 0 };
+        Self {
+            batch: (ring.size() / 8).clamp(1, 32),
+            ring,
+            device,
+            doorbell,
+            pool,
+            reserve,
+            posting,
+            allowed: Allowed::received(features),
+            flags: NetHdr::NEEDS_CSUM | checked,
+            counters: ReceiveCounters::default(),
+        }
+    }
+
+    /// Gives the device free buffers, if it lacks more than a few, and rings its doorbell if it wants that. Cheap if there is
+    /// nothing to do.
+    #[inline]
+    pub fn refill(&mut self) {
+        if self.ring.room() >= self.batch {
+            self.refill_now();
+        }
+    }
+
+    fn refill_now(&mut self) {
+        while self.ring.room() > 0 {
+            let Some(frame) = self.blank() else {
+                self.counters.buffers_missing += 1;
+                break;
+            };
+            if self.post(frame).is_err() {
+                break;
+            }
+        }
+        if self.ring.publish() {
+            self.doorbell.ring();
+            self.counters.doorbells += 1;
+        }
+    }
+
+    /// Buffers to be filled, if the pool can spare them.
+    #[inline]
+    fn blank(&self) -> Option<Frame> {
+        let buffers = self.posting.buffers;
+        if self.pool.available() < self.reserve + buffers { None } else { self.pool.blank(buffers) }
+    }
+
+    #[inline]
+    fn post(&mut self, frame: Frame) -> Result<(), Frame> {
+        // The addresses are read first, as the frame is moved; its buffers stay where they are.
+        if self.posting.buffers == 1 {
+            let segment = frame.blank_segment();
+            // SAFETY: the buffer belongs to the frame, which stays in the ring while the device may write to it.
+            return unsafe { self.ring.add(segment, Access::DeviceWrites, frame) };
+        }
+        let mut segments = [(0, 0); MAX_SEGMENTS];
+        for (target, segment) in segments.iter_mut().zip(frame.blank_segments()) {
+            *target = segment;
+        }
+        let count = self.posting.buffers;
+        // SAFETY: as above, and there are as many segments as buffers, which are at most MAX_SEGMENTS.
+        unsafe { self.ring.add_chain(segments.into_iter().take(count), count, Access::DeviceWrites, frame) }
+    }
+
+    /// Takes received frames, up to `frames.len()`. They are put into the first places of `frames` (what was there is dropped);
+    /// how many there are is returned. Their headers are checked: checksum positions lie in [`Frame::head`].
+    ///
+    /// Frames whose header makes no sense are dropped and counted.
+    ///
+    /// # Errors
+    /// If the device has lied, and there are no frames from before that. The device is to be reset.
+    pub fn burst(&mut self, frames: &mut [Option<Frame>]) -> Result<usize, RingError> {
+        let mut count = 0;
+        while count < frames.len() {
+            match self.next() {
+                Ok(Some(frame)) => {
+                    frames[count] = Some(frame);
+                    count += 1;
+                }
+                Ok(None) => break,
+                Err(_) if count > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(count)
+    }
+
+    /// Takes one received frame.
+    ///
+    /// # Errors
+    /// If the device has lied. The device is to be reset.
+    #[inline]
+    pub fn next(&mut self) -> Result<Option<Frame>, RingError> {
+        loop {
+            match self.ring.take() {
+                Ok(Some(used)) => {
+                    if let Some(frame) = self.accept(used)? {
+                        return Ok(Some(frame));
+                    }
+                }
+                Ok(None) => return Ok(None),
+                Err(error) => {
+                    self.counters.device_errors = 1;
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Makes a frame of what the device has filled, with the buffers that belong to it. Nothing if it is to be thrown away.
+    #[inline]
+    fn accept(&mut self, used: Used<Frame>) -> Result<Option<Frame>, RingError> {
+        let Used { token: mut frame, written } = used;
+        if (written as usize) < NetHdr::LEN {
+            return Err(self.lie(RingError::Runt(written)));
+        }
+        let mut header = frame.received(written as usize);
+        if self.posting.merged && header.num_buffers != 1 {
+            let fits = self.merge(&mut frame, header.num_buffers)?;
+            if !fits {
+                self.counters.bad_lengths += 1;
+                return Ok(None);
+            }
+        }
+        if frame.len() < ETHERNET_HEADER || frame.head().len() < ETHERNET_HEADER {
+            self.counters.bad_lengths += 1;
+            return Ok(None);
+        }
+        header.flags &= self.flags;
+        if self.allowed.check(&header, frame.head().len()).is_err() {
+            self.counters.bad_headers += 1;
+            return Ok(None);
+        }
+        frame.set_header(header);
+        self.counters.frames += 1;
+        self.counters.bytes += frame.len() as u64;
+        Ok(Some(frame))
+    }
+
+    /// Chains the other buffers of a frame behind the first one. Whether the frame is of a bearable size.
+    #[cold]
+    fn merge(&mut self, frame: &mut Frame, claimed: u16) -> Result<bool, RingError> {
+        if claimed == 0 {
+            return Err(self.lie(RingError::NumBuffers { claimed, given: 0 }));
+        }
+        let mut fits = true;
+        for given in 1..claimed {
+            // All buffers of a frame are used together (section 5.1.6.4.1), so they are there, or the device lies.
+            let used = match self.ring.take() {
+                Ok(Some(used)) => used,
+                Ok(None) => return Err(self.lie(RingError::NumBuffers { claimed, given })),
+                Err(error) => return Err(self.lie(error)),
+            };
+            fits &= frame.segment_count() < MAX_SEGMENTS;
+            if fits {
+                let mut further = used.token;
+                further.received_further(used.written as usize);
+                frame.append(further);
+            }
+        }
+        fits &= frame.len() <= MAX_GSO_FRAME + VLAN_TAG;
+        self.counters.merged += 1;
+        Ok(fits)
+    }
+
+    #[cold]
+    fn lie(&mut self, error: RingError) -> RingError {
+        self.ring.break_by(error);
+        self.counters.device_errors = 1;
+        error
+    }
+
+    /// Asks for an interrupt when a frame comes. Whether there is one already: then do not sleep, there may be no interrupt.
+    #[must_use = "if there are frames already, there may be no interrupt for them"]
+    pub fn arm_interrupt(&mut self) -> bool {
+        self.counters.interrupts_armed += 1;
+        self.ring.enable_interrupts(0)
+    }
+
+    /// Asks for no interrupts. One may come all the same. Cheap if none were asked for.
+    #[inline]
+    pub fn disarm_interrupt(&mut self) {
+        self.ring.disable_interrupts();
+    }
+
+    /// Buffers (or chains of them) that the device has.
+    #[must_use]
+    pub fn posted(&self) -> usize {
+        usize::from(self.ring.outstanding())
+    }
+
+    /// What was counted.
+    #[must_use]
+    pub fn counters(&self) -> ReceiveCounters {
+        self.counters
+    }
+
+    /// What the device lied about, if it did.
+    #[must_use]
+    pub fn broken(&self) -> Option<RingError> {
+        self.ring.broken()
+    }
+}

@@ -1,0 +1,229 @@
+//! The transmit side.
+
+use core::mem::ManuallyDrop;
+
+use virtio_drivers::Hal;
+
+use super::TransmitCounters;
+use super::header::{Allowed, HeaderError};
+use crate::buffer::{Frame, MAX_SEGMENTS};
+use crate::features::Features;
+use crate::ring::{Access, RingError, Split, Virtqueue};
+use crate::transport::Doorbell;
+use crate::wire::{ETHERNET_HEADER, MAX_GSO_FRAME, NetHdr};
+
+/// Length of a VLAN tag, which may be there or not.
+const VLAN_TAG: usize = 4;
+
+/// Why a frame was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    /// The queue is full: try again when the device has sent something, or drop the frame.
+    #[error("the transmit queue is full")]
+    Full,
+    /// The header makes no sense, or asks for what the device has not agreed to do: do it in software.
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    /// The frame is longer than the device's MTU and is not to be segmented, or longer than any frame can be.
+    #[error("the frame is too long")]
+    TooLong,
+    /// The frame is shorter than an Ethernet header.
+    #[error("the frame is shorter than an Ethernet header")]
+    TooShort,
+    /// The frame lies in too many pieces: copy it.
+    #[error("the frame lies in too many pieces")]
+    TooManySegments,
+    /// The queue is broken, as the device has lied.
+    #[error("the transmit queue is broken: {0}")]
+    Broken(RingError),
+}
+
+/// A frame that was not taken, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct Refused {
+    /// The frame, as it was.
+    pub frame: Frame,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// Transmits frames.
+///
+/// [`Transmit::push`] any number of frames, then [`Transmit::flush`] once. Frames that were sent are dropped, and so go back to
+/// their pool, when room is needed, when a batch was sent, or by [`Transmit::reap`].
+#[derive(Debug)]
+pub struct Transmit<H: Hal> {
+    pub(super) ring: ManuallyDrop<Split<H, Frame>>,
+    pub(super) device: u64,
+    doorbell: Doorbell,
+    allowed: Allowed,
+    /// The longest frame that is not to be segmented, in bytes.
+    longest: usize,
+    /// Frames with the device at which flushing looks for sent ones.
+    reap_at: u16,
+    counters: TransmitCounters,
+}
+
+impl<H: Hal> Transmit<H> {
+    pub(super) fn new(
+        ring: ManuallyDrop<Split<H, Frame>>,
+        doorbell: Doorbell,
+        device: u64,
+        features: Features,
+        mtu: Option<u16>,
+    ) -> Self {
+        Self {
+            reap_at: (ring.size() / 8).clamp(1, 32),
+            ring,
+            device,
+            doorbell,
+            allowed: Allowed::transmitted(features),
+            longest: mtu.map_or(MAX_GSO_FRAME, |mtu| usize::from(mtu) + ETHERNET_HEADER) + VLAN_TAG,
+            counters: TransmitCounters::default(),
+        }
+    }
+
+    /// Adds a frame to what is to be sent; [`Transmit::flush`] sends it.
+    ///
+    /// # Errors
+    /// Gives the frame back with the reason. If that is [`Reason::Header`] or [`Reason::TooLong`], the frame needs something
+    /// that was not agreed on, and that software can do.
+    #[inline]
+    pub fn push(&mut self, mut frame: Frame) -> Result<(), Refused> {
+        let (length, segments) = (frame.len(), frame.segment_count());
+        let reason = match self.check(&mut frame) {
+            Ok(()) => {
+                if usize::from(self.ring.room()) < segments {
+                    // Fails only if the ring is broken, which adding will show.
+                    let _ = self.reap();
+                }
+                frame.write_header();
+                match self.add(frame, segments) {
+                    Ok(()) => {
+                        self.counters.frames += 1;
+                        self.counters.bytes += length as u64;
+                        return Ok(());
+                    }
+                    Err(given_back) => {
+                        frame = given_back;
+                        self.ring.broken().map_or(Reason::Full, Reason::Broken)
+                    }
+                }
+            }
+            Err(reason) => reason,
+        };
+        match reason {
+            Reason::Full => self.counters.full += 1,
+            _ => self.counters.refused += 1,
+        }
+        Err(Refused { frame, reason })
+    }
+
+    /// Whether the device can be given the frame. Clears what only a device may say.
+    #[inline]
+    fn check(&self, frame: &mut Frame) -> Result<(), Reason> {
+        let mut header = frame.header();
+        if header.flags & !NetHdr::NEEDS_CSUM != 0 {
+            header.flags &= NetHdr::NEEDS_CSUM;
+            frame.set_header(header);
+        }
+        self.allowed.check(&header, frame.head().len())?;
+        let longest = if header.is_gso() { MAX_GSO_FRAME + VLAN_TAG } else { self.longest };
+        if frame.len() > longest {
+            return Err(Reason::TooLong);
+        }
+        if frame.len() < ETHERNET_HEADER {
+            return Err(Reason::TooShort);
+        }
+        if frame.segment_count() > MAX_SEGMENTS {
+            return Err(Reason::TooManySegments);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn add(&mut self, frame: Frame, count: usize) -> Result<(), Frame> {
+        if count == 1 {
+            let segment = frame.filled_segment();
+            // SAFETY: the buffer belongs to the frame, which stays in the ring while the device may read it.
+            return unsafe { self.ring.add(segment, Access::DeviceReads, frame) };
+        }
+        let mut segments = [(0, 0); MAX_SEGMENTS];
+        for (target, segment) in segments.iter_mut().zip(frame.filled_segments()) {
+            *target = segment;
+        }
+        // SAFETY: as above; `check` has seen to it that there are at most MAX_SEGMENTS.
+        unsafe { self.ring.add_chain(segments.into_iter().take(count), count, Access::DeviceReads, frame) }
+    }
+
+    /// Sends what was pushed, rings the doorbell if the device wants that, and looks for sent frames if many are under way.
+    ///
+    /// # Errors
+    /// If the device has lied. The device is to be reset.
+    #[inline]
+    pub fn flush(&mut self) -> Result<(), RingError> {
+        if self.ring.publish() {
+            self.doorbell.ring();
+            self.counters.doorbells += 1;
+        }
+        if self.ring.outstanding() >= self.reap_at { self.reap().map(drop) } else { Ok(()) }
+    }
+
+    /// Drops the frames that were sent. How many these were.
+    ///
+    /// # Errors
+    /// If the device has lied. The device is to be reset.
+    pub fn reap(&mut self) -> Result<usize, RingError> {
+        let mut count = 0;
+        loop {
+            match self.ring.take() {
+                Ok(Some(_sent)) => count += 1,
+                Ok(None) => return Ok(count),
+                Err(error) => {
+                    self.counters.device_errors = 1;
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Asks for an interrupt when half of the frames that are under way were sent. Whether that is so already: then do not
+    /// sleep, there may be no interrupt. Only needed by who waits for room.
+    #[must_use = "if frames were sent already, there may be no interrupt for them"]
+    pub fn arm_interrupt(&mut self) -> bool {
+        self.counters.interrupts_armed += 1;
+        let half = self.ring.outstanding() / 2;
+        self.ring.enable_interrupts(half)
+    }
+
+    /// Asks for no interrupts. One may come all the same. Cheap if none were asked for.
+    #[inline]
+    pub fn disarm_interrupt(&mut self) {
+        self.ring.disable_interrupts();
+    }
+
+    /// Frames pushed that were not found sent yet.
+    #[must_use]
+    pub fn under_way(&self) -> usize {
+        usize::from(self.ring.outstanding())
+    }
+
+    /// How many frames of one buffer can be pushed now, at least.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        usize::from(self.ring.room())
+    }
+
+    /// What was counted.
+    #[must_use]
+    pub fn counters(&self) -> TransmitCounters {
+        self.counters
+    }
+
+    /// What the device lied about, if it did.
+    #[must_use]
+    pub fn broken(&self) -> Option<RingError> {
+        self.ring.broken()
+    }
+}

@@ -1,0 +1,143 @@
+//! Virtqueues (virtio 1.3, section 2.6), on which nothing the device writes is trusted.
+//!
+//! A buffer goes in with a token, which is whatever owns the buffer's memory, and the token comes back out when the device has
+//! used it: there are no indices to mix up. Everything that has to be known of a buffer in flight is kept where the device cannot
+//! write, and what it does write is checked against that. The first lie breaks the ring, for good: the device is to be reset.
+//!
+//! [`Split`] is the split virtqueue; [`Virtqueue`] is what any format has to offer, so that the packet path is compiled
+//! once for each format and chosen when the features are agreed.
+
+mod memory;
+mod split;
+#[cfg(test)]
+mod tests;
+
+pub use split::Split;
+
+use virtio_drivers::PhysAddr;
+
+/// A lie of the device (or a bug in it). The ring gives nothing out any more; reset the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RingError {
+    /// The used index went further than there are buffers in flight.
+    #[error("the device says it used {claimed} buffers, but has {outstanding}")]
+    UsedIndex {
+        /// How many buffers the device says it used.
+        claimed: u16,
+        /// How many it has.
+        outstanding: u16,
+    },
+    /// A used buffer has an id that the queue does not have.
+    #[error("the device used buffer {0}, which the queue does not have")]
+    Id(u32),
+    /// A used buffer is one that the device does not have.
+    #[error("the device used buffer {0}, which it does not have")]
+    NotOutstanding(u16),
+    /// The device says that it wrote more than a buffer holds.
+    #[error("the device says it wrote {written} bytes into a buffer of {capacity}")]
+    Length {
+        /// Bytes that the device says it wrote.
+        written: u32,
+        /// Bytes that it may write.
+        capacity: u32,
+    },
+    /// A received frame is shorter than the header before it.
+    #[error("the device says it wrote {0} bytes, which is less than a header")]
+    Runt(u32),
+    /// The device says that a frame lies in no buffers, or in more than it has given back.
+    #[error("the device says that a frame lies in {claimed} buffers, but gave {given}")]
+    NumBuffers {
+        /// Buffers that the device says the frame lies in.
+        claimed: u16,
+        /// Buffers that there were.
+        given: u16,
+    },
+}
+
+/// Who accesses a buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// The device reads it.
+    DeviceReads,
+    /// The device writes it.
+    DeviceWrites,
+}
+
+/// A buffer that the device has used.
+#[derive(Debug)]
+pub struct Used<T> {
+    /// What was given with it.
+    pub token: T,
+    /// Bytes that the device says it wrote, at most those that it may write. Means nothing if it only reads the buffer.
+    pub written: u32,
+}
+
+/// Address and length in bytes of a piece of a buffer, as the device knows it.
+pub type Segment = (PhysAddr, u32);
+
+/// What the packet path asks of a virtqueue, whatever its format. `T` owns the memory of a buffer.
+pub trait Virtqueue<T> {
+    /// How many descriptors the queue has.
+    fn size(&self) -> u16;
+
+    /// How many buffers the device has, or has used without their being taken.
+    fn outstanding(&self) -> u16;
+
+    /// How many buffers of one segment can be added.
+    fn room(&self) -> u16;
+
+    /// Adds a buffer of one segment. The device does not see it before [`Virtqueue::publish`].
+    ///
+    /// # Errors
+    /// Gives the token back if there is no room, or if the ring is broken.
+    ///
+    /// # Safety
+    /// The device must be allowed to access the segment until the token comes back or the ring is dropped.
+    unsafe fn add(&mut self, segment: Segment, access: Access, token: T) -> Result<(), T>;
+
+    /// Adds a buffer of several segments, all for the same access.
+    ///
+    /// # Errors
+    /// Gives the token back if there is no room, if there are more segments than can ever be added, or if the ring is broken.
+    ///
+    /// # Safety
+    /// As for [`Virtqueue::add`], for each segment; and there must be `count` of them.
+    unsafe fn add_chain(
+        &mut self,
+        segments: impl Iterator<Item = Segment>,
+        count: usize,
+        access: Access,
+        token: T,
+    ) -> Result<(), T>
+    where
+        Self: Sized;
+
+    /// Shows the device what was added. Whether it wants to be told by the doorbell.
+    #[must_use = "the device sleeps until its doorbell is rung"]
+    fn publish(&mut self) -> bool;
+
+    /// Takes the next buffer that the device has used.
+    ///
+    /// # Errors
+    /// If the device lied, now or earlier.
+    fn take(&mut self) -> Result<Option<Used<T>>, RingError>;
+
+    /// How many used buffers wait to be taken.
+    fn waiting(&self) -> u16;
+
+    /// Asks for an interrupt when the device has used another `after` + 1 buffers. Whether that has happened already, in which
+    /// case there may be no interrupt.
+    ///
+    /// Without EVENT_IDX `after` does not count: any used buffer interrupts.
+    #[must_use = "if buffers have been used already, there may be no interrupt for them"]
+    fn enable_interrupts(&mut self, after: u16) -> bool;
+
+    /// Asks for no interrupts. One may be under way, or come all the same.
+    fn disable_interrupts(&mut self);
+
+    /// What the device lied about, if it did.
+    fn broken(&self) -> Option<RingError>;
+
+    /// Breaks the ring: the caller has found a lie in what the device wrote elsewhere.
+    fn break_by(&mut self, error: RingError);
+}
