@@ -31,10 +31,12 @@ mod balancer;
 mod checksum;
 mod config;
 mod connection;
+pub mod control;
 mod errno;
 mod frame;
 #[allow(dead_code, unused_imports)]
 mod icmp;
+pub mod ipvsadm;
 #[allow(dead_code)]
 mod neighbour;
 mod packet;
@@ -44,6 +46,7 @@ pub mod scheduler;
 mod service;
 mod stats;
 mod time;
+pub mod wire;
 
 pub use balancer::{Balancer, Counters};
 pub use config::{Cidr, CidrError, Config};

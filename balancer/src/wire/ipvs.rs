@@ -1,0 +1,235 @@
+//! The "IPVS" generic-netlink family: its commands and the types of its attributes.
+//!
+//! include/uapi/linux/ip_vs.h has the numbers.
+
+/// The name of the family.
+pub const FAMILY: &[u8] = b"IPVS";
+/// The family's number here. Linux gives one out at boot; ours is always this.
+pub const FAMILY_ID: u16 = 0x1d;
+/// The family's version (IPVS_GENL_VERSION).
+pub const VERSION: u8 = 1;
+/// The version of IPVS that is spoken: 1.2.1 (IP_VS_VERSION_CODE).
+pub const IPVS_VERSION: u32 = 0x01_02_01;
+/// The highest attribute type of a command.
+pub const COMMAND_ATTRIBUTE_MAX: u16 = 6;
+/// AF_INET.
+pub const AF_INET: u16 = 2;
+/// AF_INET6.
+pub const AF_INET6: u16 = 10;
+/// The longest name of a scheduler or persistence engine, without its NUL (IP_VS_SCHEDNAME_MAXLEN - 1).
+pub const NAME_MAX: usize = 15;
+
+/// What a message of the family asks for or carries (IPVS_CMD_*). Replies to GET commands are NEW_SERVICE, NEW_DEST,
+/// SET_CONFIG and SET_INFO messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Command {
+    /// Adds a service; also carries one in a reply.
+    NewService = 1,
+    /// Changes a service.
+    SetService = 2,
+    /// Removes a service.
+    DelService = 3,
+    /// Asks for one service, or for all as a dump.
+    GetService = 4,
+    /// Adds a destination; also carries one in a reply.
+    NewDest = 5,
+    /// Changes a destination.
+    SetDest = 6,
+    /// Removes a destination.
+    DelDest = 7,
+    /// Asks for a service's destinations as a dump.
+    GetDest = 8,
+    /// Starts a synchronization daemon.
+    NewDaemon = 9,
+    /// Stops one.
+    DelDaemon = 10,
+    /// Asks which run, as a dump.
+    GetDaemon = 11,
+    /// Changes timeouts; also carries them in a reply.
+    SetConfig = 12,
+    /// Asks for the timeouts.
+    GetConfig = 13,
+    /// Carries the version and the table's size in a reply.
+    SetInfo = 14,
+    /// Asks for them.
+    GetInfo = 15,
+    /// Zeroes the counters of one service or of all.
+    Zero = 16,
+    /// Removes every service.
+    Flush = 17,
+}
+
+impl Command {
+    /// Every command, by its number less one.
+    pub const ALL: [Command; 17] = [
+        Command::NewService,
+        Command::SetService,
+        Command::DelService,
+        Command::GetService,
+        Command::NewDest,
+        Command::SetDest,
+        Command::DelDest,
+        Command::GetDest,
+        Command::NewDaemon,
+        Command::DelDaemon,
+        Command::GetDaemon,
+        Command::SetConfig,
+        Command::GetConfig,
+        Command::SetInfo,
+        Command::GetInfo,
+        Command::Zero,
+        Command::Flush,
+    ];
+
+    /// The command of a number.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number).checked_sub(1)?).copied()
+    }
+}
+
+/// Attributes of a command (IPVS_CMD_ATTR_*).
+pub mod command {
+    /// Nest of [`service`](super::service).
+    pub const SERVICE: u16 = 1;
+    /// Nest of [`destination`](super::destination).
+    pub const DEST: u16 = 2;
+    /// Nest of the synchronization daemon.
+    pub const DAEMON: u16 = 3;
+    /// Timeout of established TCP connections in seconds, u32.
+    pub const TIMEOUT_TCP: u16 = 4;
+    /// Timeout of TCP connections in FIN_WAIT in seconds, u32.
+    pub const TIMEOUT_TCP_FIN: u16 = 5;
+    /// Timeout of UDP connections in seconds, u32.
+    pub const TIMEOUT_UDP: u16 = 6;
+}
+
+/// Attributes of a service (IPVS_SVC_ATTR_*).
+pub mod service {
+    /// Address family, u16.
+    pub const AF: u16 = 1;
+    /// Protocol number, u16.
+    pub const PROTOCOL: u16 = 2;
+    /// Virtual address, 16 bytes; IPv4 in the first four.
+    pub const ADDR: u16 = 3;
+    /// Virtual port, be16.
+    pub const PORT: u16 = 4;
+    /// Firewall mark, u32, in place of protocol, address and port.
+    pub const FWMARK: u16 = 5;
+    /// Name of the scheduler, string.
+    pub const SCHED_NAME: u16 = 6;
+    /// Flags and the mask of those that are set, two u32.
+    pub const FLAGS: u16 = 7;
+    /// Persistence timeout in seconds, u32.
+    pub const TIMEOUT: u16 = 8;
+    /// Persistence mask: be32 for IPv4, prefix length as u32 for IPv6.
+    pub const NETMASK: u16 = 9;
+    /// Nest of [`stats`](super::stats) in 32 bits.
+    pub const STATS: u16 = 10;
+    /// Name of the persistence engine, string.
+    pub const PE_NAME: u16 = 11;
+    /// Nest of [`stats`](super::stats) in 64 bits.
+    pub const STATS64: u16 = 12;
+}
+
+/// Attributes of a destination (IPVS_DEST_ATTR_*).
+pub mod destination {
+    /// Address, 16 bytes; IPv4 in the first four.
+    pub const ADDR: u16 = 1;
+    /// Port, be16.
+    pub const PORT: u16 = 2;
+    /// Forwarding method, u32.
+    pub const FWD_METHOD: u16 = 3;
+    /// Weight, i32.
+    pub const WEIGHT: u16 = 4;
+    /// Upper threshold, u32.
+    pub const U_THRESH: u16 = 5;
+    /// Lower threshold, u32.
+    pub const L_THRESH: u16 = 6;
+    /// Active connections, u32.
+    pub const ACTIVE_CONNS: u16 = 7;
+    /// Other connections, u32.
+    pub const INACT_CONNS: u16 = 8;
+    /// Persistence templates, u32.
+    pub const PERSIST_CONNS: u16 = 9;
+    /// Nest of [`stats`](super::stats) in 32 bits.
+    pub const STATS: u16 = 10;
+    /// Address family, u16; the service's if it is missing.
+    pub const ADDR_FAMILY: u16 = 11;
+    /// Nest of [`stats`](super::stats) in 64 bits.
+    pub const STATS64: u16 = 12;
+    /// Type of the tunnel, u8.
+    pub const TUN_TYPE: u16 = 13;
+    /// Port of the tunnel, be16.
+    pub const TUN_PORT: u16 = 14;
+    /// Flags of the tunnel, u16.
+    pub const TUN_FLAGS: u16 = 15;
+}
+
+/// Attributes of counters and rates (IPVS_STATS_ATTR_*). Bytes are u64 in both forms; the rest is u32 or u64.
+pub mod stats {
+    /// Connections.
+    pub const CONNS: u16 = 1;
+    /// Packets from clients.
+    pub const INPKTS: u16 = 2;
+    /// Packets to clients.
+    pub const OUTPKTS: u16 = 3;
+    /// Bytes from clients.
+    pub const INBYTES: u16 = 4;
+    /// Bytes to clients.
+    pub const OUTBYTES: u16 = 5;
+    /// Connections a second.
+    pub const CPS: u16 = 6;
+    /// Packets from clients a second.
+    pub const INPPS: u16 = 7;
+    /// Packets to clients a second.
+    pub const OUTPPS: u16 = 8;
+    /// Bytes from clients a second.
+    pub const INBPS: u16 = 9;
+    /// Bytes to clients a second.
+    pub const OUTBPS: u16 = 10;
+}
+
+/// Attributes of the information (IPVS_INFO_ATTR_*).
+pub mod info {
+    /// Version code, u32.
+    pub const VERSION: u16 = 1;
+    /// Size of the connection table, u32.
+    pub const CONN_TAB_SIZE: u16 = 2;
+}
+
+/// The controller family "nlctrl" (linux/genetlink.h), which tells the number of a family.
+pub mod controller {
+    /// Its number: the type of its messages (GENL_ID_CTRL).
+    pub const ID: u16 = 16;
+    /// Its version.
+    pub const VERSION: u8 = 2;
+    /// CTRL_CMD_NEWFAMILY: the reply.
+    pub const NEW_FAMILY: u8 = 1;
+    /// CTRL_CMD_GETFAMILY: the request.
+    pub const GET_FAMILY: u8 = 3;
+    /// CTRL_ATTR_FAMILY_ID, u16.
+    pub const FAMILY_ID: u16 = 1;
+    /// CTRL_ATTR_FAMILY_NAME, string.
+    pub const FAMILY_NAME: u16 = 2;
+    /// CTRL_ATTR_VERSION, u32.
+    pub const FAMILY_VERSION: u16 = 3;
+    /// CTRL_ATTR_HDRSIZE, u32.
+    pub const HEADER_SIZE: u16 = 4;
+    /// CTRL_ATTR_MAXATTR, u32.
+    pub const MAX_ATTRIBUTE: u16 = 5;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_go_by_their_numbers() {
+        for (index, command) in Command::ALL.into_iter().enumerate() {
+            assert_eq!(command as usize, index + 1);
+            assert_eq!(Command::from_number(command as u8), Some(command));
+        }
+        assert_eq!((Command::from_number(0), Command::from_number(18)), (None, None));
+    }
+}
