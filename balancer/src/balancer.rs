@@ -3,7 +3,12 @@
 use core::net::IpAddr;
 
 use crate::config::Config;
+use crate::connection::{ConnectionInfo, New, Table};
+use crate::icmp::Errors;
+use crate::neighbour::Neighbours;
 use crate::packet::{NextHop, Packet, Reason, Sink, Verdict};
+use crate::path::{Moment, Timers};
+use crate::route::Routes;
 use crate::service::table::Services;
 use crate::service::{
     DestinationConfig, DestinationInfo, DestinationKey, ServiceConfig, ServiceInfo, ServiceKey, Timeouts,
@@ -36,11 +41,16 @@ pub struct Counters {
 /// A balancer: see the [crate documentation](crate).
 #[derive(Debug)]
 pub struct Balancer {
-    config: Config,
-    services: Services,
-    total: Meter,
-    counters: Counters,
+    pub(crate) config: Config,
+    pub(crate) services: Services,
+    pub(crate) total: Meter,
+    pub(crate) counters: Counters,
     timeouts: Timeouts,
+    pub(crate) table: Table,
+    pub(crate) timers: Timers,
+    pub(crate) routes: Routes,
+    pub(crate) neighbours: Neighbours,
+    pub(crate) errors: Errors,
 }
 
 /// The largest timeout `ipvsadm --set` takes: Linux counts ticks, 250 a second, in an `int`.
@@ -49,34 +59,47 @@ const TIMEOUT_LIMIT: u32 = i32::MAX as u32 / 250;
 impl Balancer {
     /// A balancer without services. Allocates all it will need for packets.
     pub fn new(config: Config) -> Self {
+        let timeouts = Timeouts { tcp: 900, tcp_fin: 120, udp: 300 };
         Balancer {
-            config,
             services: Services::default(),
             total: Meter::default(),
             counters: Counters::default(),
-            timeouts: Timeouts { tcp: 900, tcp_fin: 120, udp: 300 },
+            timeouts,
+            table: Table::new(config.connections, config.connections_v6, config.seed),
+            timers: Timers::new(&timeouts),
+            routes: Routes::new(&config),
+            neighbours: Neighbours::new(&config),
+            errors: Errors::new(&config),
+            config,
         }
     }
 
     /// Decides on a burst of frames, in order: rewrites each in place and sets its verdict. Any number will do; 32 at a
     /// time is good for the caches.
-    pub fn process(&mut self, burst: &mut [Packet<'_>], _now: Instant, _sink: &mut dyn Sink) {
-        for packet in burst {
-            self.counters.frames += 1;
-            self.counters.local += 1;
-            packet.verdict = Verdict::Local;
-        }
+    pub fn process(&mut self, burst: &mut [Packet<'_>], now: Instant, sink: &mut dyn Sink) {
+        self.run(burst, &mut Moment { now, sink });
     }
 
-    /// Runs what is due: expiry, neighbours, rates. Returns when to call again at the latest.
-    pub fn poll(&mut self, now: Instant, _sink: &mut dyn Sink) -> Instant {
-        now + core::time::Duration::from_secs(2)
+    /// Runs what is due: expiry, neighbours, rates. Returns when to call again at the latest; that is not after `now` if
+    /// so much was due that some of it is left.
+    pub fn poll(&mut self, now: Instant, sink: &mut dyn Sink) -> Instant {
+        self.tick(&mut Moment { now, sink })
     }
 
     /// Finishes a frame that was to wait for `next_hop`, whose first bytes are `head`. The verdict is
     /// [`Verdict::Transmit`], [`Verdict::Wait`] if the neighbour is still not known, or [`Verdict::Drop`].
-    pub fn complete(&mut self, _head: &mut [u8], next_hop: NextHop) -> Verdict {
-        Verdict::Wait(next_hop)
+    pub fn complete(&mut self, head: &mut [u8], next_hop: NextHop) -> Verdict {
+        match (self.neighbours.get(next_hop), head.first_chunk_mut::<6>()) {
+            (Some(mac), Some(destination)) => {
+                *destination = mac;
+                Verdict::Transmit
+            }
+            (None, _) if self.neighbours.is_pending(next_hop) => Verdict::Wait(next_hop),
+            _ => {
+                self.counters.dropped[Reason::Unreachable as usize] += 1;
+                Verdict::Drop(Reason::Unreachable)
+            }
+        }
     }
 
     /// Adds a service.
@@ -159,6 +182,9 @@ impl Balancer {
         key: DestinationKey,
         config: DestinationConfig,
     ) -> Result<(), Errno> {
+        if self.routes.is_own(key.address) && self.services.find(service).is_some() {
+            return Err(Errno::Invalid);
+        }
         self.services.add_destination(service, key, config)
     }
 
@@ -205,6 +231,7 @@ impl Balancer {
         set(&mut self.timeouts.tcp, tcp);
         set(&mut self.timeouts.tcp_fin, tcp_fin);
         set(&mut self.timeouts.udp, udp);
+        self.timers.set(&self.timeouts);
         Ok(())
     }
 
@@ -235,7 +262,27 @@ impl Balancer {
 
     /// How many connections there are.
     pub fn connections(&self) -> u32 {
-        0
+        self.table.len()
+    }
+
+    /// Every connection, in no particular order: what `ipvsadm -Lc` shows.
+    pub fn connection_list(&self, now: Instant) -> impl Iterator<Item = ConnectionInfo> + '_ {
+        self.table.places().map(move |place| {
+            let New { protocol, client, client_port, virtual_address, virtual_port, address, port, forward, .. } =
+                self.table.parts(place);
+            ConnectionInfo {
+                protocol,
+                client,
+                client_port,
+                virtual_address,
+                virtual_port,
+                destination: address,
+                destination_port: port,
+                forward,
+                state: self.table.get(place).state(),
+                expires: self.table.remaining(place, now),
+            }
+        })
     }
 
     /// How many connections are in an active state.

@@ -40,6 +40,7 @@ pub mod ipvsadm;
 #[allow(dead_code)]
 mod neighbour;
 mod packet;
+mod path;
 #[allow(dead_code)]
 mod route;
 pub mod scheduler;

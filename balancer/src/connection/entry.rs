@@ -144,7 +144,7 @@ impl Entry {
     }
 
     /// Client, virtual and destination address.
-    fn addresses(&self, v6: &[AddressesV6]) -> [IpAddr; 3] {
+    pub fn addresses(&self, v6: &[AddressesV6]) -> [IpAddr; 3] {
         match self.v6() {
             None => self.addresses.map(|a| IpAddr::V4(Ipv4Addr::from_bits(a))),
             Some(place) => {

@@ -17,8 +17,8 @@ pub(crate) use entry::{Direction, Entry, New, Tuple};
 use hash::Key;
 use index::Index;
 pub(crate) use index::Node;
-pub(crate) use tcp::Seen;
 pub use tcp::TcpState;
+pub(crate) use tcp::{STATES, Seen};
 pub(crate) use wheel::ticks;
 use wheel::{Wheel, is_due, tick};
 
@@ -130,6 +130,18 @@ impl Table {
     /// What a connection was made of.
     pub fn parts(&self, place: u32) -> New {
         self.get(place).parts(&self.v6)
+    }
+
+    /// Address and port of the server of a connection.
+    pub fn server(&self, place: u32) -> (IpAddr, u16) {
+        let entry = self.get(place);
+        (entry.addresses(&self.v6)[2], entry.port)
+    }
+
+    /// Address and port of the service of a connection.
+    pub fn service(&self, place: u32) -> (IpAddr, u16) {
+        let entry = self.get(place);
+        (entry.addresses(&self.v6)[1], entry.virtual_port)
     }
 
     /// Puts a connection in that ends `timeout` ticks from now.

@@ -3,6 +3,7 @@
 use core::net::{IpAddr, Ipv4Addr};
 
 use super::{ETHERNET, Fragment, Ip};
+use crate::checksum::Sum;
 use crate::packet::Reason;
 
 /// Bytes of a header without options.
@@ -21,9 +22,7 @@ pub(super) fn parse(head: &[u8], len: usize) -> Result<Ip, Reason> {
     if h[0] >> 4 != 4 || header < HEADER || total < header || ETHERNET + total > len {
         return Err(Reason::Malformed);
     }
-    let sum: u32 = bytes.as_chunks::<2>().0.iter().map(|&pair| u32::from(u16::from_be_bytes(pair))).sum();
-    // At most 30 words: the sum has at most five bits to carry around, and none after that.
-    if (sum & 0xffff) + (sum >> 16) != 0xffff {
+    if !Sum::ZERO.bytes(bytes).is_intact() {
         return Err(Reason::BadHeaderChecksum);
     }
     let flags = u16::from_be_bytes([h[6], h[7]]);

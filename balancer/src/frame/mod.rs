@@ -80,18 +80,9 @@ pub(crate) enum Content {
     Other(Ip),
 }
 
-/// Whether an Ethernet address names a group: multicast or broadcast.
-pub(crate) fn is_group(mac: &[u8; 6]) -> bool {
-    mac[0] & 1 != 0
-}
-
-/// The Ethernet destination of a frame that has a whole Ethernet header.
-pub(crate) fn ethernet_destination(head: &[u8]) -> [u8; 6] {
-    let mut mac = [0; 6];
-    if let Some(bytes) = head.first_chunk::<6>() {
-        mac = *bytes;
-    }
-    mac
+/// Whether a frame was sent to a group: multicast or broadcast.
+pub(crate) fn is_group(head: &[u8]) -> bool {
+    head.first().is_some_and(|byte| byte & 1 != 0)
 }
 
 /// Reads the headers of a frame of `len` bytes whose first bytes are `head`, and which was sent to `mac` or to a group.

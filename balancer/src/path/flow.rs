@@ -1,0 +1,126 @@
+//! Packets of connections that are known.
+
+use super::{Decision, Moment, nat};
+use crate::Balancer;
+use crate::connection::{Direction, Seen, TcpState};
+use crate::frame::transport::{TcpFlags, Transport};
+use crate::frame::{ETHERNET, Fragment, Ip, is_group};
+use crate::packet::{Packet, Reason};
+use crate::service::Protocol;
+use crate::stats::Stats;
+use crate::time::Instant;
+
+impl Balancer {
+    /// A packet of a connection.
+    pub(super) fn flow(
+        &mut self,
+        packet: &mut Packet<'_>,
+        ip: &Ip,
+        transport: &Transport,
+        (place, direction): (u32, Direction),
+        moment: &mut Moment<'_>,
+    ) -> Decision {
+        if self.table.is_over(place, moment.now) || self.begins_anew(place, direction, transport) {
+            self.end(place);
+            return self.unknown(packet, ip, transport, moment);
+        }
+        if ip.fragment != Fragment::Whole {
+            return Err(Reason::Fragment);
+        }
+        if is_group(packet.head) {
+            return Err(Reason::NotToUs);
+        }
+        match direction {
+            Direction::Inbound => self.inbound(packet, ip, transport, place, moment),
+            Direction::Outbound => self.outbound(packet, ip, transport, place, moment),
+        }
+    }
+
+    /// Whether a client uses the ports of a connection that is over for a new one: conn_reuse_mode 1 of Linux.
+    fn begins_anew(&self, place: u32, direction: Direction, transport: &Transport) -> bool {
+        transport.flags.contains(TcpFlags::SYN)
+            && direction == Direction::Inbound
+            && matches!(self.table.get(place).state(), TcpState::TimeWait | TcpState::Close)
+    }
+
+    /// From the client to its destination.
+    pub(super) fn inbound(
+        &mut self,
+        packet: &mut Packet<'_>,
+        ip: &Ip,
+        transport: &Transport,
+        place: u32,
+        moment: &mut Moment<'_>,
+    ) -> Decision {
+        let entry = self.table.get(place);
+        let (is_direct, destination) = (entry.is_direct(), entry.destination);
+        if !self.services.pool[destination as usize].available {
+            return Err(Reason::DestinationGone);
+        }
+        self.count(destination, Stats { in_packets: 1, in_bytes: ip.len() as u64, ..Stats::default() });
+        let seen = if is_direct { Seen::InputOnly } else { Seen::Input };
+        self.track(place, seen, transport, moment.now);
+        self.may_pass(packet, ip, ip.payload - ETHERNET + transport.header, moment)?;
+        let (address, port) = self.table.server(place);
+        if is_direct {
+            nat::decrement_hops(packet.head, ip)?;
+        } else {
+            nat::rewrite(packet, ip, transport, nat::End::Destination, address, port)?;
+        }
+        self.transmit(packet, address, moment)
+    }
+
+    /// From the destination to the client, under NAT. Linux forwards before it looks for the connection, so a packet that
+    /// may not pass leaves no trace.
+    fn outbound(
+        &mut self,
+        packet: &mut Packet<'_>,
+        ip: &Ip,
+        transport: &Transport,
+        place: u32,
+        moment: &mut Moment<'_>,
+    ) -> Decision {
+        self.may_pass(packet, ip, ip.payload - ETHERNET + transport.header, moment)?;
+        let destination = self.table.get(place).destination;
+        if self.services.pool[destination as usize].available {
+            self.count(destination, Stats { out_packets: 1, out_bytes: ip.len() as u64, ..Stats::default() });
+        }
+        self.track(place, Seen::Output, transport, moment.now);
+        let (address, port) = self.table.service(place);
+        nat::rewrite(packet, ip, transport, nat::End::Source, address, port)?;
+        self.transmit(packet, ip.destination, moment)
+    }
+
+    /// Counts for a destination, its service, and the whole.
+    pub(super) fn count(&mut self, destination: u32, more: Stats) {
+        let destination = &mut self.services.pool[destination as usize];
+        destination.meter.add(&more);
+        if let Some(Some(service)) = self.services.slots.get_mut(destination.service as usize) {
+            service.meter.add(&more);
+        }
+        self.total.add(&more);
+    }
+
+    /// The next state of a connection, and the time it has from now on.
+    fn track(&mut self, place: u32, seen: Seen, transport: &Transport, now: Instant) {
+        let entry = self.table.get(place);
+        let (state, timeout) = self.timers.after(entry.state(), seen, transport);
+        let active = transport.protocol == Protocol::Tcp && state.is_active();
+        if active != entry.is_active() {
+            let destination = &mut self.services.pool[entry.destination as usize];
+            if active {
+                destination.active += 1;
+            } else {
+                destination.active = destination.active.saturating_sub(1);
+            }
+            self.table.set_active(place, active);
+        }
+        self.table.touch(place, state, now, timeout);
+    }
+
+    /// Ends a connection.
+    pub(super) fn end(&mut self, place: u32) {
+        let entry = self.table.remove(place);
+        self.services.pool[entry.destination as usize].unbind(entry.is_active());
+    }
+}

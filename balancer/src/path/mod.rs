@@ -1,0 +1,231 @@
+//! The way of a frame through the balancer.
+//!
+//! A burst goes through in phases, so that the cache misses of its packets overlap instead of adding up: all headers are
+//! read and hashed, then all chains looked up, then all connections, and only then is anything decided, in order.
+
+mod flow;
+mod nat;
+mod related;
+mod schedule;
+mod timers;
+
+use core::net::IpAddr;
+
+use crate::Balancer;
+use crate::config::{is_unicast_v4, is_unicast_v6};
+use crate::connection::{Direction, Node, Tuple};
+use crate::frame::transport::Transport;
+use crate::frame::{self, Content, ETHERNET, Fragment, Ip, protocol};
+use crate::icmp::Problem;
+use crate::neighbour::Outlet;
+use crate::packet::{Packet, Reason, Sink, Verdict};
+use crate::time::Instant;
+
+pub(crate) use timers::Timers;
+
+/// Frames whose lookups overlap.
+const BURST: usize = 32;
+
+/// ICMPv6 types of neighbour discovery, RFC 4861.
+mod discovery {
+    pub const SOLICITATION: u8 = 135;
+    pub const ADVERTISEMENT: u8 = 136;
+}
+
+/// What a decision may end with early.
+type Decision = Result<Verdict, Reason>;
+
+/// When it is, and where to say what is to be said.
+pub(crate) struct Moment<'a> {
+    pub now: Instant,
+    pub sink: &'a mut dyn Sink,
+}
+
+/// Where the connection of a packet was looked for.
+#[derive(Clone, Copy)]
+struct Lookup {
+    hash: u32,
+    chain: Node,
+    found: Option<(u32, Direction)>,
+}
+
+const NOWHERE: Lookup = Lookup { hash: 0, chain: Node::NONE, found: None };
+
+/// The tuple of a packet.
+fn tuple(ip: &Ip, transport: &Transport) -> Tuple {
+    Tuple {
+        protocol: transport.protocol,
+        source: ip.source,
+        source_port: transport.source_port,
+        destination: ip.destination,
+        destination_port: transport.destination_port,
+    }
+}
+
+impl Balancer {
+    /// Decides on any number of frames.
+    pub(crate) fn run(&mut self, burst: &mut [Packet<'_>], moment: &mut Moment<'_>) {
+        for packets in burst.chunks_mut(BURST) {
+            self.burst(packets, moment);
+        }
+    }
+
+    fn burst(&mut self, packets: &mut [Packet<'_>], moment: &mut Moment<'_>) {
+        let mut contents = [Err(Reason::Malformed); BURST];
+        let mut lookups = [NOWHERE; BURST];
+        for ((packet, content), lookup) in packets.iter().zip(&mut contents).zip(&mut lookups) {
+            *content = frame::parse(packet.head, packet.len.max(packet.head.len()), &self.config.mac);
+            if let Ok(Content::Flow(ip, transport)) = content {
+                lookup.hash = self.table.hash(&tuple(ip, transport));
+            }
+        }
+        for lookup in &mut lookups[..packets.len()] {
+            lookup.chain = self.table.first(lookup.hash);
+        }
+        for (content, lookup) in contents.iter().zip(&mut lookups).take(packets.len()) {
+            if let Ok(Content::Flow(ip, transport)) = content {
+                lookup.found = self.table.find_from(lookup.chain, lookup.hash, &tuple(ip, transport));
+            }
+        }
+        let version = self.table.version();
+        for ((packet, content), lookup) in packets.iter_mut().zip(&contents).zip(&mut lookups) {
+            if let Ok(Content::Flow(ip, transport)) = content
+                && self.table.version() != version
+            {
+                // A packet before this one has brought or ended a connection.
+                let chain = self.table.first(lookup.hash);
+                lookup.found = self.table.find_from(chain, lookup.hash, &tuple(ip, transport));
+            }
+            let decision = content.and_then(|content| self.decide(packet, &content, lookup.found, moment));
+            packet.verdict = decision.unwrap_or_else(Verdict::Drop);
+            self.counters.frames += 1;
+            match packet.verdict {
+                Verdict::Transmit => self.counters.forwarded += 1,
+                Verdict::Local => self.counters.local += 1,
+                Verdict::Wait(_) => self.counters.waiting += 1,
+                Verdict::Drop(reason) => self.counters.dropped[reason as usize] += 1,
+            }
+        }
+    }
+
+    fn decide(
+        &mut self,
+        packet: &mut Packet<'_>,
+        content: &Content,
+        found: Option<(u32, Direction)>,
+        moment: &mut Moment<'_>,
+    ) -> Decision {
+        match content {
+            Content::Arp => {
+                let Moment { now, sink } = moment;
+                let (routes, services) = (&self.routes, &self.services);
+                let is_ours = |a| routes.is_own(a) || services.is_virtual(&a);
+                let mut outlet = Outlet { routes, sink: &mut **sink, counters: &mut self.counters };
+                self.neighbours.learn_arp(packet.head, *now, is_ours, &mut outlet)?;
+                Ok(Verdict::Local)
+            }
+            Content::Flow(ip, transport) => match found {
+                Some((place, direction)) => self.flow(packet, ip, transport, (place, direction), moment),
+                None => self.unknown(packet, ip, transport, moment),
+            },
+            Content::Other(ip) => self.other(packet, ip, moment),
+        }
+    }
+
+    /// Whether an address is one of ours, virtual ones included.
+    fn is_ours(&self, address: IpAddr) -> bool {
+        self.services.is_virtual(&address) || self.routes.is_own(address)
+    }
+
+    /// Whether packets can come from an address: it names one host, and not us.
+    fn is_source(&self, address: IpAddr) -> bool {
+        let unicast = match address {
+            IpAddr::V4(a) => is_unicast_v4(a) && !self.routes.is_broadcast(a),
+            IpAddr::V6(a) => is_unicast_v6(a),
+        };
+        unicast && !self.is_ours(address)
+    }
+
+    /// What has no ports, or hides them.
+    fn other(&mut self, packet: &mut Packet<'_>, ip: &Ip, moment: &mut Moment<'_>) -> Decision {
+        let icmp = if ip.is_v6() { protocol::ICMPV6 } else { protocol::ICMP };
+        let is_icmp = ip.protocol == icmp && ip.fragment == Fragment::Whole;
+        if is_icmp {
+            let Some(&kind) = packet.head.get(ip.payload) else { return Err(Reason::Malformed) };
+            if ip.is_v6() && matches!(kind, discovery::SOLICITATION | discovery::ADVERTISEMENT) {
+                self.learn(packet, moment)?;
+            } else if let Some(verdict) = self.related(packet, ip, moment)? {
+                return Ok(verdict);
+            }
+        }
+        if self.services.is_virtual(&ip.destination) && ip.fragment != Fragment::Whole {
+            return Err(Reason::Fragment);
+        }
+        let is_local = match ip.destination {
+            address if self.is_ours(address) => true,
+            // Neighbour discovery talks to groups, and to link-local addresses the local stack may have.
+            IpAddr::V6(a) => is_icmp && (a.is_multicast() || a.is_unicast_link_local()),
+            IpAddr::V4(_) => false,
+        };
+        if is_local { Ok(Verdict::Local) } else { Err(Reason::NotOurs) }
+    }
+
+    /// Learns from neighbour discovery.
+    fn learn(&mut self, packet: &Packet<'_>, moment: &mut Moment<'_>) -> Result<(), Reason> {
+        let Moment { now, sink } = moment;
+        let (routes, services) = (&self.routes, &self.services);
+        let is_ours = |a| routes.is_own(a) || services.is_virtual(&a);
+        let mut outlet = Outlet { routes, sink: &mut **sink, counters: &mut self.counters };
+        self.neighbours.learn_ndp(packet.head, *now, is_ours, &mut outlet)
+    }
+
+    /// Tells the source of a packet, which must be as it came in, about a problem.
+    fn complain(&mut self, packet: &Packet<'_>, ip: &Ip, problem: Problem, moment: &mut Moment<'_>) {
+        let is_to_us = self.is_ours(ip.destination);
+        let Moment { now, sink } = moment;
+        self.errors.send(packet, problem, is_to_us, *now, &self.routes, &mut **sink, &mut self.counters);
+    }
+
+    /// Whether a packet may go on: it has hops left and is not too large. If not, its source is told. `segment` is the
+    /// length of the headers within the IP packet that each segment of a super-frame repeats.
+    fn may_pass(
+        &mut self,
+        packet: &Packet<'_>,
+        ip: &Ip,
+        segment: usize,
+        moment: &mut Moment<'_>,
+    ) -> Result<(), Reason> {
+        if ip.hops <= 1 {
+            self.complain(packet, ip, Problem::TimeExceeded, moment);
+            return Err(Reason::TtlExceeded);
+        }
+        let gso_size = usize::from(packet.offload.gso_size);
+        let len = if gso_size == 0 { ip.len() } else { ip.len().min(segment + gso_size) };
+        if len > usize::from(self.config.mtu) {
+            if ip.dont_fragment {
+                self.complain(packet, ip, Problem::TooBig { mtu: self.config.mtu }, moment);
+            }
+            return Err(Reason::TooBig);
+        }
+        Ok(())
+    }
+
+    /// Sends a finished packet on its way to an address.
+    fn transmit(&mut self, packet: &mut Packet<'_>, to: IpAddr, moment: &mut Moment<'_>) -> Decision {
+        let Some(hop) = self.routes.next_hop(to) else { return Err(Reason::NoRoute) };
+        let Some(ethernet) = packet.head.first_chunk_mut::<ETHERNET>() else { return Err(Reason::Malformed) };
+        ethernet[6..12].copy_from_slice(&self.config.mac);
+        let Moment { now, sink } = moment;
+        let mut outlet = Outlet { routes: &self.routes, sink: &mut **sink, counters: &mut self.counters };
+        match self.neighbours.resolve(hop, *now, &mut outlet) {
+            Some(mac) => {
+                ethernet[..6].copy_from_slice(&mac);
+                Ok(Verdict::Transmit)
+            }
+            None => Ok(Verdict::Wait(hop)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

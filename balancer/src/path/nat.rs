@@ -1,0 +1,94 @@
+//! Headers rewritten in place, their checksums adjusted (RFC 1624).
+
+use core::net::IpAddr;
+
+use crate::checksum::{Delta, adjust_transport};
+use crate::frame::transport::Transport;
+use crate::frame::{ETHERNET, Ip};
+use crate::packet::{Packet, Reason};
+use crate::service::Protocol;
+
+/// Which end of a packet is rewritten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// Source address and port.
+    Source,
+    /// Destination address and port.
+    Destination,
+}
+
+/// A field of `N` bytes.
+fn field<const N: usize>(head: &mut [u8], at: usize) -> Result<&mut [u8; N], Reason> {
+    head.get_mut(at..).and_then(|bytes| bytes.first_chunk_mut()).ok_or(Reason::Malformed)
+}
+
+/// Replaces one end of a packet and takes a hop off it. Addresses of another family than the packet's are refused.
+///
+/// The transport checksum is adjusted in whichever form the frame has it: whole, partial, or (UDP) none. A partial
+/// checksum that starts elsewhere is one of an inner packet; ours is whole then.
+pub(super) fn rewrite(
+    packet: &mut Packet<'_>,
+    ip: &Ip,
+    transport: &Transport,
+    end: End,
+    address: IpAddr,
+    port: u16,
+) -> Result<(), Reason> {
+    let is_udp = transport.protocol == Protocol::Udp;
+    let is_partial = match packet.offload.partial {
+        Some(partial) if usize::from(partial.start) == ip.payload => {
+            if usize::from(partial.offset) != transport.checksum_offset() {
+                return Err(Reason::Malformed);
+            }
+            true
+        }
+        _ => false,
+    };
+    let (old_address, old_port, port_at) = match end {
+        End::Source => (ip.source, transport.source_port, ip.payload),
+        End::Destination => (ip.destination, transport.destination_port, ip.payload + 2),
+    };
+    let addresses = match (old_address, address) {
+        (IpAddr::V4(old), IpAddr::V4(new)) => {
+            let addresses = Delta::ZERO.v4(old, new);
+            let header = field::<20>(packet.head, ETHERNET)?;
+            let at = if end == End::Source { 12 } else { 16 };
+            header[at..at + 4].copy_from_slice(&new.octets());
+            take_hop_v4(header, addresses);
+            addresses
+        }
+        (IpAddr::V6(old), IpAddr::V6(new)) => {
+            let header = field::<40>(packet.head, ETHERNET)?;
+            let at = if end == End::Source { 8 } else { 24 };
+            header[at..at + 16].copy_from_slice(&new.octets());
+            header[7] = header[7].saturating_sub(1);
+            Delta::ZERO.v6(old, new)
+        }
+        _ => return Err(Reason::Malformed),
+    };
+    *field(packet.head, port_at)? = port.to_be_bytes();
+    let checksum = field::<2>(packet.head, ip.payload + transport.checksum_offset())?;
+    let ports = Delta::ZERO.word(old_port, port);
+    *checksum = adjust_transport(u16::from_be_bytes(*checksum), is_udp, is_partial, addresses, ports).to_be_bytes();
+    Ok(())
+}
+
+/// Takes a hop off a packet that stays as it is otherwise.
+pub(super) fn decrement_hops(head: &mut [u8], ip: &Ip) -> Result<(), Reason> {
+    if ip.is_v6() {
+        let [hops] = field::<1>(head, ETHERNET + 7)?;
+        *hops = hops.saturating_sub(1);
+    } else {
+        take_hop_v4(field(head, ETHERNET)?, Delta::ZERO);
+    }
+    Ok(())
+}
+
+/// Takes a hop off an IPv4 header and adjusts its checksum to that and to what else has changed.
+fn take_hop_v4(header: &mut [u8; 20], changed: Delta) {
+    let old = u16::from_be_bytes([header[8], header[9]]);
+    header[8] = header[8].saturating_sub(1);
+    let new = u16::from_be_bytes([header[8], header[9]]);
+    let checksum = changed.word(old, new).adjust(u16::from_be_bytes([header[10], header[11]]));
+    header[10..12].copy_from_slice(&checksum.to_be_bytes());
+}

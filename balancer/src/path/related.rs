@@ -1,0 +1,66 @@
+//! ICMP errors about balanced connections: they belong to the other side.
+
+use super::{Moment, nat};
+use crate::Balancer;
+use crate::connection::{Direction, Tuple};
+use crate::frame::{Ip, is_group};
+use crate::icmp;
+use crate::packet::{Packet, Reason, Verdict};
+use crate::stats::Stats;
+
+impl Balancer {
+    /// An ICMP message: sent on if it is an error about a connection of ours, `None` if it is anything else.
+    pub(super) fn related(
+        &mut self,
+        packet: &mut Packet<'_>,
+        ip: &Ip,
+        moment: &mut Moment<'_>,
+    ) -> Result<Option<Verdict>, Reason> {
+        let Some(quote) = icmp::parse(packet.head)? else { return Ok(None) };
+        // What an answer to the quoted packet would look like.
+        let answer = Tuple {
+            protocol: quote.protocol,
+            source: quote.destination,
+            source_port: quote.destination_port,
+            destination: quote.source,
+            destination_port: quote.source_port,
+        };
+        let Some((place, direction)) = self.table.find(&answer) else { return Ok(None) };
+        // An error goes to the source of what it quotes; one that does not is not answered for.
+        if ip.destination != quote.source || self.table.is_over(place, moment.now) || is_group(packet.head) {
+            return Ok(None);
+        }
+        if packet.offload.partial.is_some() {
+            return Err(Reason::Malformed);
+        }
+        let entry = self.table.get(place);
+        let (is_direct, destination) = (entry.is_direct(), entry.destination);
+        let (packets, bytes) = (1, ip.len() as u64);
+        let more = match direction {
+            Direction::Inbound => Stats { in_packets: packets, in_bytes: bytes, ..Stats::default() },
+            Direction::Outbound => Stats { out_packets: packets, out_bytes: bytes, ..Stats::default() },
+        };
+        if self.services.pool[destination as usize].available {
+            self.count(destination, more);
+        }
+        self.may_pass(packet, ip, ip.len(), moment)?;
+        let to = match direction {
+            // About a reply, to the virtual address: the server made it.
+            Direction::Inbound => {
+                let (address, port) = self.table.server(place);
+                if !is_direct {
+                    quote.to_server(packet.head, address, port)?;
+                }
+                address
+            }
+            // About a request, to the client, as the server or a router on the way saw it.
+            Direction::Outbound => {
+                let (address, port) = self.table.service(place);
+                quote.to_client(packet.head, address, port)?;
+                ip.destination
+            }
+        };
+        nat::decrement_hops(packet.head, ip)?;
+        self.transmit(packet, to, moment).map(Some)
+    }
+}

@@ -1,0 +1,99 @@
+//! What happens by itself: connections end, rates are estimated, the trash is swept.
+
+use core::time::Duration;
+
+use super::Moment;
+use crate::Balancer;
+use crate::connection::{STATES, Seen, TcpState, ticks};
+use crate::frame::transport::Transport;
+use crate::neighbour::Outlet;
+use crate::service::{Protocol, Timeouts};
+use crate::stats::ESTIMATOR_PERIOD_SECS;
+use crate::time::Instant;
+
+/// Timers looked at in one call, so that no call takes long.
+const BUDGET: usize = 4096;
+const ESTIMATOR_PERIOD: Duration = Duration::from_secs(ESTIMATOR_PERIOD_SECS);
+/// Linux looks at removed destinations this often.
+const SWEEP_PERIOD: Duration = Duration::from_secs(60);
+
+/// How long connections last in each state, and when what is periodic is due.
+#[derive(Debug)]
+pub(crate) struct Timers {
+    /// By TCP state, in ticks.
+    tcp: [u32; STATES],
+    /// In ticks.
+    udp: u32,
+    estimate: Option<Instant>,
+    sweep: Option<Instant>,
+}
+
+impl Timers {
+    pub fn new(timeouts: &Timeouts) -> Self {
+        let mut timers = Timers { tcp: [0; STATES], udp: 0, estimate: None, sweep: None };
+        timers.set(timeouts);
+        timers
+    }
+
+    /// Takes the timeouts an operator may change; the others are fixed.
+    pub fn set(&mut self, timeouts: &Timeouts) {
+        self.tcp = TcpState::ALL.map(|state| {
+            ticks(match state {
+                TcpState::Established => timeouts.tcp,
+                TcpState::FinWait => timeouts.tcp_fin,
+                _ => state.timeout(),
+            })
+        });
+        self.udp = ticks(timeouts.udp);
+    }
+
+    /// The state after a packet, and the ticks it lasts.
+    pub fn after(&self, state: TcpState, seen: Seen, transport: &Transport) -> (TcpState, u32) {
+        match transport.protocol {
+            Protocol::Tcp => {
+                let state = state.after(seen, transport.flags);
+                (state, self.tcp[state as usize])
+            }
+            _ => (TcpState::None, self.udp),
+        }
+    }
+}
+
+/// Whether something periodic is due; it is then set for the next time. It starts with the first look.
+fn is_due(timer: &mut Option<Instant>, period: Duration, now: Instant) -> bool {
+    let due = match *timer {
+        Some(at) if at > now => return false,
+        at => at,
+    };
+    // Without a look for long, the periods that were missed are not made up for.
+    let next = due.map(|at| at + period).filter(|&next| next > now).unwrap_or(now + period);
+    *timer = Some(next);
+    due.is_some()
+}
+
+impl Balancer {
+    /// Runs what is due; returns when something is due next.
+    pub(crate) fn tick(&mut self, moment: &mut Moment<'_>) -> Instant {
+        let now = moment.now;
+        self.expire(now, BUDGET);
+        if is_due(&mut self.timers.estimate, ESTIMATOR_PERIOD, now) {
+            self.services.estimate();
+            self.total.estimate();
+        }
+        if is_due(&mut self.timers.sweep, SWEEP_PERIOD, now) {
+            self.services.sweep_trash(now);
+        }
+        let Moment { sink, .. } = moment;
+        let mut outlet = Outlet { routes: &self.routes, sink: &mut **sink, counters: &mut self.counters };
+        let neighbours = self.neighbours.poll(now, &mut outlet);
+        let deadlines = [self.timers.estimate, self.timers.sweep, self.table.deadline(), neighbours];
+        deadlines.into_iter().flatten().min().unwrap_or(now + ESTIMATOR_PERIOD)
+    }
+
+    /// Ends connections whose time is over.
+    pub(super) fn expire(&mut self, now: Instant, mut budget: usize) {
+        while let Some(entry) = self.table.expire(now, &mut budget) {
+            self.services.pool[entry.destination as usize].unbind(entry.is_active());
+        }
+    }
+}
