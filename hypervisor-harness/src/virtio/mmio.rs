@@ -223,21 +223,19 @@ impl<C: Control> Registers<C> {
             return self.reset();
         }
         // The register has 8 bits of meaning; DEVICE_NEEDS_RESET is the device's, and is written back by drivers.
-        let new = value as u8 & DRIVER_BITS & !self.status;
-        let refused = |bits: u8, new: u8| if bits & new != 0 { new & !bits } else { new };
-        let mut new = new;
+        let mut new = value as u8 & DRIVER_BITS & !self.status;
         if new & status::FEATURES_OK != 0 && !self.features_ok(self.status | new) {
-            new = refused(status::FEATURES_OK, new);
+            new &= !status::FEATURES_OK;
         }
         if new & status::DRIVER_OK != 0 && (self.status | new) & status::FEATURES_OK == 0 {
             self.misuse(format_args!("DRIVER_OK without FEATURES_OK"));
-            new = refused(status::DRIVER_OK, new);
+            new &= !status::DRIVER_OK;
         }
         self.status |= new;
         if new & status::FAILED != 0 {
             // The driver has given up; its memory is left alone from here on.
             self.control.reset();
-        } else if new & status::DRIVER_OK != 0 {
+        } else if new & status::DRIVER_OK != 0 && !self.has(status::FAILED) {
             let features = Features::from_bits_retain(self.accepted);
             let queues = self.queues.map(|queue| queue.ready.then_some(queue.place));
             self.control.start(Activation { features, queues });
@@ -311,3 +309,6 @@ fn half(bits: u64, select: u32) -> u32 {
         _ => 0,
     }
 }
+
+#[cfg(test)]
+mod tests;

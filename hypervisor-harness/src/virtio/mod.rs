@@ -23,6 +23,8 @@ pub mod mmio;
 pub mod net;
 pub mod queue;
 mod shared;
+#[cfg(test)]
+mod testing;
 mod wait;
 pub mod worker;
 
