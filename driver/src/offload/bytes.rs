@@ -2,6 +2,8 @@
 
 use core::ops::Range;
 
+use crate::buffer::Frame;
+
 /// The bytes of a frame, which may lie in several pieces.
 pub trait Bytes {
     /// How many bytes there are.
@@ -35,15 +37,30 @@ impl Bytes for [&[u8]] {
     }
 
     fn visit(&self, range: Range<usize>, seen: &mut dyn FnMut(&[u8])) {
-        let mut start = 0;
-        for piece in self {
-            let end = start + piece.len();
-            let (from, to) = (range.start.max(start), range.end.min(end));
-            if from < to {
-                seen(&piece[from - start..to - start]);
-            }
-            start = end;
+        visit(self.iter().copied(), range, seen);
+    }
+}
+
+impl Bytes for Frame {
+    fn len(&self) -> usize {
+        Frame::len(self)
+    }
+
+    fn visit(&self, range: Range<usize>, seen: &mut dyn FnMut(&[u8])) {
+        visit(self.segments(), range, seen);
+    }
+}
+
+/// Shows the bytes of `range` of the `pieces` together.
+fn visit<'a>(pieces: impl Iterator<Item = &'a [u8]>, range: Range<usize>, seen: &mut dyn FnMut(&[u8])) {
+    let mut start = 0;
+    for piece in pieces {
+        let end = start + piece.len();
+        let (from, to) = (range.start.max(start), range.end.min(end));
+        if from < to {
+            seen(&piece[from - start..to - start]);
         }
+        start = end;
     }
 }
 
