@@ -38,6 +38,8 @@ mod frame;
 mod icmp;
 pub mod ipvsadm;
 #[allow(dead_code)]
+mod limit;
+#[allow(dead_code)]
 mod neighbour;
 mod packet;
 mod path;

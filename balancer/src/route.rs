@@ -41,10 +41,12 @@ impl Routes {
         .map(NextHop)
     }
 
-    /// Whether an address is a neighbour's: in a network of ours, or link-local (RFC 4291 section 2.5.6).
+    /// Whether an address is a neighbour's: in a network of ours, or link-local (RFC 4291 section 2.5.6) if we speak
+    /// IPv6 at all.
     #[inline]
     pub fn is_on_link(&self, address: IpAddr) -> bool {
-        self.network(address).is_some() || matches!(address, IpAddr::V6(a) if a.is_unicast_link_local())
+        let is_link_local = |address| matches!(address, IpAddr::V6(a) if a.is_unicast_link_local());
+        self.network(address).is_some() || is_link_local(address) && self.networks.iter().any(|n| n.address.is_ipv6())
     }
 
     /// Our address to speak from to `to`: the one in the same network, else the one in the gateway's, else any of the
@@ -114,6 +116,7 @@ mod tests {
         let r = routes(&["10.0.0.2/24"], &["10.1.0.1", "fd00::1"]);
         assert_eq!(hop(&r, "10.9.0.1"), None);
         assert_eq!(hop(&r, "fd09::1"), None);
+        assert_eq!(hop(&r, "fe80::1"), None);
         assert_eq!(hop(&routes(&[], &[]), "10.9.0.1"), None);
     }
 

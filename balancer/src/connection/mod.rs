@@ -5,7 +5,7 @@
 //! are; a full table refuses.
 
 mod entry;
-mod hash;
+pub(crate) mod hash;
 mod index;
 mod tcp;
 mod wheel;
