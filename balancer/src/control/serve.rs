@@ -10,7 +10,7 @@ use super::dump::{Dump, Subject, write_family};
 use super::frame::FrameError;
 use crate::wire::attribute::{Attribute, Attributes, Violation};
 use crate::wire::ipvs::{self, Command, command, controller, info};
-use crate::wire::message::{self, Header, Message, flag};
+use crate::wire::message::{self, Message, flag};
 use crate::wire::{self, Destination, Service};
 use crate::{Balancer, Errno, Family, Forward, ServiceFlags, ServiceKey, Timeouts};
 

@@ -1,0 +1,190 @@
+//! What can be said.
+
+use core::fmt;
+
+use crate::wire::ipvs::NAME_MAX;
+use crate::wire::service::netmask_bytes;
+use crate::{DestinationConfig, DestinationKey, ServiceConfig, ServiceFlags, ServiceInfo, ServiceKey, Timeouts, wire};
+
+/// The name of a scheduler or persistence engine: 1 to 15 bytes. Whether there is one of that name, the balancer says.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Name {
+    bytes: [u8; NAME_MAX],
+    length: u8,
+}
+
+impl Name {
+    /// The name in `text`; `None` if it is empty, longer than 15 bytes, or has bytes that are no printable ASCII.
+    pub const fn new(text: &str) -> Option<Self> {
+        let (text, mut bytes, mut at) = (text.as_bytes(), [0; NAME_MAX], 0);
+        if text.is_empty() || text.len() > NAME_MAX {
+            return None;
+        }
+        while at < text.len() {
+            if !text[at].is_ascii_graphic() {
+                return None;
+            }
+            bytes[at] = text[at];
+            at += 1;
+        }
+        Some(Name { bytes, length: at as u8 })
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        core::str::from_utf8(&self.bytes[..usize::from(self.length)]).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_str().fmt(f)
+    }
+}
+
+/// A service as it is added or edited (`-A`, `-E`): what is not said has its default, in both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServiceEntry {
+    /// What names it.
+    pub key: ServiceKey,
+    /// `-s`: its scheduler, of any name.
+    pub scheduler: Name,
+    /// `-p`, `-o` and `-b`.
+    pub flags: ServiceFlags,
+    /// `-p`: the timeout in seconds; 0 if it is not persistent.
+    pub timeout: u32,
+    /// `-M`, as in [`ServiceConfig::netmask`].
+    pub netmask: u32,
+    /// `--pe`: the persistence engine, of any name.
+    pub persistence_engine: Option<Name>,
+}
+
+impl ServiceEntry {
+    /// The entry that would make a service as it is listed.
+    pub fn of(info: &ServiceInfo) -> Self {
+        let ServiceConfig { scheduler, flags, timeout, netmask, persistence_engine } = info.config;
+        ServiceEntry {
+            key: info.key,
+            // A name of Linux is never too long.
+            scheduler: Name::new(scheduler.name()).unwrap_or(super::DEFAULT_SCHEDULER),
+            flags: flags - ServiceFlags::HASHED,
+            timeout: if flags.contains(ServiceFlags::PERSISTENT) { timeout } else { 0 },
+            netmask,
+            persistence_engine: persistence_engine.and_then(|engine| Name::new(engine.name())),
+        }
+    }
+
+    /// Its wire form.
+    pub fn wire(&self) -> wire::Service<'_> {
+        wire::Service {
+            scheduler: Some(self.scheduler.as_str().as_bytes()),
+            flags: Some((self.flags.bits(), u32::MAX)),
+            timeout: Some(self.timeout),
+            netmask: Some(netmask_bytes(self.key.family(), self.netmask)),
+            persistence_engine: self.persistence_engine.as_ref().map(|name| name.as_str().as_bytes()),
+            ..wire::Service::of_key(&self.key)
+        }
+    }
+}
+
+/// What `-L` shows, and how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// This service only.
+    pub service: Option<ServiceKey>,
+    /// `-c`: the connections instead.
+    pub connections: bool,
+    /// `--timeout`: the timeouts instead.
+    pub timeout: bool,
+    /// `--daemon`: the synchronization daemons instead.
+    pub daemon: bool,
+    /// `--stats`: counters.
+    pub stats: bool,
+    /// `--rate`: rates.
+    pub rate: bool,
+    /// `--thresholds`: thresholds.
+    pub thresholds: bool,
+    /// `--persistent-conn`: persistence templates.
+    pub persistent: bool,
+    /// `--tun-info`: tunnels.
+    pub tunnels: bool,
+    /// `--exact`: numbers in full.
+    pub exact: bool,
+    /// `--nosort`: in the order of the balancer.
+    pub unsorted: bool,
+    /// `-n`: no names; there are none here anyway.
+    pub numeric: bool,
+}
+
+/// Which of the two synchronization daemons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DaemonRole {
+    /// The one that sends (IP_VS_STATE_MASTER, 1).
+    Master,
+    /// The one that receives (IP_VS_STATE_BACKUP, 2).
+    Backup,
+}
+
+/// A synchronization daemon. Only its role is kept: no balancer here runs one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Daemon {
+    /// Which.
+    pub role: DaemonRole,
+}
+
+/// A command of ipvsadm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Command {
+    /// `-A`: adds a service.
+    AddService(ServiceEntry),
+    /// `-E`: edits a service.
+    EditService(ServiceEntry),
+    /// `-D`: removes a service.
+    DeleteService(ServiceKey),
+    /// `-a`: adds a destination.
+    AddServer {
+        /// The service.
+        service: ServiceKey,
+        /// What names the destination.
+        server: DestinationKey,
+        /// Its configuration.
+        config: DestinationConfig,
+    },
+    /// `-e`: edits a destination.
+    EditServer {
+        /// The service.
+        service: ServiceKey,
+        /// What names the destination.
+        server: DestinationKey,
+        /// Its configuration.
+        config: DestinationConfig,
+    },
+    /// `-d`: removes a destination.
+    DeleteServer {
+        /// The service.
+        service: ServiceKey,
+        /// What names the destination.
+        server: DestinationKey,
+    },
+    /// `-C`: removes every service.
+    Clear,
+    /// `-Z`: zeroes the counters of a service, or of all.
+    Zero(Option<ServiceKey>),
+    /// `--set`: changes timeouts; 0 leaves one.
+    SetTimeouts(Timeouts),
+    /// `-L`: lists.
+    List(Listing),
+    /// `-S`: writes rules.
+    Save,
+    /// `-R`: reads rules.
+    Restore,
+    /// `--start-daemon`.
+    StartDaemon(Daemon),
+    /// `--stop-daemon`.
+    StopDaemon(Daemon),
+    /// `-h`: tells the syntax.
+    Help,
+    /// `-v`: tells the version.
+    Version,
+}
