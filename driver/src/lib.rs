@@ -8,6 +8,7 @@
 //! - [`ring`]: virtqueues, on which nothing the device writes is trusted.
 //! - [`transport`]: virtio over MMIO and over modern PCI with MSI-X.
 //! - [`net`]: the device itself: [`net::Negotiation`], then [`net::Device`], [`net::Receive`] and [`net::Transmit`].
+//! - `fake` (with the feature of that name): a device in memory, for tests on a host.
 //! - [`offload`]: the checksums and the segmentation that a device does not do, in software.
 //!
 //! Memory comes from the operating system through [`virtio_drivers::Hal`]. Allocation happens while a device is set up
@@ -15,10 +16,12 @@
 #![no_std]
 
 extern crate alloc;
-#[cfg(test)]
+#[cfg(any(test, feature = "fake"))]
 extern crate std;
 
 pub mod buffer;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
 pub mod features;
 pub mod net;
 pub mod offload;

@@ -1,0 +1,167 @@
+//! The transport that the driver is given.
+
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU32, Ordering};
+use std::boxed::Box;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::vec::Vec;
+
+use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
+use virtio_drivers::{Error, PhysAddr, Result};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::queue::Queue;
+use super::state::State;
+use crate::features::Features;
+use crate::transport::{Doorbell, NetTransport, Refused, Width};
+use crate::wire::config::NetConfig;
+use crate::wire::status::FEATURES_OK;
+
+/// The transport of a [`Device`](super::Device).
+#[derive(Debug)]
+pub struct FakeTransport {
+    pub(super) shared: Arc<Shared>,
+}
+
+/// What device and transport share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    state: Mutex<State>,
+    doorbells: &'static [AtomicU32; 2],
+}
+
+/// What lies in the place of a doorbell that was not rung.
+const SILENT: u32 = u32::MAX;
+
+/// Every doorbell there ever was: a driver may ring one after its device is gone.
+static DOORBELLS: Mutex<Vec<&'static [AtomicU32; 2]>> = Mutex::new(Vec::new());
+
+impl Shared {
+    pub(super) fn new(state: State) -> Self {
+        let doorbells: &'static [AtomicU32; 2] = Box::leak(Box::new([const { AtomicU32::new(SILENT) }; 2]));
+        DOORBELLS.lock().unwrap_or_else(PoisonError::into_inner).push(doorbells);
+        Self { state: Mutex::new(state), doorbells }
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the doorbell of `queue` was rung since this was last asked.
+    pub(super) fn rung(&self, queue: u16) -> bool {
+        let value = self.doorbells[usize::from(queue)].swap(SILENT, Ordering::Relaxed);
+        assert!(value == SILENT || value == u32::from(queue), "doorbell {queue} was rung with {value}");
+        value != SILENT
+    }
+}
+
+impl NetTransport for FakeTransport {
+    fn name(&self) -> &'static str {
+        "fake"
+    }
+
+    fn doorbell(&mut self, queue: u16) -> core::result::Result<Doorbell, Refused> {
+        let place = self.shared.doorbells.get(usize::from(queue)).ok_or(Refused::Doorbell(queue))?;
+        // SAFETY: aligned memory that is never freed, and in which nothing is kept but what rings write.
+        Ok(unsafe { Doorbell::new(NonNull::from(place).cast(), queue, Width::Bits32) })
+    }
+}
+
+impl Transport for FakeTransport {
+    fn device_type(&self) -> DeviceType {
+        DeviceType::Network
+    }
+
+    fn read_device_features(&mut self) -> u64 {
+        self.shared.state().offered.bits()
+    }
+
+    fn write_driver_features(&mut self, features: u64) {
+        let mut state = self.shared.state();
+        assert_eq!(state.status & FEATURES_OK, 0, "features are written before FEATURES_OK is");
+        let features = Features::from_bits_retain(features);
+        assert!(
+            state.offered.contains(features),
+            "the driver accepts what is not offered: {}",
+            features - state.offered
+        );
+        features.check().expect("the driver accepts features without what they need");
+        state.accepted = features;
+    }
+
+    fn max_queue_size(&mut self, queue: u16) -> u32 {
+        let state = self.shared.state();
+        if usize::from(queue) < state.queues.len() { u32::from(state.queue_size) } else { 0 }
+    }
+
+    fn notify(&mut self, queue: u16) {
+        self.shared.doorbells[usize::from(queue)].store(u32::from(queue), Ordering::Relaxed);
+    }
+
+    fn get_status(&self) -> DeviceStatus {
+        DeviceStatus::from_bits_retain(u32::from(self.shared.state().status))
+    }
+
+    fn set_status(&mut self, status: DeviceStatus) {
+        let mut state = self.shared.state();
+        let status = status.bits() as u8;
+        if status == 0 {
+            if !state.stuck {
+                state.reset();
+            }
+            return;
+        }
+        assert_eq!(state.status & !status, 0, "the driver clears bits of the status without a reset");
+        let refused = state.accepted.intersects(state.refused);
+        let new = if refused { status & !FEATURES_OK } else { status };
+        state.status = new;
+    }
+
+    fn set_guest_page_size(&mut self, _size: u32) {}
+
+    fn requires_legacy_layout(&self) -> bool {
+        false
+    }
+
+    fn queue_set(&mut self, queue: u16, size: u32, descriptors: PhysAddr, driver: PhysAddr, device: PhysAddr) {
+        let mut state = self.shared.state();
+        assert!(state.status & FEATURES_OK != 0, "queues are set up after the features are agreed on");
+        assert!(size <= u32::from(state.queue_size), "a queue of {size}, which is more than there is");
+        state.queues[usize::from(queue)] = Queue::new(size as u16, [descriptors, driver, device]);
+    }
+
+    fn queue_unset(&mut self, queue: u16) {
+        self.shared.state().queues[usize::from(queue)] = Queue::default();
+    }
+
+    fn queue_used(&mut self, queue: u16) -> bool {
+        self.shared.state().queues[usize::from(queue)].ready()
+    }
+
+    fn ack_interrupt(&mut self) -> InterruptStatus {
+        let status = core::mem::take(&mut self.shared.state().interrupt_status);
+        InterruptStatus::from_bits_retain(u32::from(status))
+    }
+
+    fn read_config_generation(&self) -> u32 {
+        let mut state = self.shared.state();
+        if state.unstable {
+            state.generation = state.generation.wrapping_add(1);
+        }
+        state.generation
+    }
+
+    fn read_config_space<T: FromBytes + IntoBytes>(&self, offset: usize) -> Result<T> {
+        let bytes = self.shared.state().config.to_bytes();
+        let field = offset.checked_add(size_of::<T>()).and_then(|end| bytes.get(offset..end));
+        T::read_from_bytes(field.ok_or(Error::ConfigSpaceTooSmall)?).map_err(|_| Error::ConfigSpaceTooSmall)
+    }
+
+    fn write_config_space<T: IntoBytes + Immutable>(&mut self, offset: usize, value: T) -> Result<()> {
+        let end = offset.saturating_add(value.as_bytes().len());
+        if end > NetConfig::LEN {
+            return Err(Error::ConfigSpaceTooSmall);
+        }
+        panic!("nothing in the configuration space is for a modern driver to write");
+    }
+}
