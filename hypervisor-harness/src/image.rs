@@ -41,6 +41,12 @@ pub fn load(file: Option<&Path>) -> anyhow::Result<Cow<'static, [u8]>> {
     Ok(Cow::Owned(bytes))
 }
 
+/// What is known of the image that [`load`] gives: how it was built, or the file's name.
+#[must_use]
+pub fn describe(file: Option<&Path>) -> String {
+    file.map_or_else(|| BUILT_WITH.to_owned(), |path| path.display().to_string())
+}
+
 /// Writes the embedded image to a file.
 ///
 /// # Errors

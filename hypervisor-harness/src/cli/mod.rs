@@ -75,7 +75,7 @@ pub fn main(started: Instant) -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command.unwrap_or(Command::Run(cli.run)) {
         Command::Run(args) => crate::run::run(&args, started),
-        Command::Qemu(args) => crate::qemu::run(&args),
+        Command::Qemu(args) => crate::qemu::run(&args, started),
         Command::Image { out } => crate::image::write(&out).map(|()| 0),
         Command::Ipvsadm { arguments } => ipvsadm(arguments),
         Command::Bench { arguments } => bench(arguments),

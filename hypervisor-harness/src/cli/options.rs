@@ -91,13 +91,28 @@ pub struct QemuArgs {
     /// A port of this host that leads to an address of the guest: [HOSTADDR:]PORT:ADDR:PORT; several may be given
     #[arg(long = "publish", value_name = "PUBLISH", visible_alias = "hostfwd")]
     pub publish: Vec<Publish>,
+    /// A TCP server of this host that stands among the demonstration's: ADDR:PORT=HOSTADDR:PORT; several may be given
+    #[arg(long = "real", value_name = "REAL")]
+    pub real: Vec<Real>,
+    /// Write every frame of the servers' side to this file, for wireshark
+    #[arg(long, value_name = "FILE")]
+    pub pcap: Option<PathBuf>,
     /// The QEMU to run
     #[arg(long, value_name = "PROGRAM", default_value = "qemu-system-x86_64")]
     pub qemu: PathBuf,
     /// End after so many seconds
     #[arg(long = "for", value_name = "SECONDS", value_parser = seconds)]
     pub seconds: Option<f64>,
-    /// Only show the command
+    /// Seconds between two lines of status
+    #[arg(long, value_name = "SECONDS", value_parser = interval)]
+    pub status_interval: Option<f64>,
+    /// Everything as JSON, one object a line (docs/command.md)
+    #[arg(long)]
+    pub json: bool,
+    /// No colour, even on a terminal
+    #[arg(long)]
+    pub no_color: bool,
+    /// Only show how to do it by hand
     #[arg(long)]
     pub print: bool,
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
 use crate::vmm::console::{Said, Sink};
@@ -43,11 +43,8 @@ impl Events {
         if self.interrupted.swap(false, Ordering::Relaxed) {
             return Some(Event::Interrupted);
         }
-        match self.receiver.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            Ok(event) => Some(event),
-            // `self.sender` keeps the channel connected.
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        // The only error there is is the timeout: `self.sender` keeps the channel connected.
+        self.receiver.recv_timeout(until.saturating_duration_since(Instant::now())).ok()
     }
 
     /// Things the guest said that nobody heard, since the last call.
@@ -60,6 +57,17 @@ impl Events {
         let (sender, lost) = (self.sender.clone(), self.lost.clone());
         Box::new(move |said| {
             if let Err(TrySendError::Full(_)) = sender.try_send(Event::Said(Instant::now(), said)) {
+                lost.fetch_add(1, Ordering::Relaxed);
+            }
+        })
+    }
+
+    /// Takes what the devices have to say to people, from any thread; never blocks.
+    pub fn report(&self) -> Box<dyn Fn(&str) + Send + Sync> {
+        let (sender, lost) = (self.sender.clone(), self.lost.clone());
+        Box::new(move |text| {
+            let said = Event::Said(Instant::now(), Said::Complaint(text.to_owned()));
+            if let Err(TrySendError::Full(_)) = sender.try_send(said) {
                 lost.fetch_add(1, Ordering::Relaxed);
             }
         })

@@ -3,6 +3,7 @@
 pub mod events;
 pub mod guest;
 pub mod picture;
+pub mod ports;
 pub mod view;
 
 use std::io::{self, IsTerminal};
@@ -14,11 +15,13 @@ use self::events::{Event, Events, duration};
 use self::guest::Guest;
 use self::picture::Picture;
 use self::view::{Facts, Json, Text, View};
+use crate::backend::options::{Net, Publish};
 use crate::cli::{RunArgs, Style};
-use crate::image;
 use crate::vmm::console::{Record, Said};
 use crate::vmm::machine::Start;
-use crate::vmm::{Machine, Outcome, Running, host, layout};
+use crate::vmm::vcpu::GUEST_SUCCESS;
+use crate::vmm::{Machine, Outcome, host};
+use crate::{backend, image, virtio};
 
 /// A guest that has not reported itself after this time gets a remark.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -31,25 +34,37 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub fn run(args: &RunArgs, started: Instant) -> anyhow::Result<u8> {
     let image = image::load(args.guest.kernel.as_deref())?;
     let guest = Guest::new(&args.guest, &args.net, &args.real)?;
-    let machine = Machine::new(args.guest.memory).map_err(|error| match error {
+    let mut machine = Machine::new(args.guest.memory).map_err(|error| match error {
         crate::vmm::Error::Host(error) => no_kvm(&error),
         other => other.into(),
     })?;
+    let (wanted, moved) = match args.net {
+        Net::Lan => ports::choose(&guest, &args.publish),
+        Net::Tap(_) => (args.publish.clone(), Vec::new()),
+    };
+    let options = backend::Options {
+        net: args.net.clone(),
+        publish: wanted.clone(),
+        real: args.real.clone(),
+        pcap: args.pcap.clone(),
+    };
+    let network = backend::open(&options).map_err(ports::explain)?;
+    let published = network.lan.map(|lan| lan.published().to_vec()).unwrap_or_default();
+
+    let events = Events::default();
+    events.on_interrupt().context("cannot catch Ctrl-C")?;
+    let device = virtio::attach(&mut machine, network.backend, virtio::Options::new(events.report()))?;
     let live = !args.json && io::stdout().is_terminal();
     let interval = args.status_interval.unwrap_or(if live || args.json { 1.0 } else { 5.0 });
     let status = format!("status={:.0}", interval * 1e3);
-    let device = format!("virtio_mmio.device=4K@{:#x}:{}", layout::NET_BASE, layout::NET_GSI);
-    let command_line = guest.command_line(&[&device, "console=ringlet", &status]);
+    let command_line = guest.command_line(&[&device.command_line(), "console=ringlet", &status]);
     let facts = Facts {
-        image: match &args.guest.kernel {
-            Some(path) => path.display().to_string(),
-            None => image::BUILT_WITH.to_owned(),
-        },
+        image: image::describe(args.guest.kernel.as_deref()),
         image_size: image.len(),
         memory: args.guest.memory,
         net: args.net.clone(),
         command_line: command_line.clone(),
-        published: args.publish.clone(),
+        published,
         management: guest.management(),
         demo: guest.demo,
     };
@@ -57,23 +72,21 @@ pub fn run(args: &RunArgs, started: Instant) -> anyhow::Result<u8> {
         true => Box::new(Json::new(io::stdout().lock())),
         false => Box::new(Text::new(io::stdout().lock(), Style::new(args.no_color), live)),
     };
-    let events = Events::default();
-    events.on_interrupt().context("cannot catch Ctrl-C")?;
-    let deaf = view.start(&facts).is_err();
+    let mut watch = Watch::new(events, &mut *view, &facts, started);
+    watch.moved(&moved, &wanted, &facts.published);
     let running = machine.start(Start {
         image,
         command_line,
         module: (!guest.rules.is_empty()).then_some(guest.rules),
-        said: events.sink(),
-        ended: events.ended(),
+        said: watch.events.sink(),
+        ended: watch.events.ended(),
     })?;
     let until = args.seconds.map(|seconds| started + duration(seconds));
-    let watch = Watch { events, view: &mut *view, picture: Picture::default(), started, deaf };
-    let outcome = watch.to_the_end(running, until);
-    match outcome {
-        Outcome::Stopped | Outcome::Exit(crate::vmm::vcpu::GUEST_SUCCESS) => {}
-        ref failure => eprintln!("ringlet: {failure}"),
-    }
+    watch.until_the_end(until, &|| running.stop());
+    let outcome = running.join();
+    device.stop();
+    device.join();
+    watch.end(&outcome);
     Ok(outcome.exit_code())
 }
 
@@ -82,8 +95,8 @@ fn no_kvm(error: &host::Error) -> anyhow::Error {
     anyhow::anyhow!("{error}\nWithout KVM, `ringlet qemu --accel tcg` boots the same image in QEMU, only slower.")
 }
 
-/// Someone who looks at a running guest.
-struct Watch<'a> {
+/// Someone who looks at a running guest and shows what there is to see.
+pub struct Watch<'a> {
     events: Events,
     view: &'a mut dyn View,
     picture: Picture,
@@ -92,16 +105,50 @@ struct Watch<'a> {
     deaf: bool,
 }
 
-impl Watch<'_> {
-    /// Shows what happens until the guest has ended, which it is asked for at `until` or by the user.
-    fn to_the_end(mut self, running: Running, until: Option<Instant>) -> Outcome {
+impl std::fmt::Debug for Watch<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watch").field("picture", &self.picture).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Watch<'a> {
+    /// Shows the facts at once. `started` is when the process began.
+    pub fn new(events: Events, view: &'a mut dyn View, facts: &Facts, started: Instant) -> Self {
+        let deaf = view.start(facts).is_err();
+        Self { events, view, picture: Picture::default(), started, deaf }
+    }
+
+    /// The queue of what happens.
+    #[must_use]
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// Remarks on the ports of this host that were not to be had: `moved` of `wanted`, which became `published`.
+    pub fn moved(&mut self, moved: &[Publish], wanted: &[Publish], published: &[Publish]) {
+        let became = |target| {
+            let place = wanted.iter().position(|publish| publish.host.port() == 0 && publish.target == target)?;
+            published.get(place)
+        };
+        for publish in moved {
+            if let Some(instead) = became(publish.target) {
+                let text =
+                    format!("port {} is taken: {} is at {} instead", publish.host.port(), publish.target, instead.host);
+                self.show(|view, _| view.complaint(&text));
+            }
+        }
+    }
+
+    /// Shows what happens until the guest has ended. At `until`, or when the user wishes so, or when nobody reads any
+    /// more what is shown, `stop` is called, once. Says whether it was.
+    pub fn until_the_end(&mut self, until: Option<Instant>, stop: &dyn Fn()) -> bool {
         let mut stopping = false;
-        let mut patience = Some(self.started + PATIENCE);
+        let mut patience = Some(Instant::now() + PATIENCE);
         loop {
             let now = Instant::now();
             if !stopping && (self.deaf || until.is_some_and(|until| until <= now)) {
                 stopping = true;
-                running.stop();
+                stop();
             }
             if patience.is_some_and(|patience| patience <= now) {
                 patience = None;
@@ -111,10 +158,10 @@ impl Watch<'_> {
             match self.events.next(next.unwrap_or(now + Duration::from_secs(3600))) {
                 None => {}
                 Some(Event::Ended) => break,
+                Some(Event::Interrupted) if stopping => {}
                 Some(Event::Interrupted) => {
-                    if !std::mem::replace(&mut stopping, true) {
-                        running.stop();
-                    }
+                    stopping = true;
+                    stop();
                 }
                 Some(Event::Said(at, said)) => {
                     if matches!(said, Said::Record(Record::Ready(_))) {
@@ -126,16 +173,22 @@ impl Watch<'_> {
             match self.events.lost() {
                 0 => {}
                 lost => {
-                    self.show(|view, _| {
-                        view.complaint(&format!("{lost} lines of the guest were lost: they came too fast"))
-                    });
+                    let text = format!("{lost} lines of the guest were lost: they came too fast");
+                    self.show(|view, _| view.complaint(&text));
                 }
             }
         }
-        let outcome = running.join();
+        stopping
+    }
+
+    /// Shows how it ended; failures also on standard error.
+    pub fn end(&mut self, outcome: &Outcome) {
         let up = self.started.elapsed();
-        self.show(|view, picture| view.end(&outcome, picture, up));
-        outcome
+        self.show(|view, picture| view.end(outcome, picture, up));
+        match outcome {
+            Outcome::Stopped | Outcome::Exit(GUEST_SUCCESS) => {}
+            failure => eprintln!("ringlet: {failure}"),
+        }
     }
 
     fn said(&mut self, at: Instant, said: Said) {

@@ -61,7 +61,7 @@ fn read(file: &[u8]) -> Vec<Entry> {
             Some(Entry { address: symbol.address(), size: symbol.size(), name })
         })
         .collect();
-    entries.sort_by(|a, b| (a.address, a.size).cmp(&(b.address, b.size)));
+    entries.sort_by_key(|entry| (entry.address, entry.size));
     entries
 }
 
