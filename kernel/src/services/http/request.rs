@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn each_refusal_has_its_status() {
-        let bad = |head: &str| parse(format!("{head}\r\n\r\n").as_bytes());
+        let bad = |head: &str| parse(format!("{head}\r\n\r\n").as_bytes()).map(|r| r.map(|_| ()));
         assert_eq!(bad("POST / HTTP/1.1\r\nHost: a"), Some(Err(Bad::Method)));
         assert_eq!(bad("GET / HTTP/2.0\r\nHost: a"), Some(Err(Bad::Version)));
         for head in [
