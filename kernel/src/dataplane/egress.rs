@@ -1,0 +1,193 @@
+//! The way out: every frame that is sent, whoever made it, goes through here.
+
+use heapless::Vec;
+use ringlet_balancer::{NextHop, Sink};
+use ringlet_driver::buffer::{Frame, MAX_SEGMENTS, Pool};
+use ringlet_driver::features::Features;
+use ringlet_driver::net::{Reason, Refused, Transmit};
+use ringlet_driver::offload::{Finish, Segmenter, finish_checksum};
+use ringlet_driver::wire::NetHdr;
+use virtio_drivers::Hal;
+
+use super::waiting::{Outcome, Waiting};
+use crate::stack::Outlet;
+use crate::status::{Counters, Loss};
+
+/// Room in the transmit queue, in frames, and free buffers below which the stack makes nothing new: a super-frame of it takes
+/// 32 buffers, and forwarding comes first.
+const RESERVE: usize = 64;
+
+/// What is needed to send.
+pub(crate) struct Egress<'a, H: Hal> {
+    pub transmit: &'a mut Transmit<H>,
+    pub pool: &'a Pool,
+    pub features: Features,
+    pub counters: &'a mut Counters,
+}
+
+impl<H: Hal> Egress<'_, H> {
+    /// Sends a frame with the header it has. What cannot be sent is dropped and counted.
+    #[inline]
+    pub fn send(&mut self, frame: Frame) {
+        let length = frame.len();
+        match self.transmit.push(frame) {
+            Ok(()) => {
+                self.counters.tx_frames += 1;
+                self.counters.tx_bytes += length as u64;
+            }
+            Err(refused) => self.send_otherwise(refused),
+        }
+    }
+
+    /// Does in software what the device does not do, and sends the result.
+    #[cold]
+    fn send_otherwise(&mut self, Refused { mut frame, reason }: Refused) {
+        let header = frame.header();
+        match reason {
+            Reason::Full => self.counters.lose(Loss::TransmitFull),
+            // The loop will notice.
+            Reason::Broken(_) => self.counters.lose(Loss::Reset),
+            Reason::Header(_) if header.is_gso() => self.send_segments(&header, frame),
+            Reason::Header(_) if header.needs_csum() => {
+                if finish(&mut frame, &header) {
+                    self.counters.software_offloads += 1;
+                    self.send_finished(frame);
+                } else {
+                    self.counters.lose(Loss::Unsendable);
+                }
+            }
+            Reason::TooManySegments => match self.pool.frame(frame.len()) {
+                Some(mut copy) => {
+                    let mut at = 0;
+                    let mut pieces = frame.segments();
+                    let mut piece: &[u8] = &[];
+                    for target in copy.segments_mut() {
+                        let mut target = target;
+                        while !target.is_empty() {
+                            if piece.is_empty() {
+                                match pieces.next() {
+                                    Some(next) => piece = next,
+                                    None => break,
+                                }
+                                continue;
+                            }
+                            let count = piece.len().min(target.len());
+                            target[..count].copy_from_slice(&piece[..count]);
+                            piece = &piece[count..];
+                            target = &mut target[count..];
+                            at += count;
+                        }
+                    }
+                    drop(pieces);
+                    debug_assert_eq!(at, frame.len());
+                    copy.set_header(header);
+                    self.send_finished(copy);
+                }
+                None => self.counters.lose(Loss::NoBuffer),
+            },
+            Reason::Header(_) | Reason::TooLong | Reason::TooShort => self.counters.lose(Loss::Unsendable),
+        }
+    }
+
+    /// Sends what nothing more can be done for.
+    fn send_finished(&mut self, frame: Frame) {
+        let length = frame.len();
+        match self.transmit.push(frame) {
+            Ok(()) => {
+                self.counters.tx_frames += 1;
+                self.counters.tx_bytes += length as u64;
+            }
+            Err(Refused { reason: Reason::Full, .. }) => self.counters.lose(Loss::TransmitFull),
+            Err(_) => self.counters.lose(Loss::Unsendable),
+        }
+    }
+
+    /// Cuts a super-frame and sends the pieces.
+    fn send_segments(&mut self, header: &NetHdr, frame: Frame) {
+        let mut pieces: Vec<&[u8], { MAX_SEGMENTS + 2 }> = Vec::new();
+        for piece in frame.segments() {
+            if pieces.push(piece).is_err() {
+                return self.counters.lose(Loss::Unsendable);
+            }
+        }
+        let finish = if self.features.contains(Features::CSUM) { Finish::Partial } else { Finish::Complete };
+        let Ok(mut segmenter) = Segmenter::new(header, frame.head(), &pieces[..], finish) else {
+            return self.counters.lose(Loss::Unsendable);
+        };
+        self.counters.software_offloads += 1;
+        while let Some(length) = segmenter.next_len() {
+            // A segment must lie in one piece to be written; it does unless the peer asked for enormous ones.
+            let Some(mut segment) = self.pool.frame(length) else { return self.counters.lose(Loss::NoBuffer) };
+            match segmenter.write_next(&pieces[..], segment.head_mut()) {
+                Some((_, header)) => {
+                    segment.set_header(header);
+                    self.send_finished(segment);
+                }
+                None => return self.counters.lose(Loss::Unsendable),
+            }
+        }
+    }
+
+    /// Copies a frame into buffers and sends it.
+    pub fn send_copy(&mut self, bytes: &[u8], header: NetHdr) {
+        match self.pool.frame_from(bytes) {
+            Some(mut frame) => {
+                frame.set_header(header);
+                self.send(frame);
+            }
+            None => self.counters.lose(Loss::NoBuffer),
+        }
+    }
+}
+
+/// Completes the partial checksum that `header` tells of. Whether that was possible.
+fn finish(frame: &mut Frame, header: &NetHdr) -> bool {
+    let sum = {
+        let mut pieces: Vec<&[u8], { MAX_SEGMENTS + 2 }> = Vec::new();
+        for piece in frame.segments() {
+            if pieces.push(piece).is_err() {
+                return false;
+            }
+        }
+        finish_checksum(&pieces[..], header.csum_start, header.csum_offset)
+    };
+    let at = usize::from(header.csum_start) + usize::from(header.csum_offset);
+    let Some(field) = frame.head_mut().get_mut(at..at + 2) else { return false };
+    field.copy_from_slice(&sum.to_be_bytes());
+    frame.set_header(NetHdr::default());
+    true
+}
+
+impl<H: Hal> Outlet for Egress<'_, H> {
+    fn is_ready(&mut self) -> bool {
+        if self.transmit.room() < RESERVE {
+            // A broken ring has no room, and the loop sees it when it flushes.
+            let _ = self.transmit.reap();
+        }
+        self.transmit.room() >= RESERVE && self.pool.available() >= RESERVE
+    }
+
+    fn send(&mut self, frame: &[u8], header: NetHdr) {
+        self.send_copy(frame, header);
+    }
+}
+
+/// Takes what the balancer says besides its verdicts.
+pub(crate) struct BalancerSink<'a, 'b, H: Hal> {
+    pub egress: &'a mut Egress<'b, H>,
+    pub waiting: &'a mut Waiting,
+}
+
+impl<H: Hal> Sink for BalancerSink<'_, '_, H> {
+    fn transmit(&mut self, frame: &[u8]) {
+        self.egress.send_copy(frame, NetHdr::default());
+    }
+
+    fn resolved(&mut self, next_hop: NextHop) {
+        self.waiting.mark(next_hop, Outcome::Resolved);
+    }
+
+    fn unreachable(&mut self, next_hop: NextHop) {
+        self.waiting.mark(next_hop, Outcome::Unreachable);
+    }
+}
