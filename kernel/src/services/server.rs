@@ -36,6 +36,27 @@ pub(crate) trait Session {
 
     /// Takes what has come and makes what there is room for.
     fn drive(&mut self, socket: &mut tcp::Socket<'_>, view: &mut View<'_>) -> Next;
+
+    /// Requests answered since the last time this was asked.
+    fn take_answered(&mut self) -> u64;
+
+    /// Whether the session ends because what came made no sense.
+    fn is_malformed(&self) -> bool {
+        false
+    }
+}
+
+/// What a server counted.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct ServerCounters {
+    /// Connections that were accepted.
+    pub accepted: u64,
+    /// Requests that were answered.
+    pub answered: u64,
+    /// Connections ended because what came over them made no sense.
+    pub malformed: u64,
+    /// Connections given up because nothing came about.
+    pub timeouts: u64,
 }
 
 /// How long the other side may take to acknowledge anything at all, or to end a connection.
@@ -55,10 +76,7 @@ struct Slot<S> {
 pub(crate) struct Server<S> {
     endpoint: SocketAddr,
     slots: Vec<Slot<S>>,
-    /// Connections that were accepted.
-    pub accepted: u64,
-    /// Connections given up because nothing came about.
-    pub timeouts: u64,
+    counters: ServerCounters,
     /// When to look again at the latest, in nanoseconds.
     deadline: u64,
 }
@@ -77,7 +95,7 @@ impl<S: Session> Server<S> {
             socket.set_nagle_enabled(false);
             Slot { handle: sockets.add(socket), session: None, deadline: u64::MAX, closing: false }
         });
-        let mut server = Self { endpoint, slots: slots.collect(), accepted: 0, timeouts: 0, deadline: u64::MAX };
+        let mut server = Self { endpoint, slots: slots.collect(), counters: ServerCounters::default(), deadline: u64::MAX };
         for slot in &mut server.slots {
             Self::listen(server.endpoint, slot, sockets);
         }
@@ -114,10 +132,13 @@ impl<S: Session> Server<S> {
             if !slot.closing {
                 let before = (socket.recv_queue(), socket.send_queue());
                 let session = slot.session.get_or_insert_with(|| {
-                    self.accepted += 1;
+                    self.counters.accepted += 1;
                     S::new(now)
                 });
-                match session.drive(socket, view) {
+                let next = session.drive(socket, view);
+                self.counters.answered += session.take_answered();
+                self.counters.malformed += u64::from(session.is_malformed());
+                match next {
                     Next::Until(deadline) => slot.deadline = deadline,
                     Next::Close => {
                         socket.close();
@@ -129,13 +150,18 @@ impl<S: Session> Server<S> {
             }
             if now >= slot.deadline {
                 socket.abort();
-                self.timeouts += 1;
+                self.counters.timeouts += 1;
                 slot.deadline = u64::MAX;
                 worked = true;
             }
             self.deadline = self.deadline.min(slot.deadline).min(now.saturating_add(LOOK_AFTER));
         }
         worked
+    }
+
+    /// What was counted.
+    pub fn counters(&self) -> ServerCounters {
+        self.counters
     }
 
     /// When to call [`Server::poll`] again at the latest, in nanoseconds.

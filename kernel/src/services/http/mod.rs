@@ -3,7 +3,7 @@
 //! One request a connection. Answers are made piece by piece as the client takes them, so that neither many services nor a
 //! slow client need memory; their end is the end of the connection.
 
-mod metrics;
+pub(crate) mod metrics;
 mod page;
 mod request;
 
@@ -13,6 +13,7 @@ use core::fmt::Write;
 
 use smoltcp::socket::tcp;
 
+pub(crate) use self::metrics::{forward_name, protocol_name};
 use self::request::{Bad, LONGEST_HEAD, Request};
 use super::View;
 use super::server::{Next, Session};
@@ -55,8 +56,8 @@ pub(crate) struct Http {
     /// The configuration the answer is about.
     revision: u64,
     deadline: u64,
-    /// Requests answered on this connection: none or one.
-    pub answered: u64,
+    /// Requests answered and not yet counted: none or one.
+    answered: u64,
 }
 
 impl Session for Http {
@@ -105,6 +106,10 @@ impl Session for Http {
             let _ = socket.recv(|bytes| (bytes.len(), ()));
         }
         self.write(socket, view)
+    }
+
+    fn take_answered(&mut self) -> u64 {
+        core::mem::take(&mut self.answered)
     }
 }
 

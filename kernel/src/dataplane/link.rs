@@ -1,0 +1,118 @@
+//! The network device in operation, and its negotiation.
+
+use ringlet_driver::buffer::Pool;
+use ringlet_driver::features::Features;
+use ringlet_driver::net::{CloseError, Control, Device, Negotiation, Receive, Settings, SetupError, Transmit};
+use ringlet_driver::ring::RingError;
+use ringlet_driver::transport::NetTransport;
+use virtio_drivers::Hal;
+
+use crate::cmdline::Options;
+use crate::console::Console;
+use crate::{info, warn};
+
+/// Why the device cannot go on as it is.
+#[derive(Debug)]
+pub enum LinkError {
+    /// It lied in a queue.
+    Ring(RingError),
+    /// It says itself that it needs a reset, or cannot be read any more.
+    Device(SetupError),
+}
+
+impl From<RingError> for LinkError {
+    fn from(error: RingError) -> Self {
+        LinkError::Ring(error)
+    }
+}
+
+impl core::fmt::Display for LinkError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            LinkError::Ring(error) => error.fmt(f),
+            LinkError::Device(error) => error.fmt(f),
+        }
+    }
+}
+
+/// A device that works, in its parts.
+pub struct Link<H: Hal, T: NetTransport> {
+    /// Receiving.
+    pub receive: Receive<H>,
+    /// Transmitting.
+    pub transmit: Transmit<H>,
+    /// Everything else.
+    pub control: Control<T>,
+    /// What the device offered.
+    pub offered: Features,
+    /// What was agreed.
+    pub features: Features,
+}
+
+/// What is wanted of a device: all that is implemented, as the command line changes it, and what the command line asks for
+/// that there is no code for.
+fn wanted(options: &Options) -> (Features, Features) {
+    let asked = (Features::IMPLEMENTED | options.features_on) - options.features_off;
+    (asked & Features::IMPLEMENTED, asked - Features::IMPLEMENTED)
+}
+
+impl<H: Hal, T: NetTransport> Link<H, T> {
+    /// Resets the device, agrees with it, and starts it. What the command line asks for and does not get is reported.
+    ///
+    /// # Errors
+    /// If the device cannot be driven.
+    pub fn start(transport: T, options: &Options, pool: &Pool, console: &Console<'_>) -> Result<Self, SetupError> {
+        let (wanted, unknown) = wanted(options);
+        if !unknown.is_empty() {
+            warn!(console, "virtio_net.features: {unknown} is not implemented and stays off");
+        }
+        let negotiation = Negotiation::begin(transport)?;
+        let offered = negotiation.offered();
+        // Half of the buffers are for receiving at most: what is received lies in the transmit queue, waits for neighbours, or is
+        // a copy of the stack, before it is free again.
+        let settings = Settings { reserve: pool.capacity() / 2, ..Settings::default() };
+        let device: Device<H, T> = negotiation.accept(wanted, Features::empty(), pool, settings)?;
+        let (receive, transmit, control) = device.split();
+        let features = control.features();
+        info!(console, "device: offered {offered}");
+        info!(console, "device: agreed on {features}");
+        let refused = (wanted & offered) - features;
+        if !refused.is_empty() {
+            info!(console, "device: not agreed on, though offered, for want of what it needs: {refused}");
+        }
+        let missing = (options.features_on & Features::IMPLEMENTED) - offered;
+        if !missing.is_empty() {
+            warn!(console, "virtio_net.features: the device does not offer {missing}");
+        }
+        Ok(Self { receive, transmit, control, offered, features })
+    }
+
+    /// Resets the device and takes everything back that it had.
+    ///
+    /// # Errors
+    /// If it does not reset. Its buffers are lost then, since it may still write to them.
+    pub fn close(self) -> Result<T, CloseError> {
+        // The parts are of one device: they were made together and have not been apart.
+        let Ok(device) = Device::join(self.receive, self.transmit, self.control) else {
+            return Err(CloseError::Reset);
+        };
+        device.close()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_switches_features_within_what_is_implemented() {
+        let options = Options {
+            features_off: Features::MRG_RXBUF,
+            features_on: Features::RING_PACKED | Features::CSUM,
+            ..Options::default()
+        };
+        let (wanted, unknown) = wanted(&options);
+        assert_eq!(wanted, Features::IMPLEMENTED - Features::MRG_RXBUF);
+        assert_eq!(unknown, Features::RING_PACKED - Features::IMPLEMENTED);
+    }
+}

@@ -1,0 +1,12 @@
+//! The way of frames through the machine: in by the receive queue, through the balancer, out by the transmit queue.
+
+mod egress;
+mod link;
+mod waiting;
+
+pub(crate) use egress::{BalancerSink, Egress};
+pub use link::{Link, LinkError};
+pub(crate) use waiting::{Outcome, Waiting};
+
+/// Frames that are worked on together.
+pub const BURST: usize = 32;

@@ -1,0 +1,416 @@
+//! The kernel: everything but the device, and one turn of the loop.
+
+use alloc::vec::Vec;
+
+use heapless::Vec as Burst;
+use ringlet_balancer::{Balancer, Instant, Offload, Packet, Partial, Verdict};
+use ringlet_driver::buffer::{Frame, Pool};
+use ringlet_driver::transport::NetTransport;
+use ringlet_driver::wire::NetHdr;
+use virtio_drivers::Hal;
+
+use crate::cmdline::Options;
+use crate::console::Console;
+use crate::dataplane::{BURST, BalancerSink, Egress, Link, LinkError, Outcome, Waiting};
+use crate::platform::Platform;
+use crate::services::{Services, View};
+use crate::stack::{LinkFacts, Stack};
+use crate::status::{Counters, Facts, Gauges, Loss};
+use crate::{info, report};
+
+/// The balancer is asked what is due at least this often, in nanoseconds: packets may set timers that are nearer than what it
+/// said last.
+const BALANCER_PERIOD: u64 = 1_000_000_000;
+/// How often the device's configuration is read again, in nanoseconds. Not every transport tells of a change.
+const DEVICE_PERIOD: u64 = 2_000_000_000;
+/// The least time between two reports of the configuration, in nanoseconds.
+const REPORT_PERIOD: u64 = 200_000_000;
+/// How often services and stack take turns before frames are looked for again.
+const ROUNDS: usize = 4;
+
+/// When what is due next, in nanoseconds.
+#[derive(Debug, Clone, Copy)]
+struct Due {
+    balancer: u64,
+    stack: u64,
+    device: u64,
+    status: u64,
+    report: u64,
+}
+
+impl Due {
+    fn first(&self) -> u64 {
+        self.balancer.min(self.stack).min(self.device).min(self.status).min(self.report)
+    }
+}
+
+/// The machine, but for its device.
+pub struct Kernel {
+    pub(crate) balancer: Balancer,
+    pool: Pool,
+    stack: Stack,
+    services: Option<Services>,
+    waiting: Waiting,
+    facts: Facts,
+    counters: Counters,
+    /// Received frames, before they are worked on.
+    frames: [Option<Frame>; BURST],
+    /// A frame in one piece, for the stack, where it lies in several.
+    linear: Vec<u8>,
+    due: Due,
+    /// The least of `due`: the only thing a busy turn looks at.
+    next_due: u64,
+    /// When there was something to do last.
+    busy_at: u64,
+    idle_spin: u64,
+    status_period: u64,
+    /// Versions of the virtual addresses and of the configuration that were seen last.
+    generation: u64,
+    revision: u64,
+    reported: u64,
+    link_up: bool,
+    /// Interrupts of this transport are to be acknowledged at the device.
+    acknowledge: bool,
+}
+
+/// The longest frame there is, in bytes.
+const LONGEST_FRAME: usize = 65_536 + 18;
+
+/// The balancer's view of a virtio header.
+#[inline]
+fn offload_of(header: &NetHdr) -> Offload {
+    let partial = header.needs_csum().then_some(Partial { start: header.csum_start, offset: header.csum_offset });
+    let gso_size = if header.is_gso() { header.gso_size } else { 0 };
+    Offload { partial, gso_size, data_valid: header.flags & NetHdr::DATA_VALID != 0 }
+}
+
+/// Puts what the balancer changed into the header the frame goes on with.
+#[inline]
+fn apply(offload: &Offload, frame: &mut Frame) {
+    let mut header = frame.header();
+    match offload.partial {
+        Some(Partial { start, offset }) => (header.csum_start, header.csum_offset) = (start, offset),
+        None => {
+            header.flags &= !NetHdr::NEEDS_CSUM;
+            (header.csum_start, header.csum_offset) = (0, 0);
+        }
+    }
+    frame.set_header(header);
+}
+
+impl Kernel {
+    /// A kernel around a balancer.
+    pub(crate) fn new(balancer: Balancer, pool: Pool, facts: Facts, options: &Options, platform: &impl Platform) -> Self {
+        let now = platform.now_ns();
+        let (stack, services) = stack_and_services(&facts, options, platform);
+        let status_period = match options.status_ms {
+            0 => u64::MAX,
+            ms => ms.saturating_mul(1_000_000),
+        };
+        let mut kernel = Self {
+            stack,
+            services,
+            // Generous for neighbours that do not answer at once, without hurting everybody else.
+            waiting: Waiting::new(pool.capacity() / 8),
+            counters: Counters::default(),
+            frames: [const { None }; BURST],
+            linear: alloc::vec![0; LONGEST_FRAME],
+            due: Due {
+                balancer: now,
+                stack: now,
+                device: now.saturating_add(DEVICE_PERIOD),
+                status: now.saturating_add(status_period),
+                report: u64::MAX,
+            },
+            next_due: now,
+            busy_at: now,
+            idle_spin: options.idle_spin_us.saturating_mul(1000),
+            status_period,
+            generation: balancer.generation(),
+            revision: balancer.revision(),
+            reported: now,
+            link_up: true,
+            acknowledge: facts.transport == "mmio",
+            balancer,
+            pool,
+            facts,
+        };
+        kernel.stack.set_service_addresses(kernel.balancer.virtual_addresses());
+        kernel
+    }
+
+    /// What stays as it is while the device works.
+    pub(crate) fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// What was counted.
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    pub(crate) fn counters_mut(&mut self) -> &mut Counters {
+        &mut self.counters
+    }
+
+    /// Takes over a device that was reset. If it is not what it was for the stack, the stack's connections are lost.
+    pub(crate) fn relink(&mut self, facts: Facts, options: &Options, platform: &impl Platform) {
+        let services = self.services.as_ref().map(Services::counters).unwrap_or_default();
+        if LinkFacts::new(facts.features, facts.mac, facts.mtu)
+            != LinkFacts::new(self.facts.features, self.facts.mac, self.facts.mtu)
+        {
+            (self.stack, self.services) = stack_and_services(&facts, options, platform);
+            self.stack.set_service_addresses(self.balancer.virtual_addresses());
+            if let Some(new) = &mut self.services {
+                new.continue_from(services);
+            }
+        }
+        self.facts = facts;
+        let now = platform.now_ns();
+        (self.due.stack, self.due.device) = (now, now.saturating_add(DEVICE_PERIOD));
+        self.next_due = now;
+    }
+
+    /// Looks for work once and does it, or sleeps until there is some.
+    ///
+    /// # Errors
+    /// If the device has to be reset.
+    pub(crate) fn turn<H: Hal, T: NetTransport>(
+        &mut self,
+        link: &mut Link<H, T>,
+        platform: &impl Platform,
+        console: &Console<'_>,
+    ) -> Result<(), LinkError> {
+        let received = link.receive.burst(&mut self.frames)?;
+        let now = platform.now_ns();
+        let mut local = false;
+        if received > 0 {
+            self.busy_at = now;
+            self.counters.bursts += 1;
+            local = self.burst(received, link, now);
+        }
+        if local || now >= self.next_due {
+            self.due(local, link, platform, console, now)?;
+        }
+        link.transmit.flush()?;
+        link.receive.refill();
+        if received == 0 && now.saturating_sub(self.busy_at) >= self.idle_spin {
+            self.sleep(link, platform)?;
+        }
+        Ok(())
+    }
+
+    /// Takes `count` received frames where they belong. Returns whether a service may have something to do.
+    fn burst<H: Hal, T: NetTransport>(&mut self, count: usize, link: &mut Link<H, T>, now: u64) -> bool {
+        let Self { balancer, pool, stack, waiting, counters, frames, linear, .. } = self;
+        let mut egress = Egress { transmit: &mut link.transmit, pool, features: link.features, counters };
+        let mut packets: Burst<Packet<'_>, BURST> = Burst::new();
+        for frame in frames.iter_mut().take(count).flatten() {
+            let (len, header) = (frame.len(), frame.header());
+            egress.counters.rx_frames += 1;
+            egress.counters.rx_bytes += len as u64;
+            let packet =
+                Packet { head: frame.head_mut(), len, offload: offload_of(&header), verdict: Verdict::Local };
+            // There are no more frames than places.
+            let _ = packets.push(packet);
+        }
+        balancer.process(&mut packets, Instant(now), &mut BalancerSink { egress: &mut egress, waiting });
+        let mut verdicts: Burst<(Verdict, Offload), BURST> = Burst::new();
+        for packet in &packets {
+            let _ = verdicts.push((packet.verdict, packet.offload));
+        }
+        drop(packets);
+        let (mut local, mut waits) = (false, false);
+        for (place, (verdict, offload)) in frames.iter_mut().zip(&verdicts) {
+            let Some(mut frame) = place.take() else { continue };
+            match *verdict {
+                Verdict::Transmit => {
+                    apply(offload, &mut frame);
+                    egress.send(frame);
+                }
+                Verdict::Local => {
+                    let header = frame.header();
+                    let checked = header.flags & (NetHdr::NEEDS_CSUM | NetHdr::DATA_VALID) != 0;
+                    let bytes = if frame.segment_count() == 1 {
+                        frame.head()
+                    } else {
+                        let length = frame.copy_to_slice(linear);
+                        &linear[..length]
+                    };
+                    let before = stack.counters().refused;
+                    local |= stack.receive(bytes, checked, now, &mut egress);
+                    if stack.counters().refused != before {
+                        egress.counters.lose(Loss::Refused);
+                    }
+                }
+                Verdict::Drop(_) => {}
+                Verdict::Wait(next_hop) => {
+                    apply(offload, &mut frame);
+                    if waiting.push(next_hop, frame).is_err() {
+                        egress.counters.lose(Loss::WaitingFull);
+                    }
+                    waits = true;
+                }
+            }
+        }
+        if waiting.news() {
+            release(waiting, balancer, &mut egress);
+        }
+        if waits {
+            // It has asked for a neighbour, and may want to ask again before it said it would.
+            (self.due.balancer, self.next_due) = (now, now);
+        }
+        local
+    }
+
+    /// Does what is due at this time, and what services have to do if `local` says so.
+    #[cold]
+    fn due<H: Hal, T: NetTransport>(
+        &mut self,
+        local: bool,
+        link: &mut Link<H, T>,
+        platform: &impl Platform,
+        console: &Console<'_>,
+        now: u64,
+    ) -> Result<(), LinkError> {
+        if now >= self.due.device {
+            self.refresh(link, console)?;
+            self.due.device = now.saturating_add(DEVICE_PERIOD);
+        }
+        let gauges = self.gauges(platform, now);
+        let Self { balancer, pool, stack, services, waiting, counters, .. } = self;
+        let mut egress = Egress { transmit: &mut link.transmit, pool, features: link.features, counters };
+        if now >= self.due.balancer {
+            let sink = &mut BalancerSink { egress: &mut egress, waiting };
+            let next = balancer.poll(Instant(now), sink).nanos();
+            if waiting.news() {
+                release(waiting, balancer, &mut egress);
+            }
+            self.due.balancer = next.min(now.saturating_add(BALANCER_PERIOD));
+        }
+        if local || now >= self.due.stack {
+            let mut more = false;
+            for _ in 0..ROUNDS {
+                let mut view = View { balancer, facts: &self.facts, gauges: &gauges };
+                let worked = services.as_mut().is_some_and(|services| services.poll(stack.sockets(), &mut view));
+                more = stack.poll(now, &mut egress) || worked;
+                if !more {
+                    break;
+                }
+            }
+            if balancer.generation() != self.generation {
+                self.generation = balancer.generation();
+                stack.set_service_addresses(balancer.virtual_addresses());
+            }
+            let services = services.as_ref().map_or(u64::MAX, Services::deadline);
+            let stack = if more { now } else { stack.deadline(now).unwrap_or(u64::MAX) };
+            self.due.stack = stack.min(services);
+        }
+        if balancer.revision() != self.revision {
+            self.revision = balancer.revision();
+            self.due.report = now.max(self.reported.saturating_add(REPORT_PERIOD));
+        }
+        if now >= self.due.report {
+            report::configuration(console, balancer);
+            (self.reported, self.due.report) = (now, u64::MAX);
+        }
+        if now >= self.due.status {
+            report::status(console, balancer, &gauges);
+            self.due.status = now.saturating_add(self.status_period);
+        }
+        self.next_due = self.due.first();
+        Ok(())
+    }
+
+    /// Reads the device's configuration again.
+    fn refresh<H: Hal, T: NetTransport>(
+        &mut self,
+        link: &mut Link<H, T>,
+        console: &Console<'_>,
+    ) -> Result<(), LinkError> {
+        link.control.refresh().map_err(LinkError::Device)?;
+        let up = link.control.link_up();
+        if up != self.link_up {
+            self.link_up = up;
+            info!(console, "device: the link is {}", if up { "up" } else { "down" });
+        }
+        Ok(())
+    }
+
+    /// Sleeps until the device or a timer has something, unless there is something already.
+    #[cold]
+    fn sleep<H: Hal, T: NetTransport>(
+        &mut self,
+        link: &mut Link<H, T>,
+        platform: &impl Platform,
+    ) -> Result<(), LinkError> {
+        if self.acknowledge && link.control.acknowledge().config {
+            self.due.device = 0;
+            self.next_due = 0;
+            return Ok(());
+        }
+        // Frames that were sent give their buffers back: somebody may be waiting for them.
+        link.transmit.reap()?;
+        link.receive.refill();
+        let mut work = link.receive.arm_interrupt();
+        // The receive queue has run dry because everything lies in the transmit queue.
+        let starved = link.receive.posted() == 0 && link.transmit.under_way() > 0;
+        if starved {
+            work |= link.transmit.arm_interrupt();
+        }
+        if !work {
+            self.counters.sleeps += 1;
+            let until = self.next_due;
+            platform.idle((until != u64::MAX).then_some(until));
+        }
+        link.receive.disarm_interrupt();
+        if starved {
+            link.transmit.disarm_interrupt();
+        }
+        Ok(())
+    }
+
+    /// What there is to measure.
+    pub(crate) fn gauges(&self, platform: &impl Platform, now_ns: u64) -> Gauges {
+        Gauges {
+            now_ns,
+            heap: platform.heap(),
+            buffers_free: self.pool.available() as u64,
+            buffers: self.pool.capacity() as u64,
+            waiting: self.waiting.len() as u64,
+            link_up: self.link_up,
+            counters: self.counters,
+            services: self.services.as_ref().map(Services::counters).unwrap_or_default(),
+            stack: self.stack.counters(),
+        }
+    }
+}
+
+/// Sends, or drops, the frames of next hops that something has become of.
+#[cold]
+fn release<H: Hal>(waiting: &mut Waiting, balancer: &mut Balancer, egress: &mut Egress<'_, H>) {
+    while let Some((next_hop, outcome, mut frames)) = waiting.take() {
+        for mut frame in frames.drain(..) {
+            if outcome == Outcome::Unreachable {
+                egress.counters.lose(Loss::Unreachable);
+                continue;
+            }
+            match balancer.complete(frame.head_mut(), next_hop) {
+                Verdict::Transmit => egress.send(frame),
+                // Counted by the balancer.
+                Verdict::Drop(_) => {}
+                Verdict::Wait(_) | Verdict::Local => egress.counters.lose(Loss::Unreachable),
+            }
+        }
+        waiting.recycle(frames);
+    }
+}
+
+/// The stack for a device, and the services on it, if there is an address for them.
+fn stack_and_services(facts: &Facts, options: &Options, platform: &impl Platform) -> (Stack, Option<Services>) {
+    let link = LinkFacts::new(facts.features, facts.mac, facts.mtu);
+    let (v4, v6) = (options.gateway_v4, options.gateway_v6);
+    let mut stack = Stack::new(link, &facts.addresses, v4, v6, platform.random(), platform.now_ns());
+    let services = facts.addresses.first().map(|address| Services::new(address.address, stack.sockets()));
+    (stack, services)
+}
