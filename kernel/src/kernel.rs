@@ -100,7 +100,13 @@ fn apply(offload: &Offload, frame: &mut Frame) {
 
 impl Kernel {
     /// A kernel around a balancer.
-    pub(crate) fn new(balancer: Balancer, pool: Pool, facts: Facts, options: &Options, platform: &impl Platform) -> Self {
+    pub(crate) fn new(
+        balancer: Balancer,
+        pool: Pool,
+        facts: Facts,
+        options: &Options,
+        platform: &impl Platform,
+    ) -> Self {
         let now = platform.now_ns();
         let (stack, services) = stack_and_services(&facts, options, platform);
         let status_period = match options.status_ms {
@@ -142,11 +148,6 @@ impl Kernel {
     /// What stays as it is while the device works.
     pub(crate) fn facts(&self) -> &Facts {
         &self.facts
-    }
-
-    /// What was counted.
-    pub(crate) fn counters(&self) -> &Counters {
-        &self.counters
     }
 
     pub(crate) fn counters_mut(&mut self) -> &mut Counters {
@@ -194,7 +195,7 @@ impl Kernel {
         }
         link.transmit.flush()?;
         link.receive.refill();
-        if received == 0 && now.saturating_sub(self.busy_at) >= self.idle_spin {
+        if received == 0 && now.saturating_sub(self.busy_at) >= self.idle_spin && now < self.next_due {
             self.sleep(link, platform)?;
         }
         Ok(())
@@ -209,8 +210,7 @@ impl Kernel {
             let (len, header) = (frame.len(), frame.header());
             egress.counters.rx_frames += 1;
             egress.counters.rx_bytes += len as u64;
-            let packet =
-                Packet { head: frame.head_mut(), len, offload: offload_of(&header), verdict: Verdict::Local };
+            let packet = Packet { head: frame.head_mut(), len, offload: offload_of(&header), verdict: Verdict::Local };
             // There are no more frames than places.
             let _ = packets.push(packet);
         }

@@ -11,15 +11,21 @@ extern crate std;
 
 pub mod cmdline;
 pub mod console;
+mod dataplane;
 pub mod exit_code;
+mod kernel;
 pub mod list;
 pub mod machine;
 pub mod memory_map;
 pub mod platform;
 pub mod record;
+mod report;
+mod run;
 pub mod services;
 pub mod stack;
 pub mod status;
+pub use run::run;
+
 #[cfg(test)]
 #[allow(dead_code, reason = "each test uses what it needs")]
 mod testing;

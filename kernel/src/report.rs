@@ -107,7 +107,7 @@ fn with_stats(record: Record, stats: &Stats) -> Record {
 
 /// How many services and destinations there are. Services by mark are not shown, and there are none.
 pub(crate) fn count(balancer: &Balancer) -> (u64, u64) {
-    balancer.services().fold((0, 0), |(services, destinations), info| {
-        (services + 1, destinations + info.destinations as u64)
-    })
+    balancer
+        .services()
+        .fold((0, 0), |(services, destinations), info| (services + 1, destinations + info.destinations as u64))
 }

@@ -261,6 +261,12 @@ impl<H: Hal> Receive<H> {
         self.ring.disable_interrupts();
     }
 
+    /// Entries of the queue.
+    #[must_use]
+    pub fn queue_size(&self) -> u16 {
+        self.ring.size()
+    }
+
     /// Buffers (or chains of them) that the device has.
     #[must_use]
     pub fn posted(&self) -> usize {

@@ -95,7 +95,8 @@ impl<S: Session> Server<S> {
             socket.set_nagle_enabled(false);
             Slot { handle: sockets.add(socket), session: None, deadline: u64::MAX, closing: false }
         });
-        let mut server = Self { endpoint, slots: slots.collect(), counters: ServerCounters::default(), deadline: u64::MAX };
+        let mut server =
+            Self { endpoint, slots: slots.collect(), counters: ServerCounters::default(), deadline: u64::MAX };
         for slot in &mut server.slots {
             Self::listen(server.endpoint, slot, sockets);
         }
