@@ -468,10 +468,4 @@ impl Services {
             keep
         });
     }
-
-    /// How many removed destinations are remembered.
-    #[cfg(test)]
-    pub fn trash_len(&self) -> usize {
-        self.trash.len()
-    }
 }

@@ -103,12 +103,10 @@ fn super_frames_pass_as_they_lie() {
     let len = frame.len();
     frame.truncate(2048);
     let mut packet = Packet::new(&mut frame);
-    packet.len = len;
-    packet.offload.gso_size = 1460;
+    (packet.len, packet.offload.gso_size) = (len, 1460);
     world.balancer.process(core::slice::from_mut(&mut packet), world.now, &mut world.said);
     assert!(matches!(packet.verdict, Verdict::Wait(_) | Verdict::Transmit), "{:?}", packet.verdict);
-    packet.offload.gso_size = 1461;
-    frame = tcp(end(CLIENT, 4000), end(VIRTUAL, 80), ACK).frame(&[1; 30_000]);
+    let mut frame = tcp(end(CLIENT, 4000), end(VIRTUAL, 80), ACK).frame(&[1; 30_000]);
     let mut offload = Offload { gso_size: 1461, ..Offload::default() };
     assert_eq!(world.process(&mut frame, &mut offload), Err(Verdict::Drop(Reason::TooBig)), "each segment would be");
 }
