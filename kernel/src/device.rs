@@ -123,6 +123,10 @@ impl NetTransport for AnyTransport {
     fn doorbell(&mut self, queue: u16) -> Result<Doorbell, Refused> {
         either!(self, t => t.doorbell(queue))
     }
+
+    fn acknowledge_used(&mut self) {
+        either!(self, t => t.acknowledge_used());
+    }
 }
 
 impl Transport for AnyTransport {

@@ -15,7 +15,7 @@ use super::state::State;
 use crate::features::Features;
 use crate::transport::{Doorbell, NetTransport, Refused, Width};
 use crate::wire::config::NetConfig;
-use crate::wire::status::FEATURES_OK;
+use crate::wire::status::{FEATURES_OK, INTERRUPT_QUEUE};
 
 /// The transport of a [`Device`](super::Device).
 #[derive(Debug)]
@@ -64,6 +64,10 @@ impl NetTransport for FakeTransport {
         let place = self.shared.doorbells.get(usize::from(queue)).ok_or(Refused::Doorbell(queue))?;
         // SAFETY: aligned memory that is never freed, and in which nothing is kept but what rings write.
         Ok(unsafe { Doorbell::new(NonNull::from(place).cast(), queue, Width::Bits32) })
+    }
+
+    fn acknowledge_used(&mut self) {
+        self.shared.state().interrupt_status &= !INTERRUPT_QUEUE;
     }
 }
 

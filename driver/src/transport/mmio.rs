@@ -8,7 +8,8 @@ use virtio_drivers::{PhysAddr, Result};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::{Doorbell, NetTransport, Refused, Width};
-use crate::wire::mmio::{CONFIG, QUEUE_NOTIFY};
+use crate::wire::mmio::{CONFIG, INTERRUPT_ACK, QUEUE_NOTIFY};
+use crate::wire::status::INTERRUPT_QUEUE;
 
 /// Why no network device is driven at an address.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -74,6 +75,15 @@ impl NetTransport for MmioTransport {
         // SAFETY: QueueNotify is one of the registers that the caller of `new` has promised, 4-aligned; all it does is to
         // make the device look at the queue.
         Ok(unsafe { Doorbell::new(self.registers.byte_add(QUEUE_NOTIFY), queue, Width::Bits32) })
+    }
+
+    fn acknowledge_used(&mut self) {
+        // SAFETY: InterruptACK is one of the registers that the caller of `new` has promised, 4-aligned; it only clears bits of
+        // InterruptStatus.
+        unsafe {
+            let register = self.registers.byte_add(INTERRUPT_ACK).cast::<u32>();
+            register.as_ptr().write_volatile(u32::from(INTERRUPT_QUEUE).to_le());
+        }
     }
 }
 

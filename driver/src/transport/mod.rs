@@ -37,4 +37,9 @@ pub trait NetTransport: Transport {
     /// # Errors
     /// Whatever the device refused of this queue since the last reset: its doorbell, or its interrupt vector.
     fn doorbell(&mut self, queue: u16) -> Result<Doorbell, Refused>;
+
+    /// Acknowledges an interrupt for used buffers without asking whether there was one, so with at most one register
+    /// access. To be called after each wake-up, before the rings are looked at: a device whose interrupt is a level (virtio
+    /// 1.3, section 4.2.3.4) raises no other one before that. With MSI-X there is nothing to do.
+    fn acknowledge_used(&mut self);
 }

@@ -6,7 +6,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ringlet_driver::features::Features;
-use ringlet_driver::wire::{RECEIVE_QUEUE, TRANSMIT_QUEUE};
+use ringlet_driver::wire::mmio::INTERRUPT_ACK;
+use ringlet_driver::wire::{RECEIVE_QUEUE, TRANSMIT_QUEUE, status};
+use vmm_sys_util::eventfd::EventFd;
 
 use super::Counters;
 use super::memory::Memory;
@@ -64,6 +66,8 @@ pub struct Handle {
     shared: Arc<Shared>,
     thread: JoinHandle<()>,
     offered: Features,
+    /// Written by KVM when the driver acknowledges an interrupt for used buffers; never read.
+    _acknowledged: EventFd,
 }
 
 impl Handle {
@@ -121,6 +125,10 @@ pub fn attach(machine: &mut Machine, backend: Box<dyn Backend>, options: Options
     let Options { mac, mask, spin, report } = options;
     let doorbell = |queue: u16| machine.notification(layout::NET_BASE + layout::QUEUE_NOTIFY, queue.into());
     let doorbells = [doorbell(RECEIVE_QUEUE)?, doorbell(TRANSMIT_QUEUE)?];
+    // A driver that acknowledges used buffers after each sleep need not leave the guest for that: the interrupt is an edge, so
+    // that the device has nothing to do then. InterruptStatus goes on to say "used buffers", which is always worth a look.
+    let acknowledgement = layout::NET_BASE + INTERRUPT_ACK as u64;
+    let acknowledged = machine.notification(acknowledgement, status::INTERRUPT_QUEUE.into())?;
     let shared = Arc::new(Shared::new(machine.interrupt(layout::NET_GSI)?, report));
     let memory = Memory::new(machine.ram().clone());
     let (offered, mtu) = (net::offered(&*backend, mask), backend.mtu());
@@ -129,5 +137,5 @@ pub fn attach(machine: &mut Machine, backend: Box<dyn Backend>, options: Options
     let control = remote.try_clone().map_err(Error::Thread)?;
     let registers = Registers::new(control, shared.clone(), memory, offered, mac, mtu);
     machine.add_device(layout::NET_BASE, layout::NET_SIZE, Box::new(registers))?;
-    Ok(Handle { remote, shared, thread, offered })
+    Ok(Handle { remote, shared, thread, offered, _acknowledged: acknowledged })
 }

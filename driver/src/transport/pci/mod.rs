@@ -153,6 +153,8 @@ impl NetTransport for PciTransport {
         // at the queue.
         Ok(unsafe { Doorbell::new(register.cast(), queue, Width::Bits16) })
     }
+
+    fn acknowledge_used(&mut self) {}
 }
 
 impl Transport for PciTransport {
