@@ -69,8 +69,6 @@ pub struct Kernel {
     revision: u64,
     reported: u64,
     link_up: bool,
-    /// Interrupts of this transport are to be acknowledged at the device.
-    acknowledge: bool,
 }
 
 /// The longest frame there is, in bytes.
@@ -136,7 +134,6 @@ impl Kernel {
             revision: balancer.revision(),
             reported: now,
             link_up: true,
-            acknowledge: facts.transport == "mmio",
             balancer,
             pool,
             facts,
@@ -344,11 +341,6 @@ impl Kernel {
         link: &mut Link<H, T>,
         platform: &impl Platform,
     ) -> Result<(), LinkError> {
-        if self.acknowledge && link.control.acknowledge().config {
-            self.due.device = 0;
-            self.next_due = 0;
-            return Ok(());
-        }
         // Frames that were sent give their buffers back: somebody may be waiting for them.
         link.transmit.reap()?;
         link.receive.refill();
@@ -362,6 +354,9 @@ impl Kernel {
             self.counters.sleeps += 1;
             let until = self.next_due;
             platform.idle((until != u64::MAX).then_some(until));
+            // Whatever ended the sleep. Why the device interrupted is not asked: that would be an exit, and the configuration is
+            // read again from time to time.
+            link.control.acknowledge_used();
         }
         link.receive.disarm_interrupt();
         if starved {

@@ -15,6 +15,7 @@ use ringlet_kernel::exit_code;
 use ringlet_kernel::machine::Machine;
 use ringlet_kernel::memory_map::{Layout, MemoryMap};
 
+use arch::x86_64::hal::IdentityHal;
 use arch::x86_64::platform::X86Platform;
 use arch::x86_64::start_info::StartInfo;
 use arch::x86_64::time::Clock;
@@ -75,7 +76,7 @@ fn start(start_info: u64) -> u8 {
         rules: info.module(),
         build_id: boot::build_id(&mut build_id),
     };
-    demo(machine, &platform)
+    ringlet_kernel::run::<IdentityHal, _, _>(machine, &platform)
 }
 
 /// Reports a panic on the console, with a backtrace, and ends the virtual machine.
@@ -112,25 +113,4 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     backtrace::print(&mut out, panic as *const () as u64, rbp);
     drop(out);
     exit::exit(code)
-}
-
-fn demo<T>(machine: Machine<'_, T>, platform: &X86Platform) -> u8 {
-    use ringlet_kernel::platform::Platform;
-    console::line(format_args!(
-        "{} {} pool {} at {} us",
-        machine.build_id,
-        machine.transport_name,
-        machine.pool.len(),
-        platform.now_ns() / 1000
-    ));
-    console::line(format_args!("random {:x} {:x}", platform.random(), platform.random()));
-    for _ in 0..3 {
-        let t = platform.now_ns();
-        platform.idle(Some(t + 1_000_000));
-        console::line(format_args!("slept {} us", (platform.now_ns() - t) / 1000));
-    }
-    if let Some(kind) = machine.options.crash {
-        platform.crash(kind);
-    }
-    exit_code::SUCCESS
 }
