@@ -1,6 +1,7 @@
 //! The Ringlet virtual machine monitor: boots the unikernel in KVM, gives it a virtio-net device and a network.
 
 pub mod backend;
+pub mod bench;
 pub mod cli;
 pub mod image;
 pub mod qemu;

@@ -78,7 +78,7 @@ pub fn main(started: Instant) -> ExitCode {
         Command::Qemu(args) => crate::qemu::run(&args, started),
         Command::Image { out } => crate::image::write(&out).map(|()| 0),
         Command::Ipvsadm { arguments } => ipvsadm(arguments),
-        Command::Bench { arguments } => bench(arguments),
+        Command::Bench { arguments } => crate::bench::run(arguments),
     };
     match result {
         Ok(code) => ExitCode::from(code),
@@ -91,10 +91,6 @@ pub fn main(started: Instant) -> ExitCode {
 
 fn ipvsadm(_arguments: Vec<OsString>) -> anyhow::Result<u8> {
     anyhow::bail!("this build has no ipvsadm")
-}
-
-fn bench(_arguments: Vec<OsString>) -> anyhow::Result<u8> {
-    anyhow::bail!("this build has no benchmarks")
 }
 
 #[cfg(test)]
