@@ -49,7 +49,7 @@ impl Guest {
     /// Puts together what the flags ask for on this network, with `real` as further servers of the demonstration.
     ///
     /// # Errors
-    /// If the rule file cannot be read, or the network needs what was not given.
+    /// If the rule file cannot be read or has faults, or the network needs what was not given.
     pub fn new(args: &GuestArgs, net: &Net, real: &[Real]) -> anyhow::Result<Self> {
         let lan = *net == Net::Lan;
         let (addresses, gateways) = match (args.ips.is_empty(), lan) {
@@ -80,6 +80,7 @@ impl Guest {
                 if rules.len() as u64 > MAX_RULES {
                     bail!("the rule file {} is larger than {MAX_RULES} bytes", path.display());
                 }
+                super::rules::check(&path.display().to_string(), &rules).map_err(anyhow::Error::msg)?;
                 rules
             }
         };

@@ -4,6 +4,7 @@ pub mod events;
 pub mod guest;
 pub mod picture;
 pub mod ports;
+pub mod rules;
 pub mod view;
 
 use std::io::{self, IsTerminal};
