@@ -27,23 +27,18 @@ extern crate alloc;
 extern crate std;
 
 mod balancer;
-#[allow(dead_code)]
 mod checksum;
 mod config;
 mod connection;
 pub mod control;
 mod errno;
 mod frame;
-#[allow(dead_code, unused_imports)]
 mod icmp;
 pub mod ipvsadm;
-#[allow(dead_code)]
 mod limit;
-#[allow(dead_code)]
 mod neighbour;
 mod packet;
 mod path;
-#[allow(dead_code)]
 mod route;
 pub mod scheduler;
 mod service;

@@ -1,17 +1,27 @@
-//! Errors of others about balanced connections: found by the packet they quote, and rewritten as that was.
+//! Errors of others about balanced connections: found by the packet they quote, and rewritten as that was
+//! (`ip_vs_nat_icmp` in Linux).
 
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::Reason;
+use crate::checksum::{Delta, Sum, adjust_transport};
+use crate::frame::transport::checksum_offset;
+use crate::frame::{ETHERNET, Ip, protocol};
 use crate::service::Protocol;
+
+/// Bytes of an ICMP error before what it quotes.
+const HEADER: usize = 8;
+const HEADER_V4: usize = 20;
+const HEADER_V6: usize = 40;
+
+/// Types that are translated, as in Linux: destination unreachable, source quench, time exceeded. ICMPv6: every error.
+fn is_translated(kind: u8, is_v6: bool) -> bool {
+    if is_v6 { kind < 128 } else { matches!(kind, 3 | 4 | 11) }
+}
 
 /// The packet that an ICMP error quotes, and where the parts of both lie in the frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Quote {
-    /// Source of the error itself.
-    pub from: IpAddr,
-    /// Destination of the error itself: where the quoted packet came from, if nobody lies.
-    pub to: IpAddr,
     /// Transport protocol of the quoted packet: TCP or UDP.
     pub protocol: Protocol,
     /// Source address of the quoted packet.
@@ -22,18 +32,120 @@ pub(crate) struct Quote {
     pub destination: IpAddr,
     /// Destination port of the quoted packet, in host order.
     pub destination_port: u16,
+    /// The error itself.
+    outer: Ip,
+    /// Where the quoted transport header starts.
+    transport: usize,
 }
 
-/// Looks into an ICMP or ICMPv6 message: `frame` is an Ethernet frame, of which at least the headers are here.
+/// Looks into an ICMP or ICMPv6 message: a frame of which at least the headers are in `head`, with `ip` as read of it.
 ///
-/// `Ok(None)` if it is no error that is translated (an echo, or an error about something that is neither TCP nor UDP):
-/// the local stack may have it. As in Linux, types 3, 4 and 11 are, and every error of ICMPv6.
+/// `Ok(None)` if it is no error that is translated: an echo, an error about something that is neither TCP nor UDP or
+/// about a later fragment. The local stack may have it.
 ///
 /// # Errors
-/// [`Reason::Malformed`] if it is cut short.
-pub(crate) fn parse(frame: &[u8]) -> Result<Option<Quote>, Reason> {
-    let _ = frame;
-    Ok(None)
+/// [`Reason::Malformed`] if it is cut short, or what it quotes is no packet of its own family.
+pub(crate) fn parse(head: &[u8], ip: &Ip) -> Result<Option<Quote>, Reason> {
+    let end = ip.end.min(head.len());
+    let message = head.get(ip.payload..end).ok_or(Reason::Malformed)?;
+    let header = message.first_chunk::<HEADER>().ok_or(Reason::Malformed)?;
+    if !is_translated(header[0], ip.is_v6()) {
+        return Ok(None);
+    }
+    let packet = &message[HEADER..];
+    let inner = if ip.is_v6() { inner_v6(packet)? } else { inner_v4(packet)? };
+    let Some(inner) = inner else { return Ok(None) };
+    let protocol = match inner.protocol {
+        protocol::TCP => Protocol::Tcp,
+        protocol::UDP => Protocol::Udp,
+        _ => return Ok(None),
+    };
+    let ports = packet.get(inner.len..).and_then(|transport| transport.first_chunk::<8>()).ok_or(Reason::Malformed)?;
+    Ok(Some(Quote {
+        protocol,
+        source: inner.source,
+        source_port: u16::from_be_bytes([ports[0], ports[1]]),
+        destination: inner.destination,
+        destination_port: u16::from_be_bytes([ports[2], ports[3]]),
+        outer: *ip,
+        transport: ip.payload + HEADER + inner.len,
+    }))
+}
+
+/// The headers of a quoted packet.
+struct Inner {
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    /// Bytes before the transport header.
+    len: usize,
+}
+
+/// `None` if it is a fragment without transport header. The checksum is whatever it was where the packet died.
+fn inner_v4(packet: &[u8]) -> Result<Option<Inner>, Reason> {
+    let h = packet.first_chunk::<HEADER_V4>().ok_or(Reason::Malformed)?;
+    let len = usize::from(h[0] & 0xf) * 4;
+    if h[0] >> 4 != 4 || len < HEADER_V4 {
+        return Err(Reason::Malformed);
+    }
+    if u16::from_be_bytes([h[6], h[7]]) & 0x1fff != 0 {
+        return Ok(None);
+    }
+    let address = |at: usize| IpAddr::V4(Ipv4Addr::new(h[at], h[at + 1], h[at + 2], h[at + 3]));
+    Ok(Some(Inner { source: address(12), destination: address(16), protocol: h[9], len }))
+}
+
+/// `None` if the transport header is in another fragment, or depends on an address that is not the one to be seen.
+fn inner_v6(packet: &[u8]) -> Result<Option<Inner>, Reason> {
+    let h = packet.first_chunk::<HEADER_V6>().ok_or(Reason::Malformed)?;
+    if h[0] >> 4 != 6 {
+        return Err(Reason::Malformed);
+    }
+    let address = |at: usize| {
+        let mut octets = [0; 16];
+        octets.copy_from_slice(&h[at..at + 16]);
+        IpAddr::V6(Ipv6Addr::from(octets))
+    };
+    let mut inner = Inner { source: address(8), destination: address(24), protocol: h[6], len: HEADER_V6 };
+    // Each turn moves at least eight bytes on, so the loop ends with the packet.
+    loop {
+        let extension = || packet.get(inner.len..).and_then(|x| x.first_chunk::<8>()).ok_or(Reason::Malformed);
+        let (next, len) = match inner.protocol {
+            // Hop-by-hop and destination options.
+            0 | 60 => {
+                let x = extension()?;
+                (x[0], 8 + 8 * usize::from(x[1]))
+            }
+            // Routing: with segments left, the destination is not the last one.
+            43 => {
+                let x = extension()?;
+                if x[3] != 0 {
+                    return Ok(None);
+                }
+                (x[0], 8 + 8 * usize::from(x[1]))
+            }
+            // Fragment.
+            44 => {
+                let x = extension()?;
+                if u16::from_be_bytes([x[2], x[3]]) & 0xfff8 != 0 {
+                    return Ok(None);
+                }
+                (x[0], 8)
+            }
+            _ => return Ok(Some(inner)),
+        };
+        inner.protocol = next;
+        inner.len += len;
+    }
+}
+
+/// Which end of the outer and of the quoted packet is rewritten: they are opposite ends.
+#[derive(Clone, Copy)]
+enum Toward {
+    /// Outer destination, quoted source.
+    Server,
+    /// Outer source, quoted destination.
+    Client,
 }
 
 impl Quote {
@@ -44,8 +156,7 @@ impl Quote {
     /// [`Reason::BadChecksum`] if the checksum of the error is wrong, [`Reason::Malformed`] if `frame` is not the whole
     /// frame or `server` is of the other family; nothing is changed then.
     pub fn to_server(&self, frame: &mut [u8], server: IpAddr, port: u16) -> Result<(), Reason> {
-        let _ = (frame, server, port);
-        Ok(())
+        self.rewrite(frame, Toward::Server, server, port)
     }
 
     /// Rewrites an error about a request that we had sent on to a server, for the client: the error comes from the
@@ -54,7 +165,80 @@ impl Quote {
     /// # Errors
     /// As [`Quote::to_server`].
     pub fn to_client(&self, frame: &mut [u8], address: IpAddr, port: u16) -> Result<(), Reason> {
-        let _ = (frame, address, port);
+        self.rewrite(frame, Toward::Client, address, port)
+    }
+
+    fn rewrite(&self, frame: &mut [u8], toward: Toward, address: IpAddr, port: u16) -> Result<(), Reason> {
+        let outer = &self.outer;
+        let message = frame.get(outer.payload..outer.end).ok_or(Reason::Malformed)?;
+        if address.is_ipv6() != outer.is_v6() || message.len() < HEADER || self.transport + 8 > outer.end {
+            return Err(Reason::Malformed);
+        }
+        let start = match outer.is_v6() {
+            true => Sum::pseudo_header(outer.source, outer.destination, protocol::ICMPV6, message.len() as u32),
+            false => Sum::ZERO,
+        };
+        if !start.bytes(message).is_intact() {
+            return Err(Reason::BadChecksum);
+        }
+        let (outer_old, inner_old, port_old, port_at) = match toward {
+            Toward::Server => (outer.destination, self.source, self.source_port, self.transport),
+            Toward::Client => (outer.source, self.destination, self.destination_port, self.transport + 2),
+        };
+        let is_source = matches!(toward, Toward::Client);
+        let outer_address = Delta::ZERO.address(outer_old, address);
+        let inner_address = Delta::ZERO.address(inner_old, address);
+        let inner_port = Delta::ZERO.word(port_old, port);
+
+        put_address(frame, ETHERNET, address, is_source);
+        let inner = outer.payload + HEADER;
+        put_address(frame, inner, address, !is_source);
+        put(frame, port_at, port);
+
+        // What changes within the message changes its checksum. A header checksum takes up what its addresses change,
+        // but not when it was wrong before: so all are counted alike.
+        let mut message_delta = inner_address.and(inner_port);
+        if outer.is_v6() {
+            message_delta = message_delta.and(outer_address);
+        } else {
+            adjust(frame, ETHERNET + 10, |sum| outer_address.adjust(sum));
+            message_delta = message_delta.and(adjust(frame, inner + 10, |sum| inner_address.adjust(sum)));
+        }
+        // The checksum of the quoted datagram, if it is in the quote.
+        let at = self.transport + checksum_offset(self.protocol);
+        if at + 2 <= outer.end {
+            let is_udp = self.protocol == Protocol::Udp;
+            let change = adjust(frame, at, |sum| adjust_transport(sum, is_udp, false, inner_address, inner_port));
+            message_delta = message_delta.and(change);
+        }
+        adjust(frame, outer.payload + 2, |sum| message_delta.adjust(sum));
         Ok(())
     }
+}
+
+/// Writes the source or destination address of an IP header. Nothing if it is not there.
+fn put_address(frame: &mut [u8], header: usize, address: IpAddr, is_source: bool) {
+    match address {
+        IpAddr::V4(a) => put_bytes(frame, header + if is_source { 12 } else { 16 }, &a.octets()),
+        IpAddr::V6(a) => put_bytes(frame, header + if is_source { 8 } else { 24 }, &a.octets()),
+    }
+}
+
+fn put(frame: &mut [u8], at: usize, word: u16) {
+    put_bytes(frame, at, &word.to_be_bytes());
+}
+
+fn put_bytes(frame: &mut [u8], at: usize, bytes: &[u8]) {
+    if let Some(field) = frame.get_mut(at..at + bytes.len()) {
+        field.copy_from_slice(bytes);
+    }
+}
+
+/// Replaces a word, and tells how that changes the sum of what it lies in.
+fn adjust(frame: &mut [u8], at: usize, new: impl FnOnce(u16) -> u16) -> Delta {
+    let Some(field) = frame.get_mut(at..at + 2) else { return Delta::ZERO };
+    let old = u16::from_be_bytes([field[0], field[1]]);
+    let new = new(old);
+    field.copy_from_slice(&new.to_be_bytes());
+    Delta::ZERO.word(old, new)
 }

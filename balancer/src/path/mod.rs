@@ -183,7 +183,8 @@ impl Balancer {
     fn complain(&mut self, packet: &Packet<'_>, ip: &Ip, problem: Problem, moment: &mut Moment<'_>) {
         let is_to_us = self.is_ours(ip.destination);
         let Moment { now, sink } = moment;
-        self.errors.send(packet, problem, is_to_us, *now, &self.routes, &mut **sink, &mut self.counters);
+        let mut outlet = Outlet { routes: &self.routes, sink: &mut **sink, counters: &mut self.counters };
+        self.errors.send(packet, ip, problem, is_to_us, *now, &mut outlet);
     }
 
     /// Whether a packet may go on: it has hops left and is not too large. If not, its source is told. `segment` is the

@@ -16,7 +16,7 @@ impl Balancer {
         ip: &Ip,
         moment: &mut Moment<'_>,
     ) -> Result<Option<Verdict>, Reason> {
-        let Some(quote) = icmp::parse(packet.head)? else { return Ok(None) };
+        let Some(quote) = icmp::parse(packet.head, ip)? else { return Ok(None) };
         // What an answer to the quoted packet would look like.
         let answer = Tuple {
             protocol: quote.protocol,
