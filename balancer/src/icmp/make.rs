@@ -5,7 +5,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::is_error;
 use crate::checksum::{Sum, ipv4_header};
 use crate::config::{is_unicast_v4, is_unicast_v6};
-use crate::frame::{ETHERNET, Fragment, Ip, is_group, protocol};
+use crate::frame::{ETHERNET, Fragment, Ip, protocol};
 use crate::limit::TokenBucket;
 use crate::neighbour::Outlet;
 use crate::packet::Packet;

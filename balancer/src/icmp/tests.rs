@@ -10,7 +10,6 @@ use crate::{Config, Instant, Reason};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use etherparse::PacketBuilder;
 use proptest::prelude::*;
-use std::vec;
 use std::vec::Vec;
 
 const US: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 2];
@@ -266,7 +265,7 @@ fn an_error_about_a_reply_goes_to_the_server_as_about_its_own() {
             let quote = parse(&frame, &read(&frame)).unwrap().unwrap();
             assert_eq!((quote.protocol, quote.source, quote.source_port), (protocol, vip, 80));
             assert_eq!((quote.destination, quote.destination_port), (client, 4000));
-            quote.to_server(&mut frame, server, 8080).unwrap();
+            quote.for_server(&mut frame, server, 8080).unwrap();
             assert_eq!(frame, error(client, server, kind, code, &own[ETHERNET..]));
         }
     }
@@ -282,7 +281,7 @@ fn an_error_about_a_request_comes_to_the_client_as_from_the_virtual_address() {
             let (kind, code) = if vip.is_ipv4() { (3, 4) } else { (2, 0) };
             let mut frame = error(router, client, kind, code, &seen[ETHERNET..]);
             let quote = parse(&frame, &read(&frame)).unwrap().unwrap();
-            quote.to_client(&mut frame, vip, 80).unwrap();
+            quote.for_client(&mut frame, vip, 80).unwrap();
             assert_eq!(frame, error(vip, client, kind, code, &own[ETHERNET..]));
         }
     }
@@ -341,12 +340,12 @@ fn wrong_checksums_and_mixed_families_are_refused_and_nothing_is_changed() {
     *bad.last_mut().unwrap() ^= 1;
     let before = bad.clone();
     let quote = parse(&bad, &read(&bad)).unwrap().unwrap();
-    assert_eq!(quote.to_server(&mut bad, ip("10.0.0.11"), 80), Err(Reason::BadChecksum));
+    assert_eq!(quote.for_server(&mut bad, ip("10.0.0.11"), 80), Err(Reason::BadChecksum));
     assert_eq!(bad, before);
     let mut frame = good.clone();
-    assert_eq!(quote.to_server(&mut frame, ip("fd00::b"), 80), Err(Reason::Malformed));
+    assert_eq!(quote.for_server(&mut frame, ip("fd00::b"), 80), Err(Reason::Malformed));
     let cut = frame.len() - 1;
-    assert_eq!(quote.to_client(&mut frame[..cut], ip(VIP), 80), Err(Reason::Malformed));
+    assert_eq!(quote.for_client(&mut frame[..cut], ip(VIP), 80), Err(Reason::Malformed));
     assert_eq!(frame, good);
 }
 
@@ -387,8 +386,8 @@ proptest! {
         let mut frame = error(from, to, kind, 1, &seen[ETHERNET..end]);
         let quote = parse(&frame, &read(&frame)).unwrap().unwrap();
         match toward_client {
-            true => quote.to_client(&mut frame, vip.0, vip.1).unwrap(),
-            false => quote.to_server(&mut frame, server.0, server.1).unwrap(),
+            true => quote.for_client(&mut frame, vip.0, vip.1).unwrap(),
+            false => quote.for_server(&mut frame, server.0, server.1).unwrap(),
         }
         prop_assert!(is_intact(&frame));
         prop_assert_eq!(frame, error(new_from, new_to, kind, 1, &own[ETHERNET..end]));
@@ -409,9 +408,9 @@ proptest! {
         let mut frame = error(client, vip, kind, 0, &quoted);
         let outer = read(&frame);
         if let Ok(Some(quote)) = parse(&frame, &outer) {
-            quote.to_server(&mut frame, behind(vip).0, 80).unwrap();
+            quote.for_server(&mut frame, behind(vip).0, 80).unwrap();
             prop_assert!(is_intact(&frame));
-            quote.to_client(&mut frame, behind(vip).1, 80).ok();
+            quote.for_client(&mut frame, behind(vip).1, 80).ok();
         }
         let mut again = error(client, vip, kind, 0, &quoted);
         if let Some(sent) = Fixture::new().about(&mut again, Problem::PortUnreachable) {
@@ -428,7 +427,7 @@ proptest! {
         let outer = read(&frame);
         let mut head = frame[..cut.index(frame.len())].to_vec();
         if let Ok(Some(quote)) = parse(&head, &outer) {
-            prop_assert_eq!(quote.to_server(&mut head, behind(vip).0, 80), Err(Reason::Malformed));
+            prop_assert_eq!(quote.for_server(&mut head, behind(vip).0, 80), Err(Reason::Malformed));
         }
         let mut f = Fixture::new();
         let len = frame.len();
@@ -443,5 +442,5 @@ fn an_ethernet_header_without_a_packet_is_refused() {
     let frame = flow(Protocol::Tcp, (ip(CLIENT), 1), (ip(VIP), 2), b"");
     let outer = read(&frame);
     assert_eq!(parse(&frame[..ETHERNET], &outer), Err(Reason::Malformed));
-    assert_eq!(parse(&vec![], &outer), Err(Reason::Malformed));
+    assert_eq!(parse(&[], &outer), Err(Reason::Malformed));
 }

@@ -155,7 +155,7 @@ impl Quote {
     /// # Errors
     /// [`Reason::BadChecksum`] if the checksum of the error is wrong, [`Reason::Malformed`] if `frame` is not the whole
     /// frame or `server` is of the other family; nothing is changed then.
-    pub fn to_server(&self, frame: &mut [u8], server: IpAddr, port: u16) -> Result<(), Reason> {
+    pub fn for_server(&self, frame: &mut [u8], server: IpAddr, port: u16) -> Result<(), Reason> {
         self.rewrite(frame, Toward::Server, server, port)
     }
 
@@ -163,8 +163,8 @@ impl Quote {
     /// virtual address, and what it quotes went there. TTL and Ethernet addresses are left to the caller.
     ///
     /// # Errors
-    /// As [`Quote::to_server`].
-    pub fn to_client(&self, frame: &mut [u8], address: IpAddr, port: u16) -> Result<(), Reason> {
+    /// As [`Quote::for_server`].
+    pub fn for_client(&self, frame: &mut [u8], address: IpAddr, port: u16) -> Result<(), Reason> {
         self.rewrite(frame, Toward::Client, address, port)
     }
 

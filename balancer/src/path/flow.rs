@@ -62,12 +62,13 @@ impl Balancer {
         self.track(place, seen, transport, moment.now);
         self.may_pass(packet, ip, ip.payload - ETHERNET + transport.header, moment)?;
         let (address, port) = self.table.server(place);
+        let hop = self.route(packet, ip, address, moment)?;
         if is_direct {
             nat::decrement_hops(packet.head, ip)?;
         } else {
             nat::rewrite(packet, ip, transport, nat::End::Destination, address, port)?;
         }
-        self.transmit(packet, address, moment)
+        self.transmit(packet, hop, moment)
     }
 
     /// From the destination to the client, under NAT. Linux forwards before it looks for the connection, so a packet that
@@ -81,6 +82,7 @@ impl Balancer {
         moment: &mut Moment<'_>,
     ) -> Decision {
         self.may_pass(packet, ip, ip.payload - ETHERNET + transport.header, moment)?;
+        let hop = self.route(packet, ip, ip.destination, moment)?;
         let destination = self.table.get(place).destination;
         if self.services.pool[destination as usize].available {
             self.count(destination, Stats { out_packets: 1, out_bytes: ip.len() as u64, ..Stats::default() });
@@ -88,7 +90,7 @@ impl Balancer {
         self.track(place, Seen::Output, transport, moment.now);
         let (address, port) = self.table.service(place);
         nat::rewrite(packet, ip, transport, nat::End::Source, address, port)?;
-        self.transmit(packet, ip.destination, moment)
+        self.transmit(packet, hop, moment)
     }
 
     /// Counts for a destination, its service, and the whole.

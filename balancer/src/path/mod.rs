@@ -18,7 +18,7 @@ use crate::frame::transport::Transport;
 use crate::frame::{self, Content, ETHERNET, Fragment, Ip, protocol};
 use crate::icmp::Problem;
 use crate::neighbour::Outlet;
-use crate::packet::{Packet, Reason, Sink, Verdict};
+use crate::packet::{NextHop, Packet, Reason, Sink, Verdict};
 use crate::time::Instant;
 
 pub(crate) use timers::Timers;
@@ -211,9 +211,17 @@ impl Balancer {
         Ok(())
     }
 
-    /// Sends a finished packet on its way to an address.
-    fn transmit(&mut self, packet: &mut Packet<'_>, to: IpAddr, moment: &mut Moment<'_>) -> Decision {
-        let Some(hop) = self.routes.next_hop(to) else { return Err(Reason::NoRoute) };
+    /// The neighbour to send a packet to on its way to an address. If there is none, its source is told.
+    fn route(&mut self, packet: &Packet<'_>, ip: &Ip, to: IpAddr, moment: &mut Moment<'_>) -> Result<NextHop, Reason> {
+        if let Some(hop) = self.routes.next_hop(to) {
+            return Ok(hop);
+        }
+        self.complain(packet, ip, Problem::HostUnreachable, moment);
+        Err(Reason::NoRoute)
+    }
+
+    /// Sends a finished packet on its way.
+    fn transmit(&mut self, packet: &mut Packet<'_>, hop: NextHop, moment: &mut Moment<'_>) -> Decision {
         let Some(ethernet) = packet.head.first_chunk_mut::<ETHERNET>() else { return Err(Reason::Malformed) };
         ethernet[6..12].copy_from_slice(&self.config.mac);
         let Moment { now, sink } = moment;

@@ -44,23 +44,20 @@ impl Balancer {
             self.count(destination, more);
         }
         self.may_pass(packet, ip, ip.len(), moment)?;
-        let to = match direction {
+        let (server, server_port) = self.table.server(place);
+        let to = if direction == Direction::Inbound { server } else { ip.destination };
+        let hop = self.route(packet, ip, to, moment)?;
+        match direction {
             // About a reply, to the virtual address: the server made it.
-            Direction::Inbound => {
-                let (address, port) = self.table.server(place);
-                if !is_direct {
-                    quote.to_server(packet.head, address, port)?;
-                }
-                address
-            }
+            Direction::Inbound if is_direct => {}
+            Direction::Inbound => quote.for_server(packet.head, server, server_port)?,
             // About a request, to the client, as the server or a router on the way saw it.
             Direction::Outbound => {
                 let (address, port) = self.table.service(place);
-                quote.to_client(packet.head, address, port)?;
-                ip.destination
+                quote.for_client(packet.head, address, port)?;
             }
-        };
+        }
         nat::decrement_hops(packet.head, ip)?;
-        self.transmit(packet, to, moment).map(Some)
+        self.transmit(packet, hop, moment).map(Some)
     }
 }
