@@ -64,6 +64,10 @@ impl Balancer {
         let (address, port) = self.table.server(place);
         let hop = self.route(packet, ip, address, moment)?;
         if is_direct {
+            // A gateway would send it back to us: it is still addressed to the service.
+            if !self.routes.is_on_link(address) {
+                return Err(Reason::NoRoute);
+            }
             nat::decrement_hops(packet.head, ip)?;
         } else {
             nat::rewrite(packet, ip, transport, nat::End::Destination, address, port)?;

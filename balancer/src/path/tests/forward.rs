@@ -45,6 +45,17 @@ fn direct_routing_changes_a_hop_and_nothing_else() {
 }
 
 #[test]
+fn direct_routing_does_not_go_through_a_gateway() {
+    let mut world = World::empty();
+    let key = DestinationKey { address: ip("10.7.0.1"), port: 80 };
+    world.balancer.add_destination(&services()[1], key, DestinationConfig::new(Forward::Direct, 1)).unwrap();
+    assert_eq!(world.drops(udp(end(CLIENT, 4000), end(VIRTUAL, 80))), Reason::NoRoute);
+    let nat = DestinationConfig::new(Forward::Masquerade, 1);
+    world.balancer.edit_destination(&services()[1], &key, nat).unwrap();
+    assert!(world.send(udp(end(CLIENT, 4001), end(VIRTUAL, 80))).is_ok(), "NAT may");
+}
+
+#[test]
 fn a_server_without_a_port_is_reached_at_the_virtual_one() {
     let mut world = World::empty();
     let key = DestinationKey { address: ip("10.0.0.12"), port: 0 };

@@ -123,6 +123,23 @@ fn connections_of_a_removed_destination_are_dropped_until_it_returns() {
 }
 
 #[test]
+fn a_removed_destination_is_remembered_for_a_while() {
+    let mut world = World::new(Forward::Masquerade);
+    let key = services()[0];
+    let again = |world: &mut World| {
+        world.balancer.add_destination(&key, server(false), DestinationConfig::new(Forward::Masquerade, 1)).unwrap();
+        world.destination(&key).stats.connections
+    };
+    world.send(request(SYN)).unwrap();
+    world.balancer.delete_destination(&key, &server(false)).unwrap();
+    world.seconds(170);
+    assert_eq!(again(&mut world), 1, "its connection ended after 60 s, and two minutes later is not yet");
+    world.balancer.delete_destination(&key, &server(false)).unwrap();
+    world.seconds(240);
+    assert_eq!(again(&mut world), 0);
+}
+
+#[test]
 fn a_timer_that_ran_out_counts_though_nobody_polled() {
     let mut world = World::new(Forward::Masquerade);
     world.send(request(SYN)).unwrap();
