@@ -48,5 +48,5 @@ pub(crate) const DEVICE_CAPACITY: usize = STRIDE - DEVICE_START;
 /// partly filled.
 pub const MAX_SEGMENTS: usize = 40;
 
-const _: () = assert!(STRIDE % 128 == 0 && STRIDE / 128 % 2 == 1 && STRIDE <= u16::MAX as usize);
+const _: () = assert!(STRIDE % 256 == 128 && STRIDE <= u16::MAX as usize);
 const _: () = assert!(MAX_SEGMENTS * DEVICE_CAPACITY > crate::wire::MAX_GSO_FRAME + NetHdr::LEN);

@@ -76,7 +76,7 @@ fn reach<R>(physical: PhysAddr, length: usize, access: impl FnOnce(*mut u8) -> R
 }
 
 /// Reads memory as a device does.
-pub(super) fn read(physical: PhysAddr, target: &mut [u8]) {
+pub(crate) fn read(physical: PhysAddr, target: &mut [u8]) {
     reach(physical, target.len(), |pointer| {
         // SAFETY: the memory is live, for it is written down, and the driver does not access it now (one thread).
         unsafe { pointer.copy_to_nonoverlapping(target.as_mut_ptr(), target.len()) };
@@ -84,7 +84,7 @@ pub(super) fn read(physical: PhysAddr, target: &mut [u8]) {
 }
 
 /// Writes memory as a device does.
-pub(super) fn write(physical: PhysAddr, source: &[u8]) {
+pub(crate) fn write(physical: PhysAddr, source: &[u8]) {
     reach(physical, source.len(), |pointer| {
         // SAFETY: as in `read`.
         unsafe { pointer.copy_from_nonoverlapping(source.as_ptr(), source.len()) };

@@ -20,7 +20,7 @@
 //!     .unwrap();
 //!
 //! assert!(fake.inject(NetHdr::default(), &[0x55; 60]));
-//! let frame = device.receive().next().unwrap().expect("a frame was injected");
+//! let frame = device.receive().take().unwrap().expect("a frame was injected");
 //! device.transmit().push(frame).unwrap();
 //! device.transmit().flush().unwrap();
 //! assert_eq!(fake.take_sent(), [(NetHdr::default(), vec![0x55; 60])]);
@@ -29,11 +29,15 @@
 
 mod device;
 mod hal;
-mod queue;
+pub(crate) mod queue;
 mod state;
+mod torture;
 mod transport;
 
 pub use device::Device;
 pub use hal::FakeHal;
+#[cfg(test)]
+pub(crate) use hal::{read, write};
 pub use state::Mischief;
+pub use torture::torture;
 pub use transport::FakeTransport;

@@ -1,5 +1,7 @@
 //! The device's side of a split virtqueue (virtio 1.3, section 2.7).
 
+use std::format;
+use std::string::String;
 use std::vec;
 use std::vec::Vec;
 
@@ -13,8 +15,8 @@ use crate::wire::split::{
 
 /// A queue as the device sees it.
 #[derive(Debug, Default)]
-pub(super) struct Queue {
-    pub(super) size: u16,
+pub(crate) struct Queue {
+    pub(crate) size: u16,
     descriptors: PhysAddr,
     driver: PhysAddr,
     device: PhysAddr,
@@ -24,21 +26,23 @@ pub(super) struct Queue {
     used: u16,
     /// The used index when it was last decided whether to interrupt.
     signalled: u16,
+    /// The device has broken the rules itself, and must not complain any more.
+    pub(crate) hostile: bool,
 }
 
 /// A chain of descriptors: its first one, and the pieces.
 #[derive(Debug, Clone)]
-pub(super) struct Chain {
-    pub(super) id: u16,
-    pub(super) segments: Vec<(PhysAddr, u32)>,
+pub(crate) struct Chain {
+    pub(crate) id: u16,
+    pub(crate) segments: Vec<(PhysAddr, u32)>,
 }
 
 impl Chain {
-    pub(super) fn capacity(&self) -> usize {
+    pub(crate) fn capacity(&self) -> usize {
         self.segments.iter().map(|&(_, length)| length as usize).sum()
     }
 
-    pub(super) fn read(&self) -> Vec<u8> {
+    pub(crate) fn read(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         for &(address, length) in &self.segments {
             let start = bytes.len();
@@ -49,7 +53,7 @@ impl Chain {
     }
 
     /// Writes from the start of the chain, as much as fits. How much that was.
-    pub(super) fn write(&self, mut bytes: &[u8]) -> usize {
+    pub(crate) fn write(&self, mut bytes: &[u8]) -> usize {
         let mut written = 0;
         for &(address, length) in &self.segments {
             let here = bytes.len().min(length as usize);
@@ -62,7 +66,7 @@ impl Chain {
 }
 
 impl Queue {
-    pub(super) fn new(size: u16, [descriptors, driver, device]: [PhysAddr; 3]) -> Self {
+    pub(crate) fn new(size: u16, [descriptors, driver, device]: [PhysAddr; 3]) -> Self {
         assert!(size.is_power_of_two() && size <= split::MAX_QUEUE_SIZE, "a queue of {size}");
         assert_eq!((descriptors % 16, driver % 2, device % 4), (0, 0, 0), "the areas of a queue are not aligned");
         let mut queue = Self { size, descriptors, driver, device, ..Self::default() };
@@ -74,7 +78,7 @@ impl Queue {
     }
 
     /// Whether the driver has set it up.
-    pub(super) fn ready(&self) -> bool {
+    pub(crate) fn ready(&self) -> bool {
         self.size != 0
     }
 
@@ -93,33 +97,47 @@ impl Queue {
     }
 
     /// How many buffers there are to be taken.
-    pub(super) fn available(&self) -> u16 {
+    pub(crate) fn available(&self) -> u16 {
         let count = self.avail_index().wrapping_sub(self.taken);
         assert!(count <= self.size, "the driver moved the available index by {count} in a queue of {}", self.size);
         count
     }
 
     /// Takes the next available buffer, whose pieces must all be for the device to write, or all to read.
-    pub(super) fn take(&mut self, device_writes: bool, indirect_allowed: bool) -> Option<Chain> {
+    ///
+    /// # Panics
+    /// If the driver broke a rule, unless the device did so first: then there is no buffer to be taken.
+    pub(crate) fn take(&mut self, device_writes: bool, indirect_allowed: bool) -> Option<Chain> {
         if self.available() == 0 {
             return None;
         }
+        match self.look(device_writes, indirect_allowed) {
+            Ok(chain) => {
+                self.taken = self.taken.wrapping_add(1);
+                Some(chain)
+            }
+            Err(_) if self.hostile => None,
+            Err(broken) => panic!("{broken}"),
+        }
+    }
+
+    fn look(&self, device_writes: bool, indirect_allowed: bool) -> Result<Chain, String> {
         let entry = usize::from(self.taken & (self.size - 1)) * AVAIL_ENTRY_LEN;
         let id = self.read16(self.driver + (RING_ENTRIES + entry) as u64);
-        assert!(id < self.size, "the driver made descriptor {id} available in a queue of {}", self.size);
-        self.taken = self.taken.wrapping_add(1);
-        let mut segments = Vec::new();
-        let first = self.descriptor(self.descriptors, id);
-        if first.flags & DESC_F_INDIRECT != 0 {
-            assert!(indirect_allowed, "an indirect descriptor without INDIRECT_DESC");
-            assert_eq!(first.flags, DESC_F_INDIRECT, "flags beside INDIRECT");
-            let (length, rest) = (first.length as usize / DESC_LEN, first.length as usize % DESC_LEN);
-            assert!(length > 0 && rest == 0, "an indirect table of {} bytes", first.length);
-            self.walk(first.address, length, 0, device_writes, &mut segments);
-        } else {
-            self.walk(self.descriptors, usize::from(self.size), id, device_writes, &mut segments);
+        if id >= self.size {
+            return Err(format!("the driver made descriptor {id} available in a queue of {}", self.size));
         }
-        Some(Chain { id, segments })
+        let first = self.descriptor(self.descriptors, id);
+        let segments = if first.flags & DESC_F_INDIRECT != 0 {
+            let (length, rest) = (first.length as usize / DESC_LEN, first.length as usize % DESC_LEN);
+            if !indirect_allowed || first.flags != DESC_F_INDIRECT || length == 0 || rest != 0 {
+                return Err(format!("an indirect descriptor that may not be: {first:?}"));
+            }
+            self.walk(first.address, length, 0, device_writes)?
+        } else {
+            self.walk(self.descriptors, usize::from(self.size), id, device_writes)?
+        };
+        Ok(Chain { id, segments })
     }
 
     fn descriptor(&self, table: PhysAddr, position: u16) -> Descriptor {
@@ -128,25 +146,31 @@ impl Queue {
         Descriptor::parse(&bytes)
     }
 
-    fn walk(&self, table: PhysAddr, length: usize, first: u16, writes: bool, segments: &mut Vec<(PhysAddr, u32)>) {
+    fn walk(&self, table: PhysAddr, length: usize, first: u16, writes: bool) -> Result<Vec<(PhysAddr, u32)>, String> {
+        let mut segments = Vec::new();
         let mut position = first;
         loop {
-            assert!(usize::from(position) < length, "descriptor {position} in a table of {length}");
-            assert!(segments.len() < usize::from(self.size), "a chain that is longer than the queue, or does not end");
+            if usize::from(position) >= length {
+                return Err(format!("descriptor {position} in a table of {length}"));
+            }
+            if segments.len() >= usize::from(self.size) {
+                return Err("a chain that is longer than the queue, or does not end".into());
+            }
             let descriptor = self.descriptor(table, position);
-            assert_eq!(descriptor.flags & DESC_F_INDIRECT, 0, "an indirect descriptor where none may be");
-            assert_eq!(descriptor.flags & DESC_F_WRITE != 0, writes, "a buffer for the wrong direction");
-            assert_ne!(descriptor.length, 0, "an empty descriptor");
+            let for_writing = descriptor.flags & DESC_F_WRITE != 0;
+            if descriptor.flags & DESC_F_INDIRECT != 0 || for_writing != writes || descriptor.length == 0 {
+                return Err(format!("a descriptor that may not be: {descriptor:?}"));
+            }
             segments.push((descriptor.address, descriptor.length));
             if descriptor.flags & DESC_F_NEXT == 0 {
-                return;
+                return Ok(segments);
             }
             position = descriptor.next;
         }
     }
 
     /// Puts an entry into the used ring; [`Queue::publish`] shows it.
-    pub(super) fn give_back(&mut self, id: u32, written: u32) {
+    pub(crate) fn give_back(&mut self, id: u32, written: u32) {
         let entry = usize::from(self.used & (self.size - 1)) * USED_ENTRY_LEN;
         let mut bytes = vec![];
         bytes.extend(id.to_le_bytes());
@@ -156,17 +180,17 @@ impl Queue {
     }
 
     /// Takes back what was taken last: the frame did not fit after all.
-    pub(super) fn untake(&mut self, count: u16) {
+    pub(crate) fn untake(&mut self, count: u16) {
         self.taken = self.taken.wrapping_sub(count);
     }
 
     /// Moves the used index on without an entry for it.
-    pub(super) fn jump(&mut self, count: u16) {
+    pub(crate) fn jump(&mut self, count: u16) {
         self.used = self.used.wrapping_add(count);
     }
 
     /// Shows what was used. Whether the driver wants an interrupt.
-    pub(super) fn publish(&mut self, event_idx: bool) -> bool {
+    pub(crate) fn publish(&mut self, event_idx: bool) -> bool {
         let (old, new) = (self.signalled, self.used);
         self.write16(self.device + RING_INDEX as u64, new);
         self.signalled = new;
@@ -180,7 +204,7 @@ impl Queue {
     }
 
     /// Asks for a doorbell with the next buffer, or for none.
-    pub(super) fn want_doorbell(&mut self, wanted: bool, event_idx: bool) {
+    pub(crate) fn want_doorbell(&mut self, wanted: bool, event_idx: bool) {
         if event_idx {
             let event = if wanted { self.taken } else { self.taken.wrapping_sub(1) };
             self.write16(self.device + split::avail_event(self.size) as u64, event);
@@ -190,11 +214,12 @@ impl Queue {
     }
 
     /// Writes into the buffer at `index` of the available ring whatever is wanted, if there is one for the device to write.
-    pub(super) fn scribble_buffer(&mut self, index: u16, indirect_allowed: bool, bytes: &[u8]) {
+    pub(crate) fn scribble_buffer(&mut self, index: u16, indirect_allowed: bool, bytes: &[u8]) {
         let ahead = self.avail_index().wrapping_sub(index);
         if ahead == 0 || ahead > self.available() {
             return;
         }
+        self.hostile = true;
         let taken = core::mem::replace(&mut self.taken, index);
         if let Some(chain) = self.take(true, indirect_allowed) {
             chain.write(bytes);
@@ -203,7 +228,8 @@ impl Queue {
     }
 
     /// Writes into the used ring whatever is wanted, as far as it goes.
-    pub(super) fn scribble(&mut self, offset: usize, bytes: &[u8]) {
+    pub(crate) fn scribble(&mut self, offset: usize, bytes: &[u8]) {
+        self.hostile = true;
         let length = split::used_len(self.size);
         if offset < length {
             hal::write(self.device + offset as u64, &bytes[..bytes.len().min(length - offset)]);

@@ -111,6 +111,7 @@ impl State {
     fn give_back(&mut self, queue: u16, chain: &Chain, written: u32) {
         let mischief = self.mischief[usize::from(queue)].take();
         let queue = &mut self.queues[usize::from(queue)];
+        queue.hostile |= mischief.is_some();
         let id = u32::from(chain.id);
         match mischief {
             Some(Mischief::Id(wrong)) => queue.give_back(wrong, written),
@@ -139,8 +140,10 @@ impl State {
             let mut chains = Vec::new();
             while let Some(chain) = self.queues[at].take(false, indirect) {
                 let bytes = chain.read();
-                let (header, frame) = bytes.split_first_chunk::<{ NetHdr::LEN }>().expect("a header before each frame");
-                self.sent.push((NetHdr::parse(header), frame.into()));
+                match bytes.split_first_chunk::<{ NetHdr::LEN }>() {
+                    Some((header, frame)) => self.sent.push((NetHdr::parse(header), frame.into())),
+                    None => assert!(self.queues[at].hostile, "a frame without a header"),
+                }
                 chains.push(chain);
             }
             if self.reversed {
@@ -151,7 +154,7 @@ impl State {
             }
             self.interrupt(TRANSMIT_QUEUE);
             self.queues[at].want_doorbell(true, event_idx);
-            if self.queues[at].available() == 0 {
+            if chains.is_empty() || self.queues[at].available() == 0 {
                 return;
             }
         }

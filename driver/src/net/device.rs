@@ -41,6 +41,9 @@ pub enum CloseError {
     Reset,
 }
 
+/// The parts of a [`Device`].
+pub type Parts<H, T> = (Receive<H>, Transmit<H>, Control<T>);
+
 /// A running device.
 ///
 /// Dropped, or dropped in parts, without [`Device::close`] it keeps the memory of its queues and the buffers in them for good:
@@ -55,7 +58,7 @@ pub struct Device<H: Hal, T: NetTransport> {
 impl<H: Hal, T: NetTransport> Device<H, T> {
     /// The parts.
     #[must_use]
-    pub fn split(self) -> (Receive<H>, Transmit<H>, Control<T>) {
+    pub fn split(self) -> Parts<H, T> {
         (self.receive, self.transmit, self.control)
     }
 
@@ -63,11 +66,8 @@ impl<H: Hal, T: NetTransport> Device<H, T> {
     ///
     /// # Errors
     /// Gives the parts back if they are not of the same device.
-    pub fn join(
-        receive: Receive<H>,
-        transmit: Transmit<H>,
-        control: Control<T>,
-    ) -> Result<Self, (Receive<H>, Transmit<H>, Control<T>)> {
+    #[expect(clippy::result_large_err, reason = "the parts must not be lost, and there may be no heap to box them")]
+    pub fn join(receive: Receive<H>, transmit: Transmit<H>, control: Control<T>) -> Result<Self, Parts<H, T>> {
         if receive.device == control.device && transmit.device == control.device {
             Ok(Self { receive, transmit, control })
         } else {

@@ -21,7 +21,7 @@ mod transmit;
 pub use config::Config;
 pub use control::{Control, Interrupt};
 pub use counters::{ReceiveCounters, TransmitCounters};
-pub use device::{CloseError, Device, Settings};
+pub use device::{CloseError, Device, Parts, Settings};
 pub use header::HeaderError;
 pub use negotiation::{Negotiation, SetupError};
 pub use receive::Receive;

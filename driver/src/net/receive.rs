@@ -150,7 +150,7 @@ impl<H: Hal> Receive<H> {
     pub fn burst(&mut self, frames: &mut [Option<Frame>]) -> Result<usize, RingError> {
         let mut count = 0;
         while count < frames.len() {
-            match self.next() {
+            match self.take() {
                 Ok(Some(frame)) => {
                     frames[count] = Some(frame);
                     count += 1;
@@ -168,7 +168,7 @@ impl<H: Hal> Receive<H> {
     /// # Errors
     /// If the device has lied. The device is to be reset.
     #[inline]
-    pub fn next(&mut self) -> Result<Option<Frame>, RingError> {
+    pub fn take(&mut self) -> Result<Option<Frame>, RingError> {
         loop {
             match self.ring.take() {
                 Ok(Some(used)) => {

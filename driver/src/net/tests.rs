@@ -76,7 +76,7 @@ fn frames_are_forwarded_as_they_came_whatever_was_agreed_on() {
             {
                 let frame = bytes(length);
                 assert!(bench.fake.inject(header, &frame), "without {without}, round {round}");
-                let received = device.receive().next().unwrap().unwrap();
+                let received = device.receive().take().unwrap().unwrap();
                 assert_eq!((received.len(), contents(&received)), (length, frame.clone()));
                 device.transmit().push(received).unwrap();
                 device.transmit().flush().unwrap();
@@ -89,4 +89,352 @@ fn frames_are_forwarded_as_they_came_whatever_was_agreed_on() {
         assert_eq!(device.transmit().counters().frames, 2400);
         bench.end(device);
     }
+}
+
+#[test]
+fn what_is_agreed_on_is_what_the_device_is_told() {
+    let bench = Bench::new(600);
+    let mut device = bench.start(Features::EVENT_IDX);
+    assert_eq!(bench.fake.accepted(), ALL - Features::EVENT_IDX);
+    assert_eq!(device.control().features(), ALL - Features::EVENT_IDX);
+    assert_eq!(device.control().config(), Config { mac: Some(MAC), mtu: Some(1500), link_up: Some(true) });
+    let running = status::ACKNOWLEDGE | status::DRIVER | status::FEATURES_OK | status::DRIVER_OK;
+    assert_eq!(bench.fake.status(), running);
+    bench.end(device);
+
+    let bench = Bench::new(600);
+    let mut device = bench.start(Features::MAC | Features::MTU | Features::STATUS);
+    assert_eq!(device.control().config(), Config::default(), "what was not agreed on is not there");
+    assert!(device.control().link_up());
+    bench.end(device);
+}
+
+#[test]
+fn each_refusal_has_a_name() {
+    let bench = Bench::new(10);
+    bench.fake.refuse(Features::MRG_RXBUF);
+    assert_eq!(bench.try_start(ALL).unwrap_err(), SetupError::FeaturesRefused(ALL));
+    assert!(bench.fake.status() & status::FAILED != 0);
+    bench.try_start(ALL - Features::MRG_RXBUF).unwrap().close().unwrap();
+
+    bench.fake.refuse(NONE);
+    bench.fake.set_unstable(true);
+    assert_eq!(bench.try_start(ALL).unwrap_err(), SetupError::ConfigUnstable);
+    bench.fake.set_unstable(false);
+    assert_eq!(
+        bench.try_start(ALL | Features::MQ).unwrap_err(),
+        SetupError::Features(NegotiationError::NotImplemented(Features::MQ))
+    );
+    bench.fake.set_queue_size(0);
+    assert_eq!(bench.try_start(ALL).unwrap_err(), SetupError::NoQueue(RECEIVE_QUEUE));
+    bench.fake.set_queue_size(300);
+    bench.try_start(ALL).unwrap().close().unwrap();
+    bench.fake.set_stuck(true);
+    assert_eq!(bench.try_start(ALL).map(drop), Ok(()), "it has been reset already");
+    assert_eq!(bench.try_start(ALL).unwrap_err(), SetupError::Reset);
+}
+
+#[test]
+fn an_mtu_or_a_mac_that_cannot_be_counts_as_none() {
+    let fake = fake::Device::new(ALL, [1, 0, 0, 0, 0, 1], 67);
+    let pool = Pool::allocate::<FakeHal>(100).unwrap();
+    let begun = Negotiation::begin(fake.transport()).unwrap();
+    assert_eq!(begun.config().mtu, Some(67));
+    let mut device = begun.accept::<FakeHal>(ALL, NONE, &pool, Settings::default()).unwrap();
+    assert_eq!(device.control().features(), ALL - Features::MTU - Features::MAC);
+    assert_eq!((device.control().mtu(), device.control().mac()), (None, None));
+    device.close().unwrap();
+}
+
+#[test]
+fn the_device_changes_its_mind() {
+    let bench = Bench::new(100);
+    let mut device = bench.start(NONE);
+    let control = device.control();
+    assert_eq!(control.refresh(), Ok(false));
+    bench.fake.set_link(false);
+    assert_eq!(control.acknowledge(), Interrupt { queue: false, config: true });
+    assert_eq!(control.acknowledge(), Interrupt::default());
+    assert!(control.link_up());
+    assert_eq!(control.refresh(), Ok(true));
+    assert!(!control.link_up());
+    bench.fake.change_config(|config| {
+        config.mtu = 9000;
+        config.mac[5] = 9;
+    });
+    assert_eq!(control.refresh(), Ok(true));
+    assert_eq!((control.mtu(), control.mac()), (Some(1500), Some([2, 0, 0, 0, 0, 9])));
+    bench.fake.fail();
+    assert!(control.needs_reset());
+    assert_eq!(control.refresh(), Err(SetupError::NeedsReset));
+    bench.end(device);
+}
+
+#[test]
+fn a_header_with_what_was_not_agreed_on_is_counted_and_dropped() {
+    let checksum = NetHdr::partial_checksum(34, 16);
+    let cases = [
+        (NONE, NetHdr { gso_type: NetHdr::GSO_UDP, ..tso4() }),
+        (NONE, NetHdr { gso_type: NetHdr::GSO_TCPV4 | NetHdr::GSO_ECN, ..tso4() }),
+        (NONE, NetHdr { gso_type: 77, ..tso4() }),
+        (NONE, NetHdr { gso_size: 0, ..tso4() }),
+        (NONE, NetHdr { csum_start: 99, ..checksum }),
+        (NONE, NetHdr { csum_start: u16::MAX, csum_offset: u16::MAX, ..checksum }),
+        (Features::GUEST_TSO4, tso4()),
+        (Features::GUEST_TSO6, NetHdr { gso_type: NetHdr::GSO_TCPV6, ..tso4() }),
+        (Features::GUEST_CSUM, checksum),
+    ];
+    for (without, header) in cases {
+        let bench = Bench::new(600);
+        let mut device = bench.start(without);
+        assert!(bench.fake.inject(header, &bytes(100)));
+        assert!(bench.fake.inject(NetHdr::default(), &bytes(13)), "shorter than an Ethernet header");
+        assert!(bench.fake.inject(NetHdr::default(), &bytes(14)));
+        let frame = device.receive().take().unwrap().unwrap();
+        assert_eq!(contents(&frame), bytes(14));
+        let counters = device.receive().counters();
+        assert_eq!((counters.bad_headers, counters.bad_lengths, counters.frames), (1, 1, 1), "{header:?}");
+        drop(frame);
+        bench.end(device);
+    }
+}
+
+#[test]
+fn data_valid_is_told_only_where_it_was_agreed_on() {
+    let valid = NetHdr { flags: NetHdr::DATA_VALID, ..NetHdr::default() };
+    for (without, flags) in [(NONE, NetHdr::DATA_VALID), (Features::GUEST_CSUM, 0)] {
+        let bench = Bench::new(600);
+        let mut device = bench.start(without);
+        assert!(bench.fake.inject(NetHdr { flags: valid.flags | NetHdr::RSC_INFO | 0x80, ..valid }, &bytes(60)));
+        let frame = device.receive().take().unwrap().unwrap();
+        assert_eq!(frame.header().flags, flags);
+        // Forwarded, it must not be there: it is for devices to say.
+        device.transmit().push(frame).unwrap();
+        device.transmit().flush().unwrap();
+        assert_eq!(bench.fake.take_sent()[0].0.flags, 0);
+        bench.end(device);
+    }
+}
+
+#[test]
+fn a_frame_that_needs_what_was_not_agreed_on_comes_back() {
+    let checksum = NetHdr::partial_checksum(34, 16);
+    let refused = |without: Features, header: NetHdr, length: usize| {
+        let bench = Bench::new(600);
+        let mut device = bench.start(without);
+        let mut frame = bench.pool.frame_from(&bytes(length)).unwrap();
+        frame.set_header(header);
+        let refused = device.transmit().push(frame).unwrap_err();
+        assert_eq!((refused.frame.header(), contents(&refused.frame)), (header, bytes(length)));
+        assert_eq!(device.transmit().counters().refused, 1);
+        let reason = refused.reason;
+        drop(refused);
+        bench.end(device);
+        reason
+    };
+    let tso6 = NetHdr { gso_type: NetHdr::GSO_TCPV6, ..tso4() };
+    assert_eq!(refused(Features::CSUM, checksum, 60), Reason::Header(HeaderError::Checksum));
+    assert_eq!(refused(Features::HOST_TSO4, tso4(), 4000), Reason::Header(HeaderError::Segmentation(1)));
+    assert_eq!(refused(Features::HOST_TSO6, tso6, 4000), Reason::Header(HeaderError::Segmentation(4)));
+    assert_eq!(refused(NONE, checksum, 51), Reason::Header(HeaderError::ChecksumPosition));
+    assert_eq!(refused(NONE, NetHdr::default(), 1500 + 14 + 4 + 1), Reason::TooLong);
+    assert_eq!(refused(Features::MTU, NetHdr::default(), 65555), Reason::TooLong);
+    assert_eq!(refused(NONE, tso4(), 65555), Reason::TooLong);
+    assert_eq!(refused(NONE, NetHdr::default(), 13), Reason::TooShort);
+}
+
+#[test]
+fn a_full_queue_gives_frames_back_until_some_were_sent() {
+    for without in [NONE, Features::EVENT_IDX, Features::INDIRECT_DESC] {
+        let bench = Bench::new(700);
+        bench.fake.set_paused(true);
+        let mut device = bench.start(without);
+        let frame = || bench.pool.frame_from(&bytes(60)).unwrap();
+        let transmit = device.transmit();
+        for _ in 0..256 {
+            transmit.push(frame()).unwrap();
+        }
+        let refused = transmit.push(frame()).unwrap_err();
+        assert_eq!((refused.reason, transmit.counters().full, transmit.room()), (Reason::Full, 1, 0));
+        transmit.flush().unwrap();
+        assert_eq!((bench.fake.take_sent().len(), transmit.under_way()), (0, 256));
+        assert!(!transmit.arm_interrupt());
+        let before = bench.fake.interrupts();
+        bench.fake.set_paused(false);
+        assert_eq!(bench.fake.interrupts(), before + 1, "it was asked for");
+        assert!(transmit.arm_interrupt(), "they are sent already");
+        transmit.disarm_interrupt();
+        transmit.push(refused.frame).unwrap();
+        assert_eq!(transmit.under_way(), 1, "the sent ones were found");
+        transmit.flush().unwrap();
+        assert_eq!(bench.fake.take_sent().len(), 257);
+        bench.end(device);
+    }
+}
+
+#[test]
+fn one_doorbell_for_a_burst_and_none_while_the_device_is_awake() {
+    for without in [NONE, Features::EVENT_IDX] {
+        let bench = Bench::new(700);
+        let mut device = bench.start(without);
+        let transmit = device.transmit();
+        for burst in 1..=5 {
+            for _ in 0..20 {
+                transmit.push(bench.pool.frame_from(&bytes(60)).unwrap()).unwrap();
+            }
+            transmit.flush().unwrap();
+            transmit.flush().unwrap();
+            assert_eq!(transmit.counters().doorbells, burst, "one, and none for nothing");
+            assert_eq!(bench.fake.take_sent().len(), 20);
+        }
+        bench.end(device);
+    }
+}
+
+#[test]
+fn interrupts_come_when_asked_for_and_not_else() {
+    for without in [NONE, Features::EVENT_IDX] {
+        let bench = Bench::new(700);
+        let mut device = bench.start(without);
+        let fake = &bench.fake;
+        let receive = device.receive();
+        assert!(fake.inject(NetHdr::default(), &bytes(60)));
+        assert_eq!(fake.interrupts(), 0);
+        assert!(receive.arm_interrupt(), "there is a frame already");
+        receive.disarm_interrupt();
+        assert!(receive.take().unwrap().is_some());
+        assert!(!receive.arm_interrupt());
+        assert!(fake.inject(NetHdr::default(), &bytes(60)));
+        assert_eq!(fake.interrupts(), 1);
+        receive.disarm_interrupt();
+        for _ in 0..100 {
+            assert!(fake.inject(NetHdr::default(), &bytes(60)));
+        }
+        assert_eq!(fake.interrupts(), 1);
+        let mut frames = [const { None }; 64];
+        assert_eq!(receive.burst(&mut frames), Ok(64));
+        assert_eq!(receive.burst(&mut frames), Ok(37));
+        assert!(frames[37].is_some(), "the places behind are left as they are");
+        assert_eq!(receive.burst(&mut frames), Ok(0));
+        drop(frames);
+        bench.end(device);
+    }
+}
+
+#[test]
+fn receiving_leaves_a_reserve_and_recovers_from_want() {
+    let bench = Bench::new(100);
+    let mut device = bench.start(NONE);
+    let receive = device.receive();
+    let capacity = bench.pool.capacity();
+    assert_eq!((receive.posted(), bench.pool.available()), (capacity - 64, 64));
+    let missing = receive.counters().buffers_missing;
+    assert_eq!(missing, 1);
+    let posted = receive.posted();
+    for _ in 0..posted {
+        assert!(bench.fake.inject(NetHdr::default(), &bytes(60)));
+    }
+    assert!(!bench.fake.inject(NetHdr::default(), &bytes(60)), "there is no room");
+    let frames: Vec<Frame> = core::iter::from_fn(|| receive.take().unwrap()).collect();
+    assert_eq!(frames.len(), posted);
+    receive.refill();
+    assert_eq!(receive.posted(), 0, "the reserve is not touched");
+    drop(frames);
+    let doorbells = receive.counters().doorbells;
+    receive.refill();
+    assert_eq!((receive.posted(), receive.counters().doorbells), (posted, doorbells + 1), "the device waited for it");
+    assert!(bench.fake.inject(NetHdr::default(), &bytes(60)));
+    bench.end(device);
+}
+
+#[test]
+fn every_lie_breaks_the_queue_and_a_reset_mends_it() {
+    let cases = [
+        (RECEIVE_QUEUE, Mischief::Id(256), RingError::Id(256)),
+        (RECEIVE_QUEUE, Mischief::Id(u32::MAX), RingError::Id(u32::MAX)),
+        (RECEIVE_QUEUE, Mischief::Length(2061), RingError::Length { written: 2061, capacity: 2060 }),
+        (RECEIVE_QUEUE, Mischief::Length(11), RingError::Runt(11)),
+        (RECEIVE_QUEUE, Mischief::NumBuffers(0), RingError::NumBuffers { claimed: 0, given: 0 }),
+        (RECEIVE_QUEUE, Mischief::NumBuffers(9), RingError::NumBuffers { claimed: 9, given: 2 }),
+        (RECEIVE_QUEUE, Mischief::NumBuffers(65535), RingError::NumBuffers { claimed: 65535, given: 2 }),
+        (RECEIVE_QUEUE, Mischief::Half, RingError::NumBuffers { claimed: 2, given: 1 }),
+        (RECEIVE_QUEUE, Mischief::Jump(300), RingError::UsedIndex { claimed: 302, outstanding: 255 }),
+        (TRANSMIT_QUEUE, Mischief::Id(3), RingError::NotOutstanding(3)),
+        (TRANSMIT_QUEUE, Mischief::Replay, RingError::UsedIndex { claimed: 2, outstanding: 1 }),
+        (TRANSMIT_QUEUE, Mischief::Jump(1), RingError::UsedIndex { claimed: 2, outstanding: 1 }),
+    ];
+    let bench = Bench::new(700);
+    let mut device = bench.start(NONE);
+    for (queue, mischief, expected) in cases {
+        bench.fake.misbehave(queue, mischief);
+        if queue == RECEIVE_QUEUE {
+            assert!(bench.fake.inject(NetHdr::default(), &bytes(3000)));
+            let receive = device.receive();
+            let error = core::iter::repeat_with(|| receive.take()).take(300).find_map(Result::err);
+            assert_eq!(error, Some(expected), "{mischief:?}");
+            assert_eq!((receive.broken(), receive.counters().device_errors), (error, 1));
+            let mut frames = [const { None }; 4];
+            assert_eq!(receive.burst(&mut frames), Err(expected), "it stays broken");
+            receive.refill();
+        } else {
+            let transmit = device.transmit();
+            transmit.push(bench.pool.frame_from(&bytes(60)).unwrap()).unwrap();
+            transmit.flush().unwrap();
+            bench.fake.work();
+            assert_eq!(transmit.reap(), Err(expected), "{mischief:?}");
+            assert_eq!((transmit.broken(), transmit.counters().device_errors), (Some(expected), 1));
+            let refused = transmit.push(bench.pool.frame_from(&bytes(60)).unwrap()).unwrap_err();
+            assert_eq!(refused.reason, Reason::Broken(expected));
+        }
+        let transport = device.close().unwrap();
+        assert_eq!(bench.pool.available(), bench.pool.capacity());
+        let _ = bench.fake.take_sent();
+        let begun = Negotiation::begin(transport).unwrap();
+        device = begun.accept(ALL, NONE, &bench.pool, Settings::default()).unwrap();
+        assert!(bench.fake.inject(NetHdr::default(), &bytes(60)));
+        assert!(device.receive().take().unwrap().is_some(), "it works again");
+    }
+    bench.end(device);
+}
+
+#[test]
+fn parts_go_together_only_with_their_own() {
+    let (one, other) = (Bench::new(200), Bench::new(200));
+    let (receive, transmit, control) = one.start(NONE).split();
+    let (other_receive, other_transmit, other_control) = other.start(NONE).split();
+    let (receive, other_transmit, control) = Device::join(receive, other_transmit, control).unwrap_err();
+    one.end(Device::join(receive, transmit, control).unwrap());
+    other.end(Device::join(other_receive, other_transmit, other_control).unwrap());
+}
+
+#[test]
+fn a_device_that_does_not_reset_keeps_its_memory() {
+    let bench = Bench::new(200);
+    let device = bench.start(NONE);
+    bench.fake.set_stuck(true);
+    assert_eq!(device.close().map(drop), Err(CloseError::Reset));
+    assert!(bench.pool.available() < bench.pool.capacity());
+}
+
+#[test]
+fn buffers_sent_in_another_order_find_their_frames() {
+    let bench = Bench::new(700);
+    bench.fake.set_reversed(true);
+    let mut device = bench.start(Features::INDIRECT_DESC);
+    for _ in 0..100 {
+        for length in [60, 5000, 14, 60000, 1514] {
+            let mut frame = bench.pool.frame_from(&bytes(length)).unwrap();
+            if length > 1514 {
+                frame.set_header(tso4());
+            }
+            device.transmit().push(frame).unwrap();
+        }
+        device.transmit().flush().unwrap();
+        let sent = bench.fake.take_sent();
+        let lengths: Vec<usize> = sent.iter().map(|(_, frame)| frame.len()).collect();
+        assert_eq!(lengths, [60, 5000, 14, 60000, 1514]);
+        assert!(sent.iter().all(|(_, frame)| *frame == bytes(frame.len())));
+        assert_eq!(device.transmit().reap(), Ok(5));
+    }
+    bench.end(device);
 }

@@ -130,7 +130,7 @@ impl<H: Hal> Memory<H> {
 
     #[inline]
     fn word16(&self, offset: usize) -> &AtomicU16 {
-        debug_assert!(offset % 2 == 0 && offset + 2 <= self.region.len());
+        debug_assert!(offset.is_multiple_of(2) && offset + 2 <= self.region.len());
         // SAFETY: aligned, within the region (every offset is made from indices below `size`), and only ever accessed
         // atomically.
         unsafe { AtomicU16::from_ptr(self.region.start().byte_add(offset).cast().as_ptr()) }
@@ -138,14 +138,14 @@ impl<H: Hal> Memory<H> {
 
     #[inline]
     fn word32(&self, offset: usize) -> &AtomicU32 {
-        debug_assert!(offset % 4 == 0 && offset + 4 <= self.region.len());
+        debug_assert!(offset.is_multiple_of(4) && offset + 4 <= self.region.len());
         // SAFETY: as in `word16`.
         unsafe { AtomicU32::from_ptr(self.region.start().byte_add(offset).cast().as_ptr()) }
     }
 
     #[inline]
     fn word64(&self, offset: usize) -> &AtomicU64 {
-        debug_assert!(offset % 8 == 0 && offset + 8 <= self.region.len());
+        debug_assert!(offset.is_multiple_of(8) && offset + 8 <= self.region.len());
         // SAFETY: as in `word16`.
         unsafe { AtomicU64::from_ptr(self.region.start().byte_add(offset).cast().as_ptr()) }
     }
