@@ -88,6 +88,21 @@ impl Stack {
         &mut self.sockets
     }
 
+    /// Opens a connection, for tests that need a client.
+    ///
+    /// # Panics
+    /// If the socket is in use.
+    #[cfg(test)]
+    pub(crate) fn connect(
+        &mut self,
+        handle: smoltcp::iface::SocketHandle,
+        to: core::net::SocketAddr,
+        from: core::net::SocketAddr,
+    ) {
+        let socket = self.sockets.get_mut::<smoltcp::socket::tcp::Socket<'_>>(handle);
+        socket.connect(self.interface.context(), to, from).expect("a socket that is not in use");
+    }
+
     /// What was counted.
     #[must_use]
     pub fn counters(&self) -> Counters {
