@@ -132,7 +132,8 @@ pub trait Sink {
     /// place. The bytes are the balancer's: copy them. A frame that cannot be sent may be dropped.
     fn transmit(&mut self, frame: &[u8]);
 
-    /// The next hop is known now: give its waiting frames to [`Balancer::complete`](crate::Balancer::complete).
+    /// The next hop is known now: give its waiting frames to [`Balancer::complete`](crate::Balancer::complete). This is
+    /// about frames from earlier calls; those of the call that says so are settled when it returns.
     fn resolved(&mut self, next_hop: NextHop);
 
     /// The next hop does not answer: drop its waiting frames.

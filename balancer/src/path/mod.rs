@@ -65,8 +65,28 @@ fn tuple(ip: &Ip, transport: &Transport) -> Tuple {
 impl Balancer {
     /// Decides on any number of frames.
     pub(crate) fn run(&mut self, burst: &mut [Packet<'_>], moment: &mut Moment<'_>) {
+        let waiting = self.counters.waiting;
         for packets in burst.chunks_mut(BURST) {
             self.burst(packets, moment);
+        }
+        if self.counters.waiting != waiting {
+            self.settle(burst);
+        }
+    }
+
+    /// Looks again at frames that wait: a later frame of the same burst may have brought the answer, and the caller, who
+    /// has not seen them yet, would wait for another one.
+    #[cold]
+    fn settle(&mut self, burst: &mut [Packet<'_>]) {
+        for packet in burst {
+            let Verdict::Wait(hop) = packet.verdict else { continue };
+            packet.verdict = self.complete(packet.head, hop);
+            match packet.verdict {
+                Verdict::Wait(_) => continue,
+                Verdict::Transmit => self.counters.forwarded += 1,
+                _ => {}
+            }
+            self.counters.waiting -= 1;
         }
     }
 

@@ -145,6 +145,23 @@ fn too_large_or_out_of_hops_is_not_forwarded() {
 }
 
 #[test]
+fn an_answer_in_the_same_burst_settles_what_waits() {
+    let mut world = World::new(Forward::Masquerade);
+    let mut request = tcp(end(CLIENT, 4000), end(VIRTUAL, 80), SYN).frame(&[]);
+    let mut other = tcp(end("10.0.0.11", 8080), end(CLIENT, 4000), SYN).frame(&[]);
+    let mut answer = arp_reply([10, 0, 0, 11], OTHER_MAC);
+    let mut burst = [Packet::new(&mut request), Packet::new(&mut other), Packet::new(&mut answer)];
+    world.balancer.process(&mut burst, world.now, &mut world.said);
+    assert_eq!(
+        burst.each_ref().map(|p| p.verdict),
+        [Verdict::Transmit, Verdict::Wait(NextHop(ip("10.0.0.1"))), Verdict::Local]
+    );
+    assert_eq!(request[..6], OTHER_MAC);
+    let c = world.balancer.counters();
+    assert_eq!((c.forwarded, c.waiting, c.local, c.neighbour_requests), (1, 1, 1, 2));
+}
+
+#[test]
 fn a_burst_sees_the_connections_made_within_it() {
     let mut world = World::new(Forward::Masquerade);
     let request = tcp(end(CLIENT, 4000), end(VIRTUAL, 80), SYN);

@@ -32,18 +32,7 @@ fn seeds() -> Vec<Vec<u8>> {
             seeds.push(frame);
         }
     }
-    let arp = etherparse::ArpPacket::new(
-        etherparse::ArpHardwareId::ETHERNET,
-        etherparse::EtherType::IPV4,
-        etherparse::ArpOperation::REPLY,
-        &OTHER_MAC,
-        &[10, 0, 0, 11],
-        &MAC,
-        &[10, 0, 0, 2],
-    );
-    let mut frame = Vec::new();
-    PacketBuilder::ethernet2(OTHER_MAC, MAC).arp(arp.unwrap()).write(&mut frame).unwrap();
-    seeds.push(frame);
+    seeds.push(arp_reply([10, 0, 0, 11], OTHER_MAC));
     seeds
 }
 

@@ -147,6 +147,16 @@ pub fn verify(frame: &[u8]) {
     assert_eq!(naive_sum(&[&pseudo_header(frame), &frame[at..]]), 0xffff, "transport");
 }
 
+/// An ARP reply to the balancer.
+pub fn arp_reply(from: [u8; 4], mac: [u8; 6]) -> Vec<u8> {
+    use etherparse::{ArpHardwareId, ArpOperation, ArpPacket, EtherType};
+    let to = [10, 0, 0, 2];
+    let arp = ArpPacket::new(ArpHardwareId::ETHERNET, EtherType::IPV4, ArpOperation::REPLY, &mac, &from, &MAC, &to);
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(mac, MAC).arp(arp.unwrap()).write(&mut frame).unwrap();
+    frame
+}
+
 /// What a balancer said.
 #[derive(Debug, Default)]
 pub struct Said {
