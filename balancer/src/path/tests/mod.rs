@@ -1,9 +1,11 @@
 //! A small world around a balancer: clients behind the gateway, servers on the local network.
 
 mod counters;
+mod errors;
 mod forward;
 mod hostile;
 mod miss;
+mod neighbours;
 mod properties;
 mod states;
 

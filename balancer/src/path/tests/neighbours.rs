@@ -1,0 +1,124 @@
+//! Frames that wait for a neighbour.
+
+use super::*;
+
+const SERVER_MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x0b];
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Heard {
+    frames: Vec<Vec<u8>>,
+    resolved: Vec<IpAddr>,
+    unreachable: Vec<IpAddr>,
+}
+
+impl Sink for Heard {
+    fn transmit(&mut self, frame: &[u8]) {
+        self.frames.push(frame.to_vec());
+    }
+
+    fn resolved(&mut self, hop: NextHop) {
+        self.resolved.push(hop.0);
+    }
+
+    fn unreachable(&mut self, hop: NextHop) {
+        self.unreachable.push(hop.0);
+    }
+}
+
+fn process(world: &mut World, frame: &mut [u8], heard: &mut Heard) -> Verdict {
+    let mut packet = Packet::new(frame);
+    world.balancer.process(core::slice::from_mut(&mut packet), world.now, heard);
+    packet.verdict
+}
+
+/// The reply of the server to a request of ours.
+fn arp_reply(request: &[u8]) -> Vec<u8> {
+    let mut reply = request.to_vec();
+    reply[..6].copy_from_slice(&MAC);
+    reply[6..12].copy_from_slice(&SERVER_MAC);
+    reply[21] = 2;
+    reply[22..28].copy_from_slice(&SERVER_MAC);
+    reply[28..32].copy_from_slice(&request[38..42]);
+    reply[32..38].copy_from_slice(&MAC);
+    reply[38..42].copy_from_slice(&request[28..32]);
+    reply
+}
+
+/// The advertisement of the server for a solicitation of ours.
+fn advertisement(request: &[u8]) -> Vec<u8> {
+    let mut frame = request.to_vec();
+    frame[..6].copy_from_slice(&MAC);
+    frame[6..12].copy_from_slice(&SERVER_MAC);
+    frame[22..38].copy_from_slice(&request[62..78]);
+    frame[38..54].copy_from_slice(&request[22..38]);
+    frame[54] = 136;
+    frame[58] = 0x60;
+    frame[78] = 2;
+    frame[80..86].copy_from_slice(&SERVER_MAC);
+    frame[56..58].fill(0);
+    let sum = !naive_sum(&[&pseudo_header(&frame), &frame[54..]]);
+    frame[56..58].copy_from_slice(&sum.to_be_bytes());
+    frame
+}
+
+#[test]
+fn a_frame_waits_until_its_neighbour_answers() {
+    for v6 in [false, true] {
+        let (mut world, mut heard) = (World::new(Forward::Masquerade), Heard::default());
+        let (client, to) = if v6 { (CLIENT_V6, VIRTUAL_V6) } else { (CLIENT, VIRTUAL) };
+        let hop = NextHop(server(v6).address);
+        let mut frame = tcp(end(client, 4000), end(to, 80), SYN).frame(b"");
+        assert_eq!(process(&mut world, &mut frame, &mut heard), Verdict::Wait(hop));
+        assert_eq!(world.balancer.complete(&mut frame, hop), Verdict::Wait(hop), "not yet");
+        let request = heard.frames.pop().unwrap();
+        assert_eq!(heard, Heard::default(), "it asks once");
+        let mut answer = if v6 { advertisement(&request) } else { arp_reply(&request) };
+        assert_eq!(process(&mut world, &mut answer, &mut heard), Verdict::Local);
+        assert_eq!(heard.resolved, [hop.0]);
+        assert_eq!(world.balancer.complete(&mut frame, hop), Verdict::Transmit);
+        assert_eq!((&frame[..6], &frame[6..12]), (&SERVER_MAC[..], &MAC[..]));
+        verify(&frame);
+
+        let mut next = tcp(end(client, 4000), end(to, 80), ACK).frame(b"");
+        assert_eq!(process(&mut world, &mut next, &mut heard), Verdict::Transmit);
+        assert_eq!(next[..6], SERVER_MAC);
+        assert_eq!(world.balancer.counters().neighbour_requests, 1);
+    }
+}
+
+#[test]
+fn a_frame_whose_neighbour_stays_silent_is_given_up_after_three_requests() {
+    let (mut world, mut heard) = (World::new(Forward::Masquerade), Heard::default());
+    let hop = NextHop(server(false).address);
+    let mut frame = tcp(end(CLIENT, 4000), end(VIRTUAL, 80), SYN).frame(b"");
+    assert_eq!(process(&mut world, &mut frame, &mut heard), Verdict::Wait(hop));
+    let start = world.now;
+    loop {
+        let next = world.balancer.poll(world.now, &mut heard);
+        if !heard.unreachable.is_empty() {
+            break;
+        }
+        assert!(next > world.now, "what is due is done");
+        world.now = next;
+    }
+    assert_eq!((heard.frames.len(), &heard.unreachable[..]), (3, &[hop.0][..]));
+    assert!((2900..3200).contains(&world.now.since(start).as_millis()));
+    assert_eq!(world.balancer.complete(&mut frame, hop), Verdict::Drop(Reason::Unreachable));
+}
+
+#[test]
+fn false_answers_are_dropped_and_change_nothing() {
+    let (mut world, mut heard) = (World::new(Forward::Masquerade), Heard::default());
+    let hop = NextHop(server(true).address);
+    let mut frame = tcp(end(CLIENT_V6, 4000), end(VIRTUAL_V6, 80), SYN).frame(b"");
+    assert_eq!(process(&mut world, &mut frame, &mut heard), Verdict::Wait(hop));
+    let request = heard.frames.pop().unwrap();
+    let mut routed = advertisement(&request);
+    routed[21] = 254;
+    assert_eq!(process(&mut world, &mut routed, &mut heard), Verdict::Drop(Reason::Malformed));
+    let mut broken = advertisement(&request);
+    broken[85] ^= 1;
+    assert_eq!(process(&mut world, &mut broken, &mut heard), Verdict::Drop(Reason::BadChecksum));
+    assert_eq!(heard, Heard::default());
+    assert_eq!(world.balancer.complete(&mut frame, hop), Verdict::Wait(hop));
+}
