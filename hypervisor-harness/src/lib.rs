@@ -4,6 +4,7 @@ pub mod backend;
 pub mod bench;
 pub mod cli;
 pub mod image;
+pub mod ipvsadm;
 pub mod qemu;
 pub mod run;
 pub mod virtio;

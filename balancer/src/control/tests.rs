@@ -1,1 +1,356 @@
+//! Requests as libipvs makes them, and as nobody should.
 
+use super::*;
+use crate::wire::ipvs::{Command, command, controller, destination, info, service};
+use crate::wire::message::{self, Generic, Header, Message, flag};
+use crate::wire::{self, Attributes, FAMILY_ID, Writer};
+use crate::{
+    Balancer, Config, DestinationConfig, DestinationKey, Errno, Forward, Scheduler, ServiceConfig, ServiceKey, Timeouts,
+};
+use proptest::prelude::*;
+use std::net::Ipv4Addr;
+use std::{vec, vec::Vec};
+
+const ACK: u16 = flag::REQUEST | flag::ACK;
+const DUMP: u16 = flag::REQUEST | flag::DUMP;
+
+fn balancer() -> Balancer {
+    Balancer::new(Config::new([2, 0, 0, 0, 0, 1], [1, 2]))
+}
+
+fn web() -> ServiceKey {
+    ServiceKey::tcp("10.0.0.100".parse().unwrap(), 80)
+}
+
+fn server(number: u32) -> DestinationKey {
+    DestinationKey { address: Ipv4Addr::from_bits(0x0a00_0000 + number).into(), port: 80 }
+}
+
+fn full(key: &ServiceKey) -> wire::Service<'static> {
+    wire::Service {
+        scheduler: Some(b"wlc"),
+        flags: Some((0, u32::MAX)),
+        timeout: Some(0),
+        netmask: Some([255; 4]),
+        ..wire::Service::of_key(key)
+    }
+}
+
+fn request(kind: Command, flags: u16, attributes: impl FnOnce(&mut Writer<'_>)) -> Vec<u8> {
+    let mut out = vec![];
+    message::write_ipvs(&mut out, kind, flags, (7, 99), attributes);
+    out.split_off(4)
+}
+
+/// A request with a service, and perhaps a destination.
+fn about(kind: Command, service: &wire::Service<'_>, destination: Option<&wire::Destination>) -> Vec<u8> {
+    request(kind, ACK, |w| {
+        w.nest(wire::attribute::NESTED | command::SERVICE, |w| service.write(w));
+        if let Some(destination) = destination {
+            w.nest(wire::attribute::NESTED | command::DEST, |w| destination.write(w));
+        }
+    })
+}
+
+/// The messages of a reply, without their lengths.
+fn messages(mut reply: &[u8]) -> Vec<Vec<u8>> {
+    let mut list = vec![];
+    while let Some(length) = reply.first_chunk::<4>() {
+        let end = 4 + u32::from_be_bytes(*length) as usize;
+        list.push(reply[4..end].to_vec());
+        reply = &reply[end..];
+    }
+    list
+}
+
+/// The number in the only message of the answer.
+fn outcome(balancer: &mut Balancer, request: &[u8]) -> i32 {
+    let mut reply = vec![];
+    assert_eq!(serve(request, balancer, &mut reply), Ok(None));
+    let [only] = &messages(&reply)[..] else { panic!("{reply:?}") };
+    let message = Message::read(only).unwrap();
+    assert_eq!((message.header.sequence, message.header.port), (7, 99));
+    message.error().unwrap()
+}
+
+#[test]
+fn services_and_destinations_come_and_go() {
+    let mut b = balancer();
+    let (new, name) = (full(&web()), wire::Service::of_key(&web()));
+    let config = DestinationConfig::new(Forward::Masquerade, 1);
+    let real = wire::Destination::of_config(&server(11), &config);
+    let real_name = wire::Destination::of_key(&server(11));
+    let errno = |errno: Errno| -errno.number();
+    for (kind, service, destination, expected) in [
+        (Command::SetService, &new, None, errno(Errno::NoService)),
+        (Command::DelService, &name, None, errno(Errno::NoService)),
+        (Command::Zero, &name, None, errno(Errno::NoService)),
+        (Command::NewDest, &name, Some(&real), errno(Errno::NoService)),
+        (Command::NewService, &name, None, errno(Errno::Invalid)),
+        (Command::NewService, &new, None, 0),
+        (Command::NewService, &wire::Service { scheduler: Some(b"nosuch"), ..new }, None, errno(Errno::Exists)),
+        (Command::SetService, &wire::Service { scheduler: Some(b"nosuch"), ..new }, None, errno(Errno::NotFound)),
+        (Command::SetService, &wire::Service { scheduler: Some(b"rr"), ..new }, None, 0),
+        (Command::SetDest, &name, Some(&real), errno(Errno::NotFound)),
+        (Command::DelDest, &name, Some(&real_name), errno(Errno::NotFound)),
+        (Command::NewDest, &name, Some(&real_name), errno(Errno::Invalid)),
+        (Command::NewDest, &name, None, errno(Errno::Invalid)),
+        (Command::NewDest, &name, Some(&real), 0),
+        (Command::NewDest, &name, Some(&real), errno(Errno::Exists)),
+        (Command::SetDest, &name, Some(&wire::Destination { weight: Some(-1), ..real }), errno(Errno::OutOfRange)),
+        (Command::SetDest, &name, Some(&wire::Destination { weight: Some(5), ..real }), 0),
+        (Command::Zero, &name, None, 0),
+    ] {
+        assert_eq!(outcome(&mut b, &about(kind, service, destination)), expected, "{kind:?}");
+    }
+    assert_eq!(b.service(&web()).unwrap().config.scheduler, Scheduler::RoundRobin);
+    assert_eq!(b.destinations(&web()).unwrap().next().unwrap().config.weight, 5);
+    assert_eq!(outcome(&mut b, &about(Command::DelDest, &name, Some(&real_name))), 0);
+    assert_eq!(outcome(&mut b, &about(Command::DelService, &name, None)), 0);
+    assert_eq!(outcome(&mut b, &about(Command::NewService, &new, None)), 0);
+    assert_eq!(outcome(&mut b, &request(Command::Zero, ACK, |_| ())), 0);
+    assert_eq!(outcome(&mut b, &request(Command::Flush, ACK, |_| ())), 0);
+    assert_eq!(b.services().count(), 0);
+}
+
+#[test]
+fn what_linux_can_and_this_cannot_is_refused() {
+    let mut b = balancer();
+    let mark = ServiceKey::Mark { family: crate::Family::V4, mark: 7 };
+    assert_eq!(outcome(&mut b, &about(Command::NewService, &full(&mark), None)), -95);
+    let sctp = wire::Service { protocol: Some(132), ..full(&web()) };
+    assert_eq!(outcome(&mut b, &about(Command::NewService, &sctp, None)), -93);
+    let icmp = wire::Service { protocol: Some(1), ..full(&web()) };
+    assert_eq!(outcome(&mut b, &about(Command::NewService, &icmp, None)), -93);
+    assert_eq!(outcome(&mut b, &about(Command::DelService, &icmp, None)), -3, "there is none");
+    let family = wire::Service { family: Some(1), ..full(&web()) };
+    assert_eq!(outcome(&mut b, &about(Command::NewService, &family, None)), -97);
+    for kind in [Command::NewDaemon, Command::DelDaemon, Command::GetDaemon, Command::GetDest, Command::SetInfo] {
+        assert_eq!(outcome(&mut b, &request(kind, ACK, |_| ())), -95, "{kind:?}");
+    }
+    for kind in [Command::NewService, Command::GetInfo, Command::GetConfig] {
+        assert_eq!(outcome(&mut b, &request(kind, DUMP, |_| ())), -95, "no dump of {kind:?}");
+    }
+    let mut unknown = request(Command::Flush, ACK, |_| ());
+    unknown[message::HEADER] = 200;
+    assert_eq!(outcome(&mut b, &unknown), -95);
+    let mut family = request(Command::Flush, ACK, |_| ());
+    family[4] = 0x20;
+    assert_eq!(outcome(&mut b, &family), -2);
+}
+
+#[test]
+fn attributes_are_judged_as_linux_judges_them() {
+    let mut b = balancer();
+    let short = |kind, payload: &'static [u8]| move |w: &mut Writer<'_>| _ = w.put(kind, payload);
+    let set = Command::SetConfig;
+    assert_eq!(outcome(&mut b, &request(set, ACK, short(command::TIMEOUT_TCP, &[1, 2, 3]))), -34);
+    assert_eq!(outcome(&mut b, &request(set, ACK, short(command::SERVICE, &[1]))), -34);
+    assert_eq!(outcome(&mut b, &request(set, ACK, short(99, &[1]))), 0, "unknown ones are skipped");
+    let torn = |w: &mut Writer<'_>| _ = w.nest(command::SERVICE, |w| _ = w.put(service::AF, &[2]));
+    assert_eq!(outcome(&mut b, &request(Command::NewService, ACK, torn)), -22, "inside a nest it is EINVAL");
+    b.add_service(web(), ServiceConfig::new(crate::Family::V4, Scheduler::RoundRobin)).unwrap();
+    let torn = |w: &mut Writer<'_>| {
+        w.nest(command::SERVICE, |w| wire::Service::of_key(&web()).write(w));
+        w.nest(command::DEST, |w| _ = w.put(destination::ADDR, &[0; 17]));
+    };
+    assert_eq!(outcome(&mut b, &request(Command::DelDest, ACK, torn)), -22);
+    // An address of four bytes is an IPv4 address.
+    let four = |w: &mut Writer<'_>| {
+        w.nest(command::SERVICE, |w| {
+            w.u16(service::AF, 2)
+                .u16(service::PROTOCOL, 6)
+                .put(service::ADDR, &[10, 0, 0, 100])
+                .be16(service::PORT, 80);
+        });
+    };
+    assert_eq!(outcome(&mut b, &request(Command::DelService, ACK, four)), 0);
+}
+
+#[test]
+fn single_answers_come_before_their_acknowledgement() {
+    let mut b = balancer();
+    b.set_timeouts(Timeouts { tcp: 1, tcp_fin: 2, udp: 3 }).unwrap();
+    b.add_service(web(), ServiceConfig::new(crate::Family::V4, Scheduler::RoundRobin)).unwrap();
+    let mut ask = |kind, key: Option<ServiceKey>| {
+        let mut reply = vec![];
+        let attributes = |w: &mut Writer<'_>| {
+            if let Some(key) = key {
+                w.nest(command::SERVICE, |w| wire::Service::of_key(&key).write(w));
+            }
+        };
+        assert_eq!(serve(&request(kind, ACK, attributes), &mut b, &mut reply), Ok(None));
+        messages(&reply)
+    };
+    for (kind, answer, expected) in [
+        (Command::GetInfo, Command::SetInfo, vec![(info::VERSION, 0x010201), (info::CONN_TAB_SIZE, 65536)]),
+        (Command::GetConfig, Command::SetConfig, vec![(4, 1), (5, 2), (6, 3)]),
+    ] {
+        let list = ask(kind, None);
+        let (generic, attributes) = Message::read(&list[0]).unwrap().generic().unwrap();
+        assert_eq!(generic.command, answer as u8);
+        assert_eq!(attributes.map(|a| (a.kind, a.u32().unwrap())).collect::<Vec<_>>(), expected);
+        assert_eq!((list.len(), Message::read(&list[1]).unwrap().error()), (2, Some(0)));
+    }
+    let list = ask(Command::GetService, Some(web()));
+    let (_, mut attributes) = Message::read(&list[0]).unwrap().generic().unwrap();
+    let found = wire::Service::read(&attributes.next().unwrap()).unwrap();
+    assert_eq!((found.key(), found.scheduler), (Ok(web()), Some(&b"rr"[..])));
+    assert_eq!(ask(Command::GetService, Some(ServiceKey::udp("10.0.0.100".parse().unwrap(), 80))).len(), 1);
+}
+
+#[test]
+fn silence_is_kept_where_linux_keeps_it() {
+    let mut b = balancer();
+    let mut reply = vec![];
+    let quiet = [request(Command::Flush, flag::REQUEST, |_| ()), request(Command::NewService, 0, |_| ()), {
+        let mut noop = request(Command::NewService, flag::REQUEST, |_| ());
+        noop[4..6].copy_from_slice(&1u16.to_le_bytes());
+        noop
+    }];
+    for request in quiet {
+        assert_eq!(serve(&request, &mut b, &mut reply), Ok(None));
+        assert!(reply.is_empty());
+    }
+    assert_eq!(serve(&[0; 20], &mut b, &mut reply), Err(FrameError::Malformed));
+}
+
+#[test]
+fn the_family_is_found_by_name_and_number() {
+    let mut b = balancer();
+    let mut ask = |command, flags, attributes: &dyn Fn(&mut Writer<'_>)| {
+        let header = Header { length: 0, kind: controller::ID, flags, sequence: 7, port: 99 };
+        let (mut bytes, mut reply) = (vec![], vec![]);
+        message::write_generic(&mut bytes, header, Generic { command, version: 1 }, attributes);
+        if let Some(mut dump) = serve(&bytes[4..], &mut b, &mut reply).unwrap() {
+            assert!(dump.fill(&b, &mut reply, 1000));
+        }
+        messages(&reply)
+    };
+    let named = |name: &'static [u8]| move |w: &mut Writer<'_>| _ = w.string(controller::FAMILY_NAME, name);
+    let error = |list: &[Vec<u8>]| Message::read(&list[0]).unwrap().error();
+    let list = ask(controller::GET_FAMILY, ACK, &named(b"IPVS"));
+    let (generic, attributes) = Message::read(&list[0]).unwrap().generic().unwrap();
+    assert_eq!((generic.command, list.len()), (controller::NEW_FAMILY, 2));
+    let number = attributes.into_iter().find(|a| a.kind == controller::FAMILY_ID).unwrap();
+    assert_eq!(number.u16(), Ok(FAMILY_ID));
+    assert_eq!(ask(controller::GET_FAMILY, flag::REQUEST, &|w| _ = w.u16(controller::FAMILY_ID, FAMILY_ID)).len(), 1);
+    assert_eq!(error(&ask(controller::GET_FAMILY, ACK, &named(b"TASKSTATS"))), Some(-2));
+    assert_eq!(error(&ask(controller::GET_FAMILY, ACK, &|_| ())), Some(-22));
+    assert_eq!(error(&ask(2, ACK, &named(b"IPVS"))), Some(-95));
+    let list = ask(controller::GET_FAMILY, DUMP, &|_| ());
+    assert_eq!((list.len(), Message::read(&list[1]).unwrap().header.kind), (2, message::DONE));
+}
+
+fn framed(message: &[u8]) -> Vec<u8> {
+    [&(message.len() as u32).to_be_bytes()[..], message].concat()
+}
+
+#[test]
+fn a_list_of_thousands_is_made_as_it_is_taken() {
+    let mut b = balancer();
+    b.add_service(web(), ServiceConfig::new(crate::Family::V4, Scheduler::RoundRobin)).unwrap();
+    for number in 1..=3000 {
+        b.add_destination(&web(), server(number), DestinationConfig::new(Forward::Masquerade, 1)).unwrap();
+    }
+    let list = request(Command::GetDest, DUMP, |w| {
+        w.nest(command::SERVICE, |w| wire::Service::of_key(&web()).write(w));
+    });
+    let stream = [framed(&list), framed(&request(Command::GetInfo, ACK, |_| ()))].concat();
+    let (mut session, mut input, mut reply) = (Session::new(), &stream[..], vec![]);
+    // The peer takes 5,000 bytes at a time, and slower than they are made.
+    for _ in 0..10_000 {
+        input = &input[session.receive(input).unwrap()..];
+        session.run(&mut b).unwrap();
+        assert!(session.output().len() < OUTPUT_LIMIT + 1024);
+        let taken = session.output().len().min(5000);
+        reply.extend_from_slice(&session.output()[..taken]);
+        session.sent(taken);
+        if input.is_empty() && session.is_idle() {
+            break;
+        }
+    }
+    assert!(session.is_idle());
+    assert_eq!(session.requests(), 2);
+    let list = messages(&reply);
+    assert_eq!(list.len(), 3000 + 1 + 2);
+    for (number, message) in (1..=3000).rev().zip(&list) {
+        let (_, mut attributes) = Message::read(message).unwrap().generic().unwrap();
+        let found = wire::Destination::read(&attributes.next().unwrap()).unwrap();
+        assert_eq!(found.key(crate::Family::V4), Ok(server(number)), "newest first, each once");
+    }
+    assert_eq!(Message::read(&list[3000]).unwrap().header.kind, message::DONE);
+}
+
+#[test]
+fn a_list_ends_when_its_service_goes() {
+    let mut b = balancer();
+    b.add_service(web(), ServiceConfig::new(crate::Family::V4, Scheduler::RoundRobin)).unwrap();
+    for number in 1..=10 {
+        b.add_destination(&web(), server(number), DestinationConfig::new(Forward::Masquerade, 1)).unwrap();
+    }
+    let ask = |key: ServiceKey| {
+        request(Command::GetDest, DUMP, |w| _ = w.nest(command::SERVICE, |w| wire::Service::of_key(&key).write(w)))
+    };
+    let mut reply = vec![];
+    let mut dump = serve(&ask(web()), &mut b, &mut reply).unwrap().unwrap();
+    assert!(!dump.fill(&b, &mut reply, 1));
+    b.flush();
+    assert!(!dump.fill(&b, &mut reply, 1), "no room");
+    reply.clear();
+    assert!(dump.fill(&b, &mut reply, 1));
+    assert_eq!(messages(&reply).len(), 1);
+    reply.clear();
+    let mut dump = serve(&ask(web()), &mut b, &mut reply).unwrap().unwrap();
+    assert!(dump.fill(&b, &mut reply, 1), "of a service that is not there: empty, and no error, as Linux");
+    let mut dump = serve(&request(Command::GetDaemon, DUMP, |_| ()), &mut b, &mut reply).unwrap().unwrap();
+    assert!(dump.fill(&b, &mut reply, 1000));
+}
+
+#[test]
+fn nonsense_on_the_stream_closes_it() {
+    let mut b = balancer();
+    let mut session = Session::new();
+    assert!(session.receive(b"GET / HTTP/1.1\r\n").is_err());
+    let mut session = Session::new();
+    assert_eq!(session.receive(&framed(&[0; 16])), Ok(20));
+    assert_eq!(session.run(&mut b), Err(FrameError::Malformed));
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_served(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let mut b = balancer();
+        let mut reply = vec![];
+        let _ = serve(&bytes, &mut b, &mut reply);
+        prop_assert!(reply.len() < 1024);
+    }
+
+    #[test]
+    fn any_attributes_are_served(
+        kind in 0u8..20,
+        flags in prop_oneof![Just(ACK), Just(DUMP), any::<u16>()],
+        number in prop_oneof![Just(FAMILY_ID), Just(controller::ID), any::<u16>()],
+        outer in proptest::collection::vec((1u16..8, proptest::collection::vec((0u16..17, proptest::collection::vec(any::<u8>(), 0..20)), 0..16)), 0..4),
+    ) {
+        let mut b = balancer();
+        b.add_service(web(), ServiceConfig::new(crate::Family::V4, Scheduler::RoundRobin)).unwrap();
+        let mut bytes = vec![];
+        let header = Header { length: 0, kind: number, flags, sequence: 7, port: 99 };
+        message::write_generic(&mut bytes, header, Generic { command: kind, version: 1 }, |w| {
+            for (kind, inner) in &outer {
+                w.nest(*kind, |w| inner.iter().for_each(|(kind, payload)| _ = w.put(*kind, payload)));
+            }
+        });
+        let mut reply = vec![];
+        if let Some(mut dump) = serve(&bytes[4..], &mut b, &mut reply).unwrap() {
+            prop_assert!(dump.fill(&b, &mut reply, 10_000));
+        }
+        for message in messages(&reply) {
+            let message = Message::read(&message).unwrap();
+            prop_assert_eq!((message.header.sequence, message.header.port), (7, 99));
+            prop_assert!(message.error().is_none_or(|number| number <= 0));
+            prop_assert!(Attributes::new(message.payload).count() < 100);
+        }
+    }
+}

@@ -3,8 +3,10 @@
 use core::fmt;
 
 use crate::wire::ipvs::NAME_MAX;
-use crate::wire::service::netmask_bytes;
-use crate::{DestinationConfig, DestinationKey, ServiceConfig, ServiceFlags, ServiceInfo, ServiceKey, Timeouts, wire};
+use crate::wire::service::{netmask_bytes, netmask_of};
+use crate::{
+    DestinationConfig, DestinationKey, Errno, ServiceConfig, ServiceFlags, ServiceInfo, ServiceKey, Timeouts, wire,
+};
 
 /// The name of a scheduler or persistence engine: 1 to 15 bytes. Whether there is one of that name, the balancer says.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -72,6 +74,29 @@ impl ServiceEntry {
             netmask,
             persistence_engine: persistence_engine.and_then(|engine| Name::new(engine.name())),
         }
+    }
+
+    /// The entry of a service as it came by wire, back from [`ServiceEntry::wire`] or from a listing.
+    ///
+    /// # Errors
+    /// [`Errno::Invalid`] if something is missing or a name is none; those of [`wire::Service::key`].
+    pub fn read(service: &wire::Service<'_>) -> Result<Self, Errno> {
+        let key = service.key()?;
+        let (Some(scheduler), Some((flags, _)), Some(timeout), Some(netmask)) =
+            (service.scheduler, service.flags, service.timeout, service.netmask)
+        else {
+            return Err(Errno::Invalid);
+        };
+        let name = |bytes| core::str::from_utf8(bytes).ok().and_then(Name::new).ok_or(Errno::Invalid);
+        let flags = ServiceFlags::from_bits_retain(flags) - ServiceFlags::HASHED;
+        Ok(ServiceEntry {
+            key,
+            scheduler: name(scheduler)?,
+            flags,
+            timeout: if flags.contains(ServiceFlags::PERSISTENT) { timeout } else { 0 },
+            netmask: netmask_of(key.family(), netmask),
+            persistence_engine: service.persistence_engine.filter(|engine| !engine.is_empty()).map(name).transpose()?,
+        })
     }
 
     /// Its wire form.

@@ -1,24 +1,12 @@
 //! Commands as lines of a file of rules, in the form `ipvsadm-save -n` writes them.
 
 use core::fmt;
-use core::net::{IpAddr, Ipv4Addr};
+use core::net::{Ipv4Addr, SocketAddr};
 
 use super::{Command, Daemon, DaemonRole, ServiceEntry};
 use crate::{
     DestinationConfig, DestinationKey, Family, Forward, Protocol, ServiceFlags, ServiceInfo, ServiceKey, Timeouts,
 };
-
-/// An address and a port as ipvsadm writes them: `10.0.0.100:80`, `[fd00::100]:80`.
-struct Endpoint(IpAddr, u16);
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            IpAddr::V4(address) => write!(f, "{address}:{}", self.1),
-            IpAddr::V6(address) => write!(f, "[{address}]:{}", self.1),
-        }
-    }
-}
 
 /// A service's name as options: `-t 10.0.0.100:80`, `-f 7 -6`.
 struct ServiceOptions<'a>(&'a ServiceKey);
@@ -32,7 +20,7 @@ impl fmt::Display for ServiceOptions<'_> {
                     Protocol::Udp => "-u",
                     Protocol::Sctp => "--sctp-service",
                 };
-                write!(f, "{option} {}", Endpoint(address, port))
+                write!(f, "{option} {}", SocketAddr::new(address, port))
             }
             ServiceKey::Mark { family: Family::V4, mark } => write!(f, "-f {mark}"),
             ServiceKey::Mark { family: Family::V6, mark } => write!(f, "-f {mark} -6"),
@@ -48,11 +36,12 @@ pub(super) const SCHEDULER_FLAGS: [(ServiceFlags, [&str; 3]); 3] = [
 ];
 
 /// The flags of an entry's scheduler, with commas.
-pub(super) struct SchedulerFlags<'a>(pub &'a ServiceEntry);
+struct SchedulerFlags<'a>(&'a ServiceEntry);
 
-impl SchedulerFlags<'_> {
-    pub fn any(&self) -> bool {
-        SCHEDULER_FLAGS.iter().any(|(flag, _)| self.0.flags.contains(*flag))
+impl ServiceEntry {
+    /// The flags of its scheduler as `-b` takes them, `sh-fallback,sh-port` say; `None` if it has none.
+    pub fn scheduler_flags(&self) -> Option<impl fmt::Display + '_> {
+        SCHEDULER_FLAGS.iter().any(|(flag, _)| self.flags.contains(*flag)).then_some(SchedulerFlags(self))
     }
 }
 
@@ -89,8 +78,7 @@ impl fmt::Display for ServiceEntry {
         if self.flags.contains(ServiceFlags::ONE_PACKET) {
             f.write_str(" -o")?;
         }
-        let flags = SchedulerFlags(self);
-        if flags.any() { write!(f, " -b {flags}") } else { Ok(()) }
+        self.scheduler_flags().map_or(Ok(()), |flags| write!(f, " -b {flags}"))
     }
 }
 
@@ -106,7 +94,7 @@ impl fmt::Display for ServerOptions<'_> {
             // Linux makes `local` of what is said to be a route or NAT to itself; ipvsadm saves it as a route.
             Forward::Direct | Forward::Local | Forward::Bypass => "-g",
         };
-        let endpoint = Endpoint(server.address, server.port);
+        let endpoint = SocketAddr::new(server.address, server.port);
         write!(f, "{} -r {endpoint} {forward} -w {}", ServiceOptions(service), config.weight)?;
         if config.forward == Forward::Tunnel {
             let checksum = match config.tunnel.flags {
@@ -144,7 +132,7 @@ impl fmt::Display for Command {
                 write!(f, "-e {}", ServerOptions(service, server, config))
             }
             Command::DeleteServer { service, server } => {
-                write!(f, "-d {} -r {}", ServiceOptions(service), Endpoint(server.address, server.port))
+                write!(f, "-d {} -r {}", ServiceOptions(service), SocketAddr::new(server.address, server.port))
             }
             Command::Clear => f.write_str("-C"),
             Command::Zero(None) => f.write_str("-Z"),

@@ -274,6 +274,7 @@ proptest! {
             let line = command.to_string();
             prop_assert_eq!(words(&line), Ok(command), "{}", line);
         }
+        prop_assert_eq!(ServiceEntry::read(&entry.wire()), Ok(entry));
     }
 
     #[test]

@@ -152,10 +152,7 @@ impl<'a> Service<'a> {
             scheduler: Scheduler::from_name(utf8(scheduler)?)?,
             flags: ServiceFlags::from_bits_retain((old.bits() & !mask) | (flags & mask)),
             timeout,
-            netmask: match family {
-                Family::V4 => u32::from_be_bytes(netmask),
-                Family::V6 => u32::from_le_bytes(netmask),
-            },
+            netmask: netmask_of(family, netmask),
             persistence_engine: engine,
         })
     }
@@ -214,6 +211,14 @@ pub(crate) fn netmask_bytes(family: Family, netmask: u32) -> [u8; 4] {
     match family {
         Family::V4 => netmask.to_be_bytes(),
         Family::V6 => netmask.to_le_bytes(),
+    }
+}
+
+/// The persistence mask in four bytes.
+pub(crate) fn netmask_of(family: Family, bytes: [u8; 4]) -> u32 {
+    match family {
+        Family::V4 => u32::from_be_bytes(bytes),
+        Family::V6 => u32::from_le_bytes(bytes),
     }
 }
 

@@ -77,7 +77,7 @@ pub fn main(started: Instant) -> ExitCode {
         Command::Run(args) => crate::run::run(&args, started),
         Command::Qemu(args) => crate::qemu::run(&args, started),
         Command::Image { out } => crate::image::write(&out).map(|()| 0),
-        Command::Ipvsadm { arguments } => ipvsadm(arguments),
+        Command::Ipvsadm { arguments } => Ok(crate::ipvsadm::run(arguments)),
         Command::Bench { arguments } => crate::bench::run(arguments),
     };
     match result {
@@ -87,10 +87,6 @@ pub fn main(started: Instant) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn ipvsadm(_arguments: Vec<OsString>) -> anyhow::Result<u8> {
-    anyhow::bail!("this build has no ipvsadm")
 }
 
 #[cfg(test)]

@@ -1,0 +1,60 @@
+//! The text of `--help`.
+
+pub(super) const TEXT: &str = "\
+ringlet ipvsadm: administers a running Ringlet load balancer, in the syntax of ipvsadm.
+
+Usage:
+  ringlet ipvsadm -A|-E SERVICE [-s SCHEDULER]             add or edit a virtual service
+  ringlet ipvsadm -D SERVICE                               delete one, with its servers
+  ringlet ipvsadm -a|-e SERVICE -r SERVER [-m|-g] [-w N]   add or edit a real server
+  ringlet ipvsadm -d SERVICE -r SERVER                     delete one
+  ringlet ipvsadm -L [SERVICE] [LISTING OPTIONS]           list (also without any words)
+  ringlet ipvsadm -Z [SERVICE]                             zero counters
+  ringlet ipvsadm -C                                       delete everything
+  ringlet ipvsadm -S | -R                                  save rules to stdout, restore them from stdin
+  ringlet ipvsadm --set TCP TCPFIN UDP                     timeouts in seconds; 0 leaves one as it is
+
+Try it while `ringlet` runs in another terminal:
+  ringlet ipvsadm -L                                       what there is
+  ringlet ipvsadm -e -t 10.0.0.100:80 -r 10.0.0.11 -m -w 0 drain a server: it gets no new connections
+  ringlet ipvsadm -E -t 10.0.0.100:80 -s rr                another scheduler
+  ringlet ipvsadm -L --stats                               what went where
+  ringlet ipvsadm -S > rules; ringlet ipvsadm -C; ringlet ipvsadm -R < rules
+
+SERVICE (addresses and ports are numbers; IPv6 in brackets):
+  -t, --tcp-service ADDRESS:PORT      a TCP service
+  -u, --udp-service ADDRESS:PORT      a UDP service
+SERVER:
+  -r, --real-server ADDRESS[:PORT]    the service's port if none is given
+
+Options of a service (what is not given has its default, with -E too):
+  -s, --scheduler NAME                rr, wrr, lc or wlc (default wlc)
+Options of a server:
+  -m, --masquerading                  NAT: the server's replies must come back through the balancer
+  -g, --gatewaying                    direct routing (default): the server has the service's address itself
+  -w, --weight N                      its share of connections (default 1); 0 drains it
+  -x, --u-threshold N                 no new connections above so many
+  -y, --l-threshold N                 and again below so many
+Options of a listing:
+      --stats                         connections, packets and bytes so far
+      --rate                          the same a second
+      --exact                         numbers in full, instead of K, M, G
+      --thresholds                    the limits of -x and -y
+      --persistent-conn, --tun-info   other columns
+      --timeout                       the timeouts of --set
+      --nosort                        in the balancer's own order: newest server first
+  -n, --numeric                       no effect: nothing is looked up anyway
+      --json                          all of it as one JSON object
+
+Everywhere:
+      --connect HOST[:PORT]           where the balancer is (default 127.0.0.1:9101)
+  -h, --help                          this text
+
+Rules (-R, and `ringlet --rules FILE`) are one command a line, as -S writes them; # begins a comment.
+-R changes nothing if a line cannot be read. A rule that is refused does not stop the others.
+
+The rest of ipvsadm's syntax is read too, and refused by the balancer as a kernel without it does: firewall marks (-f),
+SCTP, persistence (-p, -M, --pe), one-packet scheduling (-o), tunnels (-i), the synchronization daemon.
+
+Exit code: 0; 1 no such service to list; 2 wrong usage, or no balancer reached; 255 refused by the balancer.
+";

@@ -1,0 +1,52 @@
+//! What is said when the balancer refuses: the words of ipvsadm.
+
+use ringlet_balancer::Scheduler;
+use ringlet_balancer::ipvsadm::Command;
+
+use super::client::Failure;
+
+const ENOENT: i32 = 2;
+const ESRCH: i32 = 3;
+const EPERM: i32 = 1;
+const ENOMEM: i32 = 12;
+const EEXIST: i32 = 17;
+const EINVAL: i32 = 22;
+const EPROTONOSUPPORT: i32 = 93;
+const EOPNOTSUPP: i32 = 95;
+const EAFNOSUPPORT: i32 = 97;
+
+/// The line to print for a failure of a command.
+pub(super) fn of(command: &Command, failure: &Failure) -> String {
+    let Failure::Refused(number) = failure else { return failure.to_string() };
+    let text = match (command, *number) {
+        (Command::AddService(_), EEXIST) => "Service already exists",
+        (Command::AddService(_) | Command::EditService(_), ENOENT) => {
+            let names: Vec<&str> = Scheduler::ALL.iter().map(|scheduler| scheduler.name()).collect();
+            return format!("Scheduler or persistence engine not found (schedulers: {})", names.join(", "));
+        }
+        (Command::AddServer { .. }, EEXIST) => "Destination already exists",
+        (Command::AddServer { .. } | Command::EditServer { .. } | Command::DeleteServer { .. }, ESRCH) => {
+            "Service not defined"
+        }
+        (Command::EditServer { .. } | Command::DeleteServer { .. }, ENOENT) => "No such destination",
+        (Command::StartDaemon(_) | Command::StopDaemon(_), EOPNOTSUPP) => {
+            "Operation not supported: this balancer has no synchronization daemon"
+        }
+        (_, ESRCH) => "No such service",
+        (_, EPERM) => "Permission denied (you must be root)",
+        (_, EINVAL) => "Invalid operation.  Possibly wrong module version, address not unicast, ...",
+        (_, ENOMEM) => "Memory allocation problem",
+        (_, EPROTONOSUPPORT) => "Protocol not supported: this balancer balances TCP and UDP",
+        // ipvsadm blames IPv6 here, for which Linux once had this number.
+        (_, EOPNOTSUPP) => {
+            "Operation not supported by this balancer: no firewall marks, persistence, one-packet scheduling or tunnels"
+        }
+        (_, EAFNOSUPPORT) => "Operation not supported with specified address family",
+        (_, other) => {
+            // "Numerical result out of range (os error 34)": ipvsadm prints the words alone.
+            let text = std::io::Error::from_raw_os_error(other).to_string();
+            return text.split(" (os error").next().unwrap_or(&text).to_owned();
+        }
+    };
+    text.to_owned()
+}

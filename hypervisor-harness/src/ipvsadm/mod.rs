@@ -1,0 +1,202 @@
+//! `ringlet ipvsadm`: administers a running load balancer in ipvsadm's own syntax.
+//!
+//! Speaks the control protocol of docs/control.md over TCP. What is printed, and the exit code, are those of ipvsadm 1.31:
+//! 0; 1 for a listing of a service that is not there; 2 for words that are no command, or if the balancer is not reached;
+//! 255 for an operation that was refused. What is new: `--connect`, `--json`, comments in rules, and that `-R` reads all
+//! rules before it carries out the first.
+
+mod client;
+mod help;
+mod json;
+mod listing;
+mod messages;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::io::{self, BufWriter, Read, Write};
+
+use ringlet_balancer::ipvsadm::{self, Command, ParseError};
+
+pub use client::{Client, DEFAULT_ADDRESS, Failure};
+pub use listing::{Listed, ListedService};
+
+/// The longest file of rules that `-R` reads, in bytes.
+const RULES_MAX: u64 = 64 << 20;
+
+/// The exit code of words that are no command, or if the balancer is not reached.
+const EXIT_USAGE: u8 = 2;
+/// The exit code of an operation that was refused.
+const EXIT_REFUSED: u8 = 255;
+
+/// Where the balancer is and how to print, taken off the words before they are read as ipvsadm's.
+#[derive(Debug, PartialEq, Eq)]
+struct Connection {
+    address: String,
+    json: bool,
+}
+
+/// Runs `ringlet ipvsadm` with these arguments (without `ringlet ipvsadm`) on the standard streams. Returns the exit code.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let mut out = BufWriter::new(io::stdout().lock());
+    let code = execute(arguments, &mut io::stdin().lock(), &mut out, &mut io::stderr().lock());
+    match out.flush() {
+        // Whoever reads has had enough: `ringlet ipvsadm -L | head`.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => code,
+        Err(error) => {
+            eprintln!("cannot write: {error}");
+            EXIT_USAGE
+        }
+        Ok(()) => code,
+    }
+}
+
+/// Runs a command on any streams. A stream that cannot be written is found out by whoever flushes it.
+fn execute(
+    arguments: impl IntoIterator<Item = OsString>,
+    input: &mut dyn Read,
+    out: &mut dyn Write,
+    errors: &mut dyn Write,
+) -> u8 {
+    let (connection, command) = match understand(arguments) {
+        Ok(understood) => understood,
+        Err(message) => {
+            let _ = writeln!(errors, "{message}\nTry `ringlet ipvsadm --help' for more information.");
+            return EXIT_USAGE;
+        }
+    };
+    match command {
+        Command::Help => {
+            let _ = out.write_all(help::TEXT.as_bytes());
+            return 0;
+        }
+        Command::Version => {
+            let _ = writeln!(out, "ringlet ipvsadm {} (as ipvsadm v1.31, IPVS v1.2.1)", env!("CARGO_PKG_VERSION"));
+            return 0;
+        }
+        _ => {}
+    }
+    let rules = match command {
+        Command::Restore => match rules(input, errors) {
+            Some(rules) => rules,
+            None => return EXIT_USAGE,
+        },
+        _ => Vec::new(),
+    };
+    let mut client = match Client::connect(&connection.address) {
+        Ok(client) => client,
+        Err(failure) => {
+            let _ = writeln!(errors, "{failure}");
+            return EXIT_USAGE;
+        }
+    };
+    let done = match &command {
+        Command::Restore => return restore(&mut client, &rules, errors),
+        Command::List(what) if connection.json => json::list(&mut client, what, out),
+        Command::List(what) => table::list(&mut client, what, out),
+        Command::Save => save(&mut client, out),
+        command => client.apply(command),
+    };
+    match done {
+        Ok(()) => 0,
+        Err(failure) => {
+            let _ = writeln!(errors, "{}", messages::of(&command, &failure));
+            match (failure, command) {
+                (Failure::Refused(_), Command::List(_)) => 1,
+                (Failure::Refused(_), _) => EXIT_REFUSED,
+                _ => EXIT_USAGE,
+            }
+        }
+    }
+}
+
+/// Takes our own options off and reads the rest as ipvsadm's.
+fn understand(arguments: impl IntoIterator<Item = OsString>) -> Result<(Connection, Command), String> {
+    let mut connection = Connection { address: DEFAULT_ADDRESS.to_owned(), json: false };
+    let mut words = Vec::new();
+    let mut arguments = arguments.into_iter();
+    while let Some(word) = arguments.next() {
+        let word = word.into_string().map_err(|word| format!("`{}`: not UTF-8 text", word.display()))?;
+        if word == "--json" {
+            connection.json = true;
+        } else if word == "--connect" {
+            let next = arguments.next().and_then(|next| next.into_string().ok());
+            connection.address = next.ok_or("`--connect`: a value is missing: write HOST:PORT after it")?;
+        } else if let Some(address) = word.strip_prefix("--connect=") {
+            connection.address = address.to_owned();
+        } else {
+            words.push(word);
+        }
+    }
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let command = ipvsadm::parse(&words).map_err(|error: ParseError| error.to_string())?;
+    if connection.json && !matches!(command, Command::List(_)) {
+        return Err("`--json`: only a listing (-L) is printed so: leave it out".to_owned());
+    }
+    Ok((connection, command))
+}
+
+/// The commands of a file of rules, with their lines. `None` if any line is at fault, each of which is told.
+fn rules(input: &mut dyn Read, errors: &mut dyn Write) -> Option<Vec<(usize, Command)>> {
+    let mut text = Vec::new();
+    match input.take(RULES_MAX + 1).read_to_end(&mut text) {
+        Ok(_) if text.len() as u64 > RULES_MAX => {
+            let _ = writeln!(errors, "more than 64 MiB of rules");
+            return None;
+        }
+        Ok(_) => {}
+        Err(error) => {
+            let _ = writeln!(errors, "cannot read the rules: {error}");
+            return None;
+        }
+    }
+    let mut found: Vec<(usize, Command)> = Vec::new();
+    let mut wrong: Vec<String> = Vec::new();
+    ipvsadm::load(
+        &text,
+        |line, command| found.push((line, command)),
+        |line, error| {
+            wrong.push(format!("line {line}: {error}"));
+        },
+    );
+    for (line, command) in &found {
+        if matches!(command, Command::List(_) | Command::Save | Command::Restore | Command::Help | Command::Version) {
+            wrong.push(format!("line {line}: `{command}` changes nothing: rules are -A, -a and the like"));
+        }
+    }
+    for message in &wrong {
+        let _ = writeln!(errors, "{message}");
+    }
+    if !wrong.is_empty() {
+        let _ = writeln!(errors, "nothing was changed");
+    }
+    wrong.is_empty().then_some(found)
+}
+
+/// Carries out rules in order. As ipvsadm, goes on after one that is refused.
+fn restore(client: &mut Client, rules: &[(usize, Command)], errors: &mut dyn Write) -> u8 {
+    let mut code = 0;
+    for (line, command) in rules {
+        if let Err(failure) = client.apply(command) {
+            let _ = writeln!(errors, "line {line}: {}", messages::of(command, &failure));
+            if !matches!(failure, Failure::Refused(_)) {
+                return EXIT_USAGE;
+            }
+            code = EXIT_REFUSED;
+        }
+    }
+    code
+}
+
+/// Prints the rules that would make what there is.
+fn save(client: &mut Client, out: &mut dyn Write) -> Result<(), Failure> {
+    for Listed { service, destinations } in client.list(None, true)? {
+        let _ = writeln!(out, "{}", Command::AddService(service.entry));
+        for destination in &destinations {
+            let command = ipvsadm::destination_of(&service.entry.key, &destination.key, &destination.config);
+            let _ = writeln!(out, "{command}");
+        }
+    }
+    Ok(())
+}

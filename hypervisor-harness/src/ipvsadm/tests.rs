@@ -1,0 +1,295 @@
+//! The client against a balancer in memory, served over a loopback connection as the guest serves it.
+
+use super::*;
+use ringlet_balancer::control::Session;
+use ringlet_balancer::{Balancer, Config};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+/// A balancer on a port of its own. Serves `connections` connections one after the other, then ends.
+struct Guest {
+    address: String,
+    balancer: Arc<Mutex<Balancer>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Guest {
+    fn new(connections: usize) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let balancer = Arc::new(Mutex::new(Balancer::new(Config::new([2, 0, 0, 0, 0, 1], [1, 2]))));
+        let shared = balancer.clone();
+        let thread = std::thread::spawn(move || {
+            for _ in 0..connections {
+                serve(listener.accept().unwrap().0, &shared);
+            }
+        });
+        Guest { address, balancer, thread: Some(thread) }
+    }
+
+    /// Runs a command line and returns exit code, standard output and standard error.
+    fn run(&self, line: &str) -> (u8, String, String) {
+        self.run_with(line, "")
+    }
+
+    fn run_with(&self, line: &str, input: &str) -> (u8, String, String) {
+        let connect = ["--connect", &self.address];
+        let words = connect.into_iter().chain(line.split_whitespace()).map(OsString::from);
+        let (mut out, mut errors) = (Vec::new(), Vec::new());
+        let code = execute(words, &mut input.as_bytes(), &mut out, &mut errors);
+        (code, String::from_utf8(out).unwrap(), String::from_utf8(errors).unwrap())
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take()
+            && !std::thread::panicking()
+        {
+            thread.join().unwrap();
+        }
+    }
+}
+
+/// One connection, with small buffers so that long lists come in pieces.
+fn serve(mut stream: TcpStream, balancer: &Mutex<Balancer>) {
+    let mut session = Session::new();
+    let (mut buffer, mut held) = ([0; 512], 0..0);
+    loop {
+        if held.is_empty() {
+            match stream.read(&mut buffer) {
+                Ok(0) | Err(_) => return,
+                Ok(read) => held = 0..read,
+            }
+        }
+        held.start += session.receive(&buffer[held.clone()]).unwrap();
+        loop {
+            let more = session.run(&mut balancer.lock().unwrap()).unwrap();
+            let output = session.output();
+            let part = output.len().min(3000);
+            if stream.write_all(&output[..part]).is_err() {
+                return;
+            }
+            session.sent(part);
+            if !more && session.is_idle() {
+                break;
+            }
+        }
+    }
+}
+
+const RULES: &str = "\
+-A -t 10.0.0.100:80 -s wlc
+-a -t 10.0.0.100:80 -r 10.0.0.11:80 -m -w 1
+-a -t 10.0.0.100:80 -r 10.0.0.12:80 -g -w 3
+-a -t 10.0.0.100:80 -r 10.0.0.14:8080 -m -w 70000 -x 100 -y 50
+-A -u 10.0.0.100:53 -s rr
+-A -t [fd00::100]:80 -s lc
+-a -t [fd00::100]:80 -r [fd00::b]:80 -m -w 5
+";
+
+#[test]
+fn rules_are_restored_listed_and_saved() {
+    let guest = Guest::new(8);
+    assert_eq!(guest.run_with("-R", RULES), (0, String::new(), String::new()));
+    // The columns of ipvsadm 1.31.
+    let (code, out, _) = guest.run("-L -n");
+    let expected = "\
+IP Virtual Server version 1.2.1 (size=65536)
+Prot LocalAddress:Port Scheduler Flags
+  -> RemoteAddress:Port           Forward Weight ActiveConn InActConn
+TCP  10.0.0.100:80 wlc
+  -> 10.0.0.11:80                 Masq    1      0          0         
+  -> 10.0.0.12:80                 Route   3      0          0         
+  -> 10.0.0.14:8080               Masq    70000  0          0         
+UDP  10.0.0.100:53 rr
+TCP  [fd00::100]:80 lc
+  -> [fd00::b]:80                 Masq    5      0          0         
+";
+    assert_eq!((code, out.as_str()), (0, expected));
+    let (_, out, _) = guest.run("-Ln -t 10.0.0.100:80 --nosort");
+    let order: Vec<_> = out.lines().skip(3).map(|line| line.split_whitespace().nth(1).unwrap()).collect();
+    assert_eq!(order, ["10.0.0.14:8080", "10.0.0.12:80", "10.0.0.11:80"], "newest first, and no version");
+    assert!(out.starts_with("Prot"));
+    let (_, out, _) = guest.run("-L --thresholds -t 10.0.0.100:80");
+    let expected = "\
+Prot LocalAddress:Port            Uthreshold Lthreshold ActiveConn InActConn 
+  -> RemoteAddress:Port
+TCP  10.0.0.100:80 wlc
+  -> 10.0.0.11:80                 0          0          0          0         
+  -> 10.0.0.12:80                 0          0          0          0         
+  -> 10.0.0.14:8080               100        50         0          0         
+";
+    assert_eq!(out, expected);
+    let (_, out, _) = guest.run("-L --stats -u 10.0.0.100:53");
+    let expected = "\
+Prot LocalAddress:Port               Conns   InPkts  OutPkts  InBytes OutBytes
+  -> RemoteAddress:Port
+UDP  10.0.0.100:53                       0        0        0        0        0
+";
+    assert_eq!(out, expected);
+    let (_, out, _) = guest.run("-L --persistent-conn -t [fd00::100]:80");
+    let expected = "\
+Prot LocalAddress:Port            Weight    PersistConn ActiveConn InActConn 
+  -> RemoteAddress:Port
+TCP  [fd00::100]:80 lc
+  -> [fd00::b]:80                 5         0           0          0         
+";
+    assert_eq!(out, expected);
+    let (_, out, _) = guest.run("-L --tun-info -t [fd00::100]:80");
+    assert!(
+        out.ends_with("  -> [fd00::b]:80                 Masq    n/a           5      0          0         \n"),
+        "{out}"
+    );
+    assert_eq!(guest.run("-S -n"), (0, RULES.to_owned(), String::new()));
+}
+
+#[test]
+fn refusals_are_told_in_ipvsadms_words() {
+    let guest = Guest::new(16);
+    for (line, code, message) in [
+        ("-A -t 10.0.0.100:80", 0, ""),
+        ("-A -t 10.0.0.100:80", 255, "Service already exists\n"),
+        ("-A -t 10.0.0.100:81 -s sh", 255, "Scheduler or persistence engine not found (schedulers: "),
+        ("-a -t 10.0.0.100:80 -r 10.0.0.11 -m", 0, ""),
+        ("-a -t 10.0.0.100:80 -r 10.0.0.11 -m", 255, "Destination already exists\n"),
+        ("-a -t 10.0.0.100:80 -r 10.0.0.12 -m -x 1 -y 2", 255, "Numerical result out of range\n"),
+        ("-a -t 10.0.0.100:80 -r 224.0.0.1 -m", 255, "Invalid operation.  Possibly wrong module version, address not"),
+        ("-a -t 10.0.0.99:80 -r 10.0.0.11 -m", 255, "Service not defined\n"),
+        ("-e -t 10.0.0.100:80 -r 10.0.0.99 -m", 255, "No such destination\n"),
+        ("-d -t 10.0.0.100:80 -r 10.0.0.99", 255, "No such destination\n"),
+        ("-D -t 10.0.0.99:80", 255, "No such service\n"),
+        ("-Z -t 10.0.0.99:80", 255, "No such service\n"),
+        ("-L -t 10.0.0.99:80", 1, "No such service\n"),
+        ("--start-daemon master", 255, "Operation not supported: this balancer has no synchronization daemon\n"),
+        ("-A -f 1", 255, "Operation not supported by this balancer"),
+        ("-A --sctp-service 10.0.0.100:5000", 255, "Protocol not supported"),
+    ] {
+        let (seen, out, errors) = guest.run(line);
+        assert_eq!((seen, out.as_str()), (code, ""), "{line}: {errors}");
+        assert!(errors.starts_with(message) && errors.is_empty() == message.is_empty(), "{line}: {errors}");
+    }
+}
+
+#[test]
+fn timeouts_are_set_and_shown() {
+    let guest = Guest::new(4);
+    assert_eq!(guest.run("-L --timeout").1, "Timeout (tcp tcpfin udp): 900 120 300\n");
+    assert_eq!(guest.run("--set 1 0 3").0, 0);
+    assert_eq!(guest.run("-L --timeout").1, "Timeout (tcp tcpfin udp): 1 120 3\n");
+    assert_eq!(guest.run("-L --daemon"), (0, String::new(), String::new()));
+}
+
+#[test]
+fn rules_with_an_unreadable_line_change_nothing() {
+    let guest = Guest::new(1);
+    let (code, _, errors) = guest.run_with("-R", "-A -t 10.0.0.100:80\n# remark\n-A -t bogus\n-L\n");
+    assert_eq!(code, 2);
+    let lines: Vec<_> = errors.lines().collect();
+    assert!(lines[0].starts_with("line 3: `bogus`: no virtual address") && lines[1].starts_with("line 4: `-L`"));
+    assert_eq!(lines[2], "nothing was changed");
+    assert_eq!(guest.balancer.lock().unwrap().services().count(), 0);
+    let rules = "-A -t 10.0.0.100:80\n\n-A -t 10.0.0.100:80\n-A -t 10.0.0.100:81\n";
+    assert_eq!(guest.run_with("-R", rules), (255, String::new(), "line 3: Service already exists\n".to_owned()));
+    assert_eq!(guest.balancer.lock().unwrap().services().count(), 2, "what is refused does not stop the rest");
+}
+
+#[test]
+fn json_has_everything() {
+    let guest = Guest::new(2);
+    guest.run_with("-R", RULES);
+    let (code, out, _) = guest.run("-L --json");
+    assert_eq!((code, out.lines().count()), (0, 1));
+    let value: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&value["version"], &value["size"]), (&"1.2.1".into(), &65536.into()));
+    assert_eq!(value["timeouts"]["tcp"], 900);
+    let web = &value["services"][0];
+    assert_eq!((&web["protocol"], &web["service"]), (&"tcp".into(), &"10.0.0.100:80".into()));
+    assert_eq!((&web["scheduler"], &web["persistence"]), (&"wlc".into(), &serde_json::Value::Null));
+    let server = &web["destinations"][2];
+    assert_eq!((&server["address"], &server["upper_threshold"]), (&"10.0.0.14:8080".into(), &100.into()));
+    assert_eq!((&server["forward"], &server["stats"]["in_bytes"]), (&"masq".into(), &0.into()));
+}
+
+#[test]
+fn thousands_of_destinations_come_through() {
+    let guest = Guest::new(2);
+    let mut rules = String::from("-A -t 10.0.0.100:80 -s rr\n");
+    for number in 1..=2000 {
+        rules += &format!("-a -t 10.0.0.100:80 -r 10.1.{}.{}:80 -m -w 1\n", number / 250, number % 250 + 1);
+    }
+    assert_eq!(guest.run_with("-R", &rules).0, 0);
+    assert_eq!(guest.run("-S").1, rules);
+}
+
+#[test]
+fn wrong_words_are_told_without_a_connection() {
+    let guest = Guest::new(0);
+    for (line, message) in [
+        ("-A", "`-A`: needs a service: -t, -u or -f\n"),
+        ("--bogus", "`--bogus`: no such option"),
+        ("-C --json", "`--json`: only a listing"),
+        ("-L --connect", "`--connect`: a value is missing"),
+    ] {
+        let (code, _, errors) = guest.run(line);
+        assert!(code == 2 && errors.starts_with(message) && errors.contains("--help"), "{errors}");
+    }
+    let (code, out, _) = guest.run("--help");
+    assert!(code == 0 && out.contains("--connect HOST"));
+    assert_eq!(guest.run("-v").0, 0);
+}
+
+#[test]
+fn a_balancer_that_is_not_there_is_told() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (mut out, mut errors) = (Vec::new(), Vec::new());
+    let words = ["-L".to_owned(), format!("--connect={free}")].map(OsString::from);
+    assert_eq!(execute(words, &mut io::empty(), &mut out, &mut errors), 2);
+    let message = String::from_utf8(errors).unwrap();
+    assert!(message.contains(&free.to_string()) && message.contains("is `ringlet` running?"), "{message}");
+}
+
+/// What a server that is no balancer, or a hostile one, makes of `-L`.
+fn against(answer: &'static [u8]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let thread = std::thread::spawn(move || {
+        let mut stream = listener.accept().unwrap().0;
+        let mut request = [0; 24];
+        stream.read_exact(&mut request).unwrap();
+        let _ = stream.write_all(answer);
+    });
+    let (mut out, mut errors) = (Vec::new(), Vec::new());
+    let words = ["-L", "--connect", &address].map(OsString::from);
+    assert_eq!(execute(words, &mut io::empty(), &mut out, &mut errors), 2);
+    thread.join().unwrap();
+    String::from_utf8(errors).unwrap()
+}
+
+#[test]
+fn nonsense_is_told_as_such() {
+    assert!(against(b"HTTP/1.1 400 Bad Request\r\n\r\n").contains("does not speak the control protocol"));
+    assert!(against(b"").contains("closed by the load balancer"));
+    assert!(against(&[0, 0, 0, 16]).contains("closed by the load balancer"));
+    assert!(against(&[0; 20]).contains("impossible length"));
+    assert!(against(&[0, 0, 0, 16, 16, 0, 0, 0, 0x1d, 0, 0, 0, 9, 9, 9, 9, 0, 0, 0, 0]).contains("something else"));
+    assert!(against(&[0, 0, 0, 16, 16, 0, 0, 0, 0x1d, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]).contains("without a command"));
+    assert!(against(&[0, 0, 0, 16, 99, 0, 0, 0, 0x1d, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]).contains("fill its frame"));
+}
+
+#[test]
+fn large_numbers_are_cut_as_ipvsadm_cuts_them() {
+    for (number, short, exact) in [
+        (0, "        0", "        0"),
+        (99_999_999, " 99999999", " 99999999"),
+        (100_000_000, "  100000K", " 100000000"),
+        (999_999_999, "  999999K", " 999999999"),
+        (1_000_000_000, "    1000M", " 1000000000"),
+        (100_000_000_000, "     100G", " 100000000000"),
+        (100_000_000_000_000, "     100T", " 100000000000000"),
+        (u64::MAX, "18446744T", " 18446744073709551615"),
+    ] {
+        assert_eq!((table::large(number, false), table::large(number, true)), (short.to_owned(), exact.to_owned()));
+    }
+}
