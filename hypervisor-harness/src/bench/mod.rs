@@ -13,7 +13,7 @@ mod http;
 mod samples;
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -104,10 +104,11 @@ pub fn run(arguments: Vec<OsString>) -> anyhow::Result<u8> {
         print!("{facts}");
         println!("rounds   {} of {:.1} s each, cases in turn\n", args.rounds(), args.time().as_secs_f64());
     }
+    let shown = !args.json && std::io::stderr().is_terminal();
     let mut results: Vec<(&Case, Samples)> = chosen.into_iter().map(|case| (case, Samples::default())).collect();
     for round in 0..args.rounds() {
         for (case, samples) in &mut results {
-            if !args.json {
+            if shown {
                 eprint!("\r\x1b[Kround {} of {}: {}", round + 1, args.rounds(), case.name);
                 let _ = std::io::stderr().flush();
             }
@@ -120,7 +121,9 @@ pub fn run(arguments: Vec<OsString>) -> anyhow::Result<u8> {
     if args.json {
         println!("{}", samples::json(&facts, &args, &results));
     } else {
-        eprint!("\r\x1b[K");
+        if shown {
+            eprint!("\r\x1b[K");
+        }
         print!("{}", samples::Table(&results));
     }
     Ok(results.iter().any(|(_, samples)| samples.failed()).into())
