@@ -1,4 +1,4 @@
-//! ICMP and ICMPv6 errors: making them ([`Errors`]), and translating those about balanced connections ([`Quote`]).
+//! ICMP and ICMPv6 errors: making them ([`Errors`]), and translating those about balanced connections ([`parse`]).
 
 mod make;
 mod translate;

@@ -117,7 +117,8 @@ impl Neighbours {
     ) -> Result<(), Reason> {
         let arp = arp::parse(frame)?;
         let sender = IpAddr::V4(arp.sender);
-        let is_neighbour = is_unicast_v4(arp.sender) && outlet.routes.is_on_link(sender);
+        let is_host = is_unicast_v4(arp.sender) && !outlet.routes.is_broadcast(arp.sender);
+        let is_neighbour = is_host && outlet.routes.is_on_link(sender);
         // Somebody else with one of our addresses, or our own frames coming back: nothing to learn.
         if !is_neighbour || is_ours(sender) || arp.sender_mac == self.mac {
             return Ok(());

@@ -194,13 +194,14 @@ fn who_asks_for_us_is_known_but_confirmed_before_long() {
 fn nothing_is_learnt_from_what_is_not_for_us_or_cannot_be() {
     let mut f = Fixture::new(8);
     for (operation, mac, sender, target) in [
-        (1, ALPHA, "10.0.0.11", "10.0.0.12"), // for another
-        (2, ALPHA, "10.0.0.11", "10.0.0.2"),  // not asked for
-        (1, ALPHA, "10.0.0.11", "10.0.0.11"), // an announcement of a stranger
-        (1, ALPHA, "10.0.0.2", "10.0.0.100"), // our address
-        (1, US, "10.0.0.11", "10.0.0.2"),     // our Ethernet address
-        (1, ALPHA, "11.0.0.11", "10.0.0.2"),  // not of this network
-        (1, ALPHA, "0.0.0.0", "10.0.0.2"),    // a probe
+        (1, ALPHA, "10.0.0.11", "10.0.0.12"),   // for another
+        (2, ALPHA, "10.0.0.11", "10.0.0.2"),    // not asked for
+        (1, ALPHA, "10.0.0.11", "10.0.0.11"),   // an announcement of a stranger
+        (1, ALPHA, "10.0.0.2", "10.0.0.100"),   // our address
+        (1, US, "10.0.0.11", "10.0.0.2"),       // our Ethernet address
+        (1, ALPHA, "11.0.0.11", "10.0.0.2"),    // not of this network
+        (1, ALPHA, "0.0.0.0", "10.0.0.2"),      // a probe
+        (1, ALPHA, "10.0.255.255", "10.0.0.2"), // a broadcast
     ] {
         f.learn_arp(&arp(operation, mac, sender, target)).unwrap();
     }

@@ -122,3 +122,28 @@ fn false_answers_are_dropped_and_change_nothing() {
     assert_eq!(heard, Heard::default());
     assert_eq!(world.balancer.complete(&mut frame, hop), Verdict::Wait(hop));
 }
+
+#[test]
+fn whose_wait_ends_within_its_burst_does_not_wait() {
+    let mut world = World::new(Forward::Masquerade);
+    let mut frame = tcp(end(CLIENT, 4000), end(VIRTUAL, 80), SYN).frame(b"");
+    // The server asks for us just then.
+    let mut request = arp_reply(&[0; 42]);
+    request[12..22].copy_from_slice(&[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+    request[28..32].copy_from_slice(&[10, 0, 0, 11]);
+    request[38..42].copy_from_slice(&[10, 0, 0, 2]);
+    let mut burst = [Packet::new(&mut frame), Packet::new(&mut request)];
+    world.balancer.process(&mut burst, world.now, &mut Heard::default());
+    assert_eq!(burst.map(|packet| packet.verdict), [Verdict::Transmit, Verdict::Local]);
+    assert_eq!(frame[..6], SERVER_MAC);
+
+    // Another neighbour takes the only place.
+    let mut world = World::with(|config| config.neighbours = 1);
+    world.add_servers(Forward::Masquerade);
+    let mut frame = tcp(end(CLIENT, 4000), end(VIRTUAL, 80), SYN).frame(b"");
+    let mut other = tcp(end(CLIENT_V6, 4000), end(VIRTUAL_V6, 80), SYN).frame(b"");
+    let mut burst = [Packet::new(&mut frame), Packet::new(&mut other)];
+    world.balancer.process(&mut burst, world.now, &mut Heard::default());
+    let waits = Verdict::Wait(NextHop(server(true).address));
+    assert_eq!(burst.map(|packet| packet.verdict), [Verdict::Drop(Reason::Unreachable), waits]);
+}
