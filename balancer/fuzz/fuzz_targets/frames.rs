@@ -209,8 +209,8 @@ fuzz_target!(|steps: Vec<Step>| {
             Step::Zero => balancer.zero(None).unwrap(),
         }
         for hop in network.resolved.drain(..) {
-            let mut head = [0; 60];
-            assert_eq!(balancer.complete(&mut head, hop), Verdict::Transmit);
+            // Whatever the answer: the neighbour may have been evicted, and asked for again, since.
+            balancer.complete(&mut [0; 60], hop);
         }
         let list: Vec<_> = balancer.connection_list(now).collect();
         assert_eq!(list.len(), balancer.connections() as usize);

@@ -5,7 +5,7 @@ use crate::Balancer;
 use crate::connection::{Direction, Seen, TcpState};
 use crate::frame::transport::{TcpFlags, Transport};
 use crate::frame::{ETHERNET, Fragment, Ip, is_group};
-use crate::packet::{Packet, Reason};
+use crate::packet::{NextHop, Packet, Reason};
 use crate::service::Protocol;
 use crate::stats::Stats;
 use crate::time::Instant;
@@ -65,7 +65,7 @@ impl Balancer {
         let hop = self.route(packet, ip, address, moment)?;
         if is_direct {
             // A gateway would send it back to us: it is still addressed to the service.
-            if !self.routes.is_on_link(address) {
+            if hop != NextHop(address) {
                 return Err(Reason::NoRoute);
             }
             nat::decrement_hops(packet.head, ip)?;
