@@ -354,3 +354,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_example_of_the_documentation_is_true() {
+    // docs/control.md, "What it looks like".
+    let mut out = vec![];
+    message::write_ipvs(&mut out, Command::DelService, ACK, (1, 0), |w| {
+        w.nest(command::SERVICE, |w| wire::Service::of_key(&web()).write(w));
+    });
+    let zeroes = [0; 12];
+    let expected = [
+        &[0, 0, 0, 0x44, 0x44, 0, 0, 0, 0x1d, 0, 5, 0, 1, 0, 0, 0, 0, 0, 0, 0, 3, 1, 0, 0, 0x30, 0, 1, 0][..],
+        &[6, 0, 1, 0, 2, 0, 0, 0, 6, 0, 2, 0, 6, 0, 0, 0, 0x14, 0, 3, 0, 10, 0, 0, 100],
+        &zeroes,
+        &[6, 0, 4, 0, 0, 80, 0, 0],
+    ]
+    .concat();
+    assert_eq!(out, expected);
+    let mut reply = vec![];
+    serve(&out[4..], &mut balancer(), &mut reply).unwrap();
+    let expected =
+        [&[0, 0, 0, 0x24, 0x24, 0, 0, 0, 2, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0xfd, 0xff, 0xff, 0xff][..], &out[4..20]]
+            .concat();
+    assert_eq!(reply, expected);
+}
