@@ -344,13 +344,36 @@ impl Frame {
         self.truncate(length);
     }
 
-    /// The device has written `written` bytes into this buffer, which continues a frame that began in another one.
+    /// Keeps what the device says it wrote as the frame's length, until [`Frame::received`] is told.
     #[inline]
-    pub(crate) fn received_further(&mut self, written: usize) {
+    pub(crate) fn set_written(&mut self, written: u32) {
+        self.len = written;
+    }
+
+    /// Has the processor fetch what the device wrote first: the header and the first bytes of the frame.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let address = self.shared().address(self.index).as_ptr().cast::<i8>().cast_const();
+            // SAFETY: prefetching accesses nothing; SSE is part of x86-64.
+            unsafe {
+                _mm_prefetch::<_MM_HINT_T0>(address.add(DEVICE_START));
+                _mm_prefetch::<_MM_HINT_T0>(address.add(HEADROOM));
+            }
+        }
+    }
+
+    /// The device has written as many bytes into this buffer as the frame's length says; it continues a frame that began in
+    /// another one.
+    #[inline]
+    pub(crate) fn received_further(&mut self) {
         let slot = self.slot();
+        let written = self.len.min(DEVICE_CAPACITY as u32);
         slot.start.set(DEVICE_START as u16);
-        slot.len.set(written.min(DEVICE_CAPACITY) as u16);
-        self.len = u32::from(slot.len.get());
+        slot.len.set(written as u16);
+        self.len = written;
     }
 
     /// Writes the header in front of the frame, for the device to read.

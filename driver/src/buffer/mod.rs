@@ -8,7 +8,7 @@
 //! one buffer:   |<-------- HEADROOM ------->|<------- HEAD_CAPACITY ------->|
 //!               |  room for prepend()  |hdr | Ethernet frame ...            |
 //! ```
-//! The room in front of a frame holds the 12 bytes of [`NetHdr`](crate::wire::NetHdr) when a device is given the buffer, so
+//! The room in front of a frame holds the 12 bytes of [`NetHdr`] when a device is given the buffer, so
 //! that header and frame are one descriptor. The header that [`Frame::header`] tells is kept apart, in memory that no device
 //! can write: what was checked once stays checked.
 //!

@@ -96,11 +96,11 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_agreed_was_offered_and_wanted_and_is_sound(offered: u64, switched_off: u64) {
-            let offered = Features::from_bits_retain(offered) - Features::ACCESS_PLATFORM | Features::VERSION_1;
-            let wanted = Features::IMPLEMENTED - Features::from_bits_retain(switched_off) | Features::VERSION_1;
+            let offered = (Features::from_bits_retain(offered) - Features::ACCESS_PLATFORM) | Features::VERSION_1;
+            let wanted = (Features::IMPLEMENTED - Features::from_bits_retain(switched_off)) | Features::VERSION_1;
             let agreed = Features::negotiate(offered, wanted, NONE).unwrap();
             prop_assert!(offered.contains(agreed) && wanted.contains(agreed) && agreed.check().is_ok());
-            for feature in (offered & wanted - agreed).iter() {
+            for feature in (offered & (wanted - agreed)).iter() {
                 prop_assert!((agreed | feature).check().is_err());
             }
         }

@@ -153,15 +153,19 @@ fn make<H: Hal, T: NetTransport>(
     segments: usize,
     features: Features,
 ) -> Result<(Queue<H>, Doorbell), SetupError> {
-    let most = u16::try_from(transport.max_queue_size(queue)).unwrap_or(u16::MAX).min(size);
-    // The greatest power of two that is not greater (virtio 1.3, section 2.7).
-    let size = most.checked_ilog2().map(|log| 1 << log).ok_or(SetupError::NoQueue(queue))?;
+    let size = queue_size(transport, queue, size)?;
     // SAFETY: it lies in a `ManuallyDrop`, which only `Device::close` drops, after the reset.
     let ring = unsafe { Split::<H, Frame>::new(size, segments, features) }.ok_or(SetupError::NoMemory(queue))?;
     let ring = ManuallyDrop::new(ring);
     let [descriptors, driver, device] = ring.areas();
     transport.queue_set(queue, u32::from(ring.size()), descriptors, driver, device);
     Ok((ring, transport.doorbell(queue)?))
+}
+
+/// The size of a queue: the greatest power of two (virtio 1.3, section 2.7) that neither device nor caller finds too large.
+pub(super) fn queue_size<T: NetTransport>(transport: &mut T, queue: u16, most: u16) -> Result<u16, SetupError> {
+    let most = u16::try_from(transport.max_queue_size(queue)).unwrap_or(u16::MAX).min(most);
+    most.checked_ilog2().map(|log| 1 << log).ok_or(SetupError::NoQueue(queue))
 }
 
 /// A number for each device, so that parts of different ones are not put together.

@@ -5,9 +5,11 @@ use virtio_drivers::transport::{DeviceStatus, DeviceType};
 
 use super::config::Config;
 use super::device::{self, Device, Settings};
+use super::receive::Posting;
 use crate::buffer::Pool;
 use crate::features::{Features, NegotiationError};
 use crate::transport::{NetTransport, Refused};
+use crate::wire::RECEIVE_QUEUE;
 
 /// How often the status is read before a reset counts as failed. Each read is an exit to the monitor at least.
 const RESET_ATTEMPTS: usize = 100_000;
@@ -90,7 +92,8 @@ impl<T: NetTransport> Negotiation<T> {
     /// Agrees on what of `wanted` is offered and has what it needs, and starts the device. `wanted` must lie within
     /// [`Features::IMPLEMENTED`]; every bit of `required` must be in the result. The device receives into buffers of `pool`.
     ///
-    /// An MTU below 68 and a MAC address that is all zeros or a multicast one count as not offered.
+    /// An MTU below 68 and a MAC address that is all zeros or a multicast one count as not offered; so do GUEST_TSO and
+    /// MTU where the receive queue is too short for them.
     ///
     /// # Errors
     /// If there is no agreement, if the device refuses what it offered, or if there is no memory for its queues. The device is
@@ -103,7 +106,10 @@ impl<T: NetTransport> Negotiation<T> {
         settings: Settings,
     ) -> Result<Device<H, T>, SetupError> {
         let Self { mut transport, offered, config } = self;
-        let agreed = Features::negotiate(config.plausible(offered), wanted, required)
+        let size = device::queue_size(&mut transport, RECEIVE_QUEUE, settings.receive_queue)
+            .map_err(|error| give_up(&mut transport, error))?;
+        let possible = feasible(config.plausible(offered), wanted, config.mtu, size);
+        let agreed = Features::negotiate(possible, wanted, required)
             .map_err(SetupError::from)
             .and_then(|features| agree(&mut transport, features));
         match agreed {
@@ -111,6 +117,15 @@ impl<T: NetTransport> Negotiation<T> {
             Err(error) => Err(give_up(&mut transport, error)),
         }
     }
+}
+
+/// The offered features without those for which a receive queue of `size` is too short: without MRG_RXBUF, a large frame
+/// needs a chain of buffers, and a chain must not be longer than the queue (section 2.7.5.3.1).
+fn feasible(offered: Features, wanted: Features, mtu: Option<u16>, size: u16) -> Features {
+    let fits = |features: Features| Posting::new(features & wanted, mtu).buffers() <= usize::from(size);
+    let large = Features::GUEST_TSO4 | Features::GUEST_TSO6;
+    let all = [offered, offered - large, offered - large - Features::MTU];
+    all.into_iter().find(|&features| fits(features)).unwrap_or(all[2])
 }
 
 /// Writes the features and sees whether the device takes them.

@@ -34,6 +34,7 @@ impl Posting {
         if features.contains(Features::MRG_RXBUF) {
             return Self { buffers: 1, merged: true };
         }
+        let mtu = mtu.filter(|_| features.contains(Features::MTU));
         let plain = mtu.map_or(0, |mtu| NetHdr::LEN + ETHERNET_HEADER + VLAN_TAG + usize::from(mtu)).max(PLAIN_FRAME);
         let large = features.intersects(Features::GUEST_TSO4 | Features::GUEST_TSO6);
         let length = if large { plain.max(NetHdr::LEN + MAX_GSO_FRAME) } else { plain };
@@ -47,8 +48,9 @@ impl Posting {
 
 /// Receives frames.
 ///
-/// A loop looks like this: [`Receive::refill`], [`Receive::burst`], work; when there is nothing left to do,
-/// [`Receive::arm_interrupt`], and if that says that there is no work, sleep until there is an interrupt.
+/// A loop looks like this: [`Receive::refill`], [`Receive::burst`], work. When there is nothing left to do:
+/// [`Transmit::reap`](super::Transmit::reap) and [`Receive::refill`], lest the device have no buffer to interrupt for; then
+/// [`Receive::arm_interrupt`], and if that says that nothing has come, sleep until there is an interrupt.
 #[derive(Debug)]
 pub struct Receive<H: Hal> {
     pub(super) ring: ManuallyDrop<Split<H, Frame>>,
@@ -148,16 +150,35 @@ impl<H: Hal> Receive<H> {
     /// # Errors
     /// If the device has lied, and there are no frames from before that. The device is to be reset.
     pub fn burst(&mut self, frames: &mut [Option<Frame>]) -> Result<usize, RingError> {
-        let mut count = 0;
-        while count < frames.len() {
-            match self.take() {
+        // First everything that waits is fetched, so that the headers, which another processor has written, are on their way
+        // into the cache while the first ones are looked at.
+        let mut fetched = 0;
+        for place in frames.iter_mut() {
+            match self.fetch() {
+                Ok(Some(frame)) => {
+                    frame.prefetch();
+                    *place = Some(frame);
+                    fetched += 1;
+                }
+                Ok(None) => break,
+                Err(error) if fetched == 0 => return Err(error),
+                Err(_) => break,
+            }
+        }
+        let (mut next, mut count) = (0, 0);
+        while next < fetched {
+            let Some(frame) = frames[next].take() else { break };
+            next += 1;
+            match self.accept(frame, &mut Fetched { frames: &mut frames[..fetched], next: &mut next }) {
                 Ok(Some(frame)) => {
                     frames[count] = Some(frame);
                     count += 1;
                 }
-                Ok(None) => break,
-                Err(_) if count > 0 => break,
-                Err(error) => return Err(error),
+                Ok(None) => {}
+                Err(error) => {
+                    frames[next..fetched].fill_with(|| None);
+                    return if count > 0 { Ok(count) } else { Err(error) };
+                }
             }
         }
         Ok(count)
@@ -167,34 +188,42 @@ impl<H: Hal> Receive<H> {
     ///
     /// # Errors
     /// If the device has lied. The device is to be reset.
-    #[inline]
     pub fn take(&mut self) -> Result<Option<Frame>, RingError> {
-        loop {
-            match self.ring.take() {
-                Ok(Some(used)) => {
-                    if let Some(frame) = self.accept(used)? {
-                        return Ok(Some(frame));
-                    }
-                }
-                Ok(None) => return Ok(None),
-                Err(error) => {
-                    self.counters.device_errors = 1;
-                    return Err(error);
-                }
+        while let Some(frame) = self.fetch()? {
+            let accepted = self.accept(frame, &mut Fetched { frames: &mut [], next: &mut 0 })?;
+            if accepted.is_some() {
+                return Ok(accepted);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes buffers that the device has filled. Their frame's length is what the device says it wrote, header included.
+    #[inline]
+    fn fetch(&mut self) -> Result<Option<Frame>, RingError> {
+        match self.ring.take() {
+            Ok(Some(Used { token: mut frame, written })) => {
+                frame.set_written(written);
+                Ok(Some(frame))
+            }
+            Ok(None) => Ok(None),
+            Err(error) => {
+                self.counters.device_errors = 1;
+                Err(error)
             }
         }
     }
 
     /// Makes a frame of what the device has filled, with the buffers that belong to it. Nothing if it is to be thrown away.
     #[inline]
-    fn accept(&mut self, used: Used<Frame>) -> Result<Option<Frame>, RingError> {
-        let Used { token: mut frame, written } = used;
-        if (written as usize) < NetHdr::LEN {
-            return Err(self.lie(RingError::Runt(written)));
+    fn accept(&mut self, mut frame: Frame, further: &mut Fetched<'_>) -> Result<Option<Frame>, RingError> {
+        let written = frame.len();
+        if written < NetHdr::LEN {
+            return Err(self.lie(RingError::Runt(written as u32)));
         }
-        let mut header = frame.received(written as usize);
+        let mut header = frame.received(written);
         if self.posting.merged && header.num_buffers != 1 {
-            let fits = self.merge(&mut frame, header.num_buffers)?;
+            let fits = self.merge(&mut frame, header.num_buffers, further)?;
             if !fits {
                 self.counters.bad_lengths += 1;
                 return Ok(None);
@@ -217,23 +246,23 @@ impl<H: Hal> Receive<H> {
 
     /// Chains the other buffers of a frame behind the first one. Whether the frame is of a bearable size.
     #[cold]
-    fn merge(&mut self, frame: &mut Frame, claimed: u16) -> Result<bool, RingError> {
+    fn merge(&mut self, frame: &mut Frame, claimed: u16, further: &mut Fetched<'_>) -> Result<bool, RingError> {
         if claimed == 0 {
             return Err(self.lie(RingError::NumBuffers { claimed, given: 0 }));
         }
         let mut fits = true;
         for given in 1..claimed {
             // All buffers of a frame are used together (section 5.1.6.4.1), so they are there, or the device lies.
-            let used = match self.ring.take() {
-                Ok(Some(used)) => used,
+            let part = match further.take().map_or_else(|| self.fetch(), |part| Ok(Some(part))) {
+                Ok(Some(part)) => part,
                 Ok(None) => return Err(self.lie(RingError::NumBuffers { claimed, given })),
                 Err(error) => return Err(self.lie(error)),
             };
             fits &= frame.segment_count() < MAX_SEGMENTS;
             if fits {
-                let mut further = used.token;
-                further.received_further(used.written as usize);
-                frame.append(further);
+                let mut part = part;
+                part.received_further();
+                frame.append(part);
             }
         }
         fits &= frame.len() <= MAX_GSO_FRAME + VLAN_TAG;
@@ -283,5 +312,19 @@ impl<H: Hal> Receive<H> {
     #[must_use]
     pub fn broken(&self) -> Option<RingError> {
         self.ring.broken()
+    }
+}
+
+/// Buffers that were taken from the ring, and are not looked at yet.
+struct Fetched<'a> {
+    frames: &'a mut [Option<Frame>],
+    next: &'a mut usize,
+}
+
+impl Fetched<'_> {
+    fn take(&mut self) -> Option<Frame> {
+        let frame = self.frames.get_mut(*self.next)?.take()?;
+        *self.next += 1;
+        Some(frame)
     }
 }

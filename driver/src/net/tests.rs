@@ -438,3 +438,60 @@ fn buffers_sent_in_another_order_find_their_frames() {
     }
     bench.end(device);
 }
+
+#[test]
+fn a_queue_too_short_for_large_frames_goes_without() {
+    let large = Features::GUEST_TSO4 | Features::GUEST_TSO6;
+    for (size, mtu, without, given_up) in [
+        (16, 1500, Features::MRG_RXBUF, large),
+        (32, 1500, Features::MRG_RXBUF, NONE),
+        (16, 1500, NONE, NONE),
+        (1, 1500, Features::MRG_RXBUF, large),
+        (1, 9000, Features::MRG_RXBUF, large | Features::MTU),
+    ] {
+        let fake = fake::Device::new(ALL, MAC, mtu);
+        fake.set_queue_size(size);
+        let pool = Pool::allocate::<FakeHal>(1200).unwrap();
+        let begun = Negotiation::begin(fake.transport()).unwrap();
+        let mut device = begun.accept::<FakeHal>(ALL - without, NONE, &pool, Settings::default()).unwrap();
+        assert_eq!(fake.accepted(), ALL - without - given_up);
+        assert!(device.receive().posted() > 0);
+        assert!(fake.inject(NetHdr::default(), &bytes(1514)));
+        assert_eq!(device.receive().take().unwrap().unwrap().len(), 1514);
+        let mut frame = pool.frame_from(&bytes(65000)).unwrap();
+        frame.set_header(tso4());
+        match device.transmit().push(frame) {
+            Ok(()) => assert!(size >= 32),
+            Err(refused) => assert_eq!(refused.reason, Reason::TooManySegments),
+        }
+        device.close().unwrap();
+    }
+}
+
+#[test]
+fn bursts_take_merged_frames_across_their_ends_and_skip_bad_ones() {
+    let bench = Bench::new(700);
+    let mut device = bench.start(NONE);
+    for round in 0..40 {
+        let lengths = [60, 9000, 1514, 65000, 100];
+        for length in lengths {
+            let header = if length > 1514 { tso4() } else { NetHdr::default() };
+            assert!(bench.fake.inject(header, &bytes(length)));
+            assert!(bench.fake.inject(NetHdr { gso_type: 99, ..header }, &bytes(length)));
+        }
+        let mut got = Vec::new();
+        let mut frames = [const { None }; 7];
+        for _ in 0..30 {
+            let count = device.receive().burst(&mut frames[..1 + round % 7]).unwrap();
+            for frame in frames.iter_mut().take(count) {
+                let frame = frame.take().unwrap();
+                assert!(contents(&frame) == bytes(frame.len()));
+                got.push(frame.len());
+            }
+            assert!(frames.iter().all(Option::is_none));
+        }
+        assert_eq!(got, lengths);
+        device.receive().refill();
+    }
+    bench.end(device);
+}

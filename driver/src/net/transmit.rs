@@ -60,6 +60,8 @@ pub struct Transmit<H: Hal> {
     allowed: Allowed,
     /// The longest frame that is not to be segmented, in bytes.
     longest: usize,
+    /// The most pieces a frame may lie in: a chain must not be longer than the queue (virtio 1.3, section 2.7.5.3.1).
+    segments: usize,
     /// Frames with the device at which flushing looks for sent ones.
     reap_at: u16,
     counters: TransmitCounters,
@@ -74,7 +76,8 @@ impl<H: Hal> Transmit<H> {
         mtu: Option<u16>,
     ) -> Self {
         Self {
-            reap_at: (ring.size() / 8).clamp(1, 32),
+            reap_at: (ring.size() / 8).clamp(1, 64),
+            segments: MAX_SEGMENTS.min(usize::from(ring.size())),
             ring,
             device,
             doorbell,
@@ -136,7 +139,7 @@ impl<H: Hal> Transmit<H> {
         if frame.len() < ETHERNET_HEADER {
             return Err(Reason::TooShort);
         }
-        if frame.segment_count() > MAX_SEGMENTS {
+        if frame.segment_count() > self.segments {
             return Err(Reason::TooManySegments);
         }
         Ok(())
