@@ -72,6 +72,8 @@ pub(super) struct Table {
     slots: Vec<Entry>,
     used: Vec<bool>,
     free: u16,
+    /// Slots found last, by the end of the address: a few neighbours have most of the traffic, and need no hash.
+    recent: [u16; 16],
 }
 
 impl Table {
@@ -87,7 +89,7 @@ impl Table {
         };
         let slots = (0..capacity).map(|i| blank(if i + 1 < capacity { i + 1 } else { NONE })).collect();
         let heads = vec![NONE; usize::from(capacity).next_power_of_two()];
-        Table { key: Key(seed), heads, slots, used: vec![false; capacity.into()], free: 0 }
+        Table { key: Key(seed), heads, slots, used: vec![false; capacity.into()], free: 0, recent: [0; 16] }
     }
 
     fn bucket(&self, address: &IpAddr) -> usize {
@@ -119,7 +121,18 @@ impl Table {
     /// The entry of an address, to change anything but the address.
     #[inline]
     pub fn get_mut(&mut self, address: &IpAddr) -> Option<&mut Entry> {
-        self.position(address).map(|at| &mut self.slots[usize::from(at)])
+        let last = match address {
+            IpAddr::V4(a) => a.octets()[3],
+            IpAddr::V6(a) => a.octets()[15],
+        };
+        let recent = usize::from(last) % self.recent.len();
+        let at = usize::from(self.recent[recent]);
+        if self.used[at] && self.slots[at].address == *address {
+            return Some(&mut self.slots[at]);
+        }
+        let at = self.position(address)?;
+        self.recent[recent] = at;
+        Some(&mut self.slots[usize::from(at)])
     }
 
     /// Adds an entry for an address that has none. Gives back whom it replaced, or `Err` if nobody may be.
@@ -256,6 +269,7 @@ mod tests {
                 for n in 0..40 {
                     let found = table.get(&ip(n)).map(|e| (e.mac, e.used));
                     prop_assert_eq!(found, model.get(&ip(n)).copied());
+                    prop_assert_eq!(table.get_mut(&ip(n)).map(|e| (e.mac, e.used)), found);
                 }
             }
         }
