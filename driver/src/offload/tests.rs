@@ -145,6 +145,30 @@ proptest! {
     }
 
     #[test]
+    fn where_the_frame_is_cut_does_not_matter(
+        original in any_super(),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
+    ) {
+        let Super { headers, frame, header } = &original;
+        // All headers are in the first piece; pieces may be empty.
+        let mut cuts: Vec<_> =
+            cuts.iter().map(|cut| headers.length + cut.index(frame.len() - headers.length + 1)).collect();
+        cuts.sort_unstable();
+        cuts.push(frame.len());
+        let starts = core::iter::once(0).chain(cuts.iter().copied());
+        let pieces: Vec<&[u8]> = starts.zip(&cuts).map(|(from, &to)| &frame[from..to]).collect();
+        let mut segmenter = Segmenter::new(header, pieces[0], &pieces[..], Finish::Complete).unwrap();
+        for (expected, sent_with) in segments(&original, Finish::Complete) {
+            let mut into = vec![0; expected.len()];
+            prop_assert_eq!(segmenter.write_next(&pieces[..], &mut into), Some((expected.len(), sent_with)));
+            prop_assert_eq!(into, expected);
+        }
+        prop_assert_eq!(segmenter.next_len(), None);
+        let whole = finish_checksum(&frame[..], header.csum_start, header.csum_offset);
+        prop_assert_eq!(finish_checksum(&pieces[..], header.csum_start, header.csum_offset), whole);
+    }
+
+    #[test]
     fn hostile_headers_do_no_harm(bytes: [u8; 12], frame in prop::collection::vec(any::<u8>(), 0..300), sound in any_super()) {
         let header = NetHdr::parse(&bytes);
         for frame in [&frame[..], &sound.frame[..]] {
