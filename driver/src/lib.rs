@@ -28,3 +28,8 @@ pub mod offload;
 pub mod ring;
 pub mod transport;
 pub mod wire;
+
+/// The examples of the README are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -163,6 +163,17 @@ impl Pool {
         Some(frame)
     }
 
+    /// A copy of a frame, header included, in as few buffers as can be. Nothing if there are too few free buffers.
+    #[must_use]
+    pub fn copy_of(&self, frame: &Frame) -> Option<Frame> {
+        let mut copy = self.frame(0)?;
+        for segment in frame.segments() {
+            copy.extend_from_slice(segment).ok()?;
+        }
+        copy.set_header(frame.header());
+        Some(copy)
+    }
+
     /// A frame of one buffer, of length 0, whose data begins at `start`.
     #[inline]
     pub(super) fn buffer(&self, start: usize) -> Option<Frame> {

@@ -55,6 +55,19 @@ fn headers_of_tunnels_fit_in_front() {
 }
 
 #[test]
+fn a_copy_is_the_same_in_fewer_buffers() {
+    let pool = Pool::allocate::<FakeHal>(64).unwrap();
+    let mut frame = pool.frame_from(&bytes(30, 1)).unwrap();
+    for seed in 2..40 {
+        frame.append(pool.frame_from(&bytes(100, seed)).unwrap());
+    }
+    frame.set_header(NetHdr::partial_checksum(1, 2));
+    let copy = pool.copy_of(&frame).unwrap();
+    assert_eq!((contents(&copy), copy.header()), (contents(&frame), frame.header()));
+    assert_eq!((frame.segment_count(), copy.segment_count()), (39, 2));
+}
+
+#[test]
 fn an_empty_pool_says_so_and_loses_nothing() {
     let pool = Pool::allocate::<FakeHal>(4).unwrap();
     assert!(pool.frame(pool.capacity() * STRIDE).is_none());

@@ -30,7 +30,7 @@ pub enum Reason {
     /// The frame is shorter than an Ethernet header.
     #[error("the frame is shorter than an Ethernet header")]
     TooShort,
-    /// The frame lies in too many pieces: copy it.
+    /// The frame lies in too many pieces: send [a copy](crate::buffer::Pool::copy_of).
     #[error("the frame lies in too many pieces")]
     TooManySegments,
     /// The queue is broken, as the device has lied.
