@@ -2,11 +2,13 @@
 #![allow(dead_code, reason = "each test program uses its own part of this")]
 
 pub mod guest;
+pub mod http;
+pub mod ringlet;
 
 /// Whether the tests that need KVM can run. Without KVM they fail, unless `RINGLET_TEST_NO_KVM=1` says that this is known;
 /// then they say loudly that they did not run.
 pub fn kvm() -> bool {
-    match ringlet::vmm::host::open() {
+    match ::ringlet::vmm::host::open() {
         Ok(_) => true,
         Err(error) if std::env::var_os("RINGLET_TEST_NO_KVM").is_some_and(|value| value == "1") => {
             eprintln!("==== NOT RUN, for want of KVM (RINGLET_TEST_NO_KVM=1): {error} ====");

@@ -161,11 +161,11 @@ fn suggestions(facts: &Facts, picture: &Picture) -> Vec<String> {
         } else if publish.target.ip() == facts.management && publish.target.port() == 9100 {
             lines.push(format!("curl http://{}/metrics", publish.host));
         } else if publish.target.ip() == facts.management && publish.target.port() == 9101 {
-            let server = match publish.host.port() {
+            let connect = match publish.host.port() {
                 9101 => String::new(),
-                _ => format!("RINGLET_CONTROL={} ", publish.host),
+                _ => format!("--connect {} ", publish.host),
             };
-            lines.push(format!("{server}{} ipvsadm -L -n --stats", program()));
+            lines.push(format!("{} ipvsadm {connect}-L -n --stats", program()));
         } else {
             lines.push(format!("{} leads to {}", publish.host, publish.target));
         }
