@@ -15,7 +15,7 @@ pub struct ReceiveCounters {
     pub bad_lengths: u64,
     /// Lies that broke the queue: 0 or 1.
     pub device_errors: u64,
-    /// Buffers that could not be given to the device because the pool had no more.
+    /// How often the pool had no more buffers to spare while less than a quarter of the queue was filled.
     pub buffers_missing: u64,
     /// Doorbells rung.
     pub doorbells: u64,

@@ -105,7 +105,8 @@ impl<H: Hal> Receive<H> {
     fn refill_now(&mut self) {
         while self.ring.room() > 0 {
             let Some(frame) = self.blank() else {
-                self.counters.buffers_missing += 1;
+                let size = self.ring.size();
+                self.counters.buffers_missing += u64::from(self.ring.room() > size - size / 4);
                 break;
             };
             if self.post(frame).is_err() {
@@ -127,19 +128,25 @@ impl<H: Hal> Receive<H> {
 
     #[inline]
     fn post(&mut self, frame: Frame) -> Result<(), Frame> {
-        // The addresses are read first, as the frame is moved; its buffers stay where they are.
         if self.posting.buffers == 1 {
             let segment = frame.blank_segment();
             // SAFETY: the buffer belongs to the frame, which stays in the ring while the device may write to it.
             return unsafe { self.ring.add(segment, Access::DeviceWrites, frame) };
         }
+        self.post_chain(frame)
+    }
+
+    /// Out of line, as it has much on its stack.
+    #[inline(never)]
+    fn post_chain(&mut self, frame: Frame) -> Result<(), Frame> {
         let mut segments = [(0, 0); MAX_SEGMENTS];
         for (target, segment) in segments.iter_mut().zip(frame.blank_segments()) {
             *target = segment;
         }
         let count = self.posting.buffers;
-        // SAFETY: as above, and there are as many segments as buffers, which are at most MAX_SEGMENTS.
-        unsafe { self.ring.add_chain(segments.into_iter().take(count), count, Access::DeviceWrites, frame) }
+        let segments = segments.into_iter().take(count);
+        // SAFETY: as in `post`, and there are as many segments as buffers, which are at most MAX_SEGMENTS.
+        unsafe { self.ring.add_chain(segments, count, Access::DeviceWrites, frame) }
     }
 
     /// Takes received frames, up to `frames.len()`. They are put into the first places of `frames` (what was there is dropped);
@@ -262,7 +269,10 @@ impl<H: Hal> Receive<H> {
             if fits {
                 let mut part = part;
                 part.received_further();
-                frame.append(part);
+                // An empty buffer must not be sent on.
+                if !part.is_empty() {
+                    frame.append(part);
+                }
             }
         }
         fits &= frame.len() <= MAX_GSO_FRAME + VLAN_TAG;

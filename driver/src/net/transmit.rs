@@ -152,12 +152,19 @@ impl<H: Hal> Transmit<H> {
             // SAFETY: the buffer belongs to the frame, which stays in the ring while the device may read it.
             return unsafe { self.ring.add(segment, Access::DeviceReads, frame) };
         }
+        self.add_chain(frame, count)
+    }
+
+    /// Out of line, as it has much on its stack.
+    #[inline(never)]
+    fn add_chain(&mut self, frame: Frame, count: usize) -> Result<(), Frame> {
         let mut segments = [(0, 0); MAX_SEGMENTS];
         for (target, segment) in segments.iter_mut().zip(frame.filled_segments()) {
             *target = segment;
         }
-        // SAFETY: as above; `check` has seen to it that there are at most MAX_SEGMENTS.
-        unsafe { self.ring.add_chain(segments.into_iter().take(count), count, Access::DeviceReads, frame) }
+        let segments = segments.into_iter().take(count);
+        // SAFETY: as in `add`; `check` has seen to it that there are at most MAX_SEGMENTS.
+        unsafe { self.ring.add_chain(segments, count, Access::DeviceReads, frame) }
     }
 
     /// Sends what was pushed, rings the doorbell if the device wants that, and looks for sent frames if many are under way.
