@@ -267,22 +267,31 @@ impl Balancer {
 
     /// Every connection, in no particular order: what `ipvsadm -Lc` shows.
     pub fn connection_list(&self, now: Instant) -> impl Iterator<Item = ConnectionInfo> + '_ {
-        self.table.places().map(move |place| {
-            let New { protocol, client, client_port, virtual_address, virtual_port, address, port, forward, .. } =
-                self.table.parts(place);
-            ConnectionInfo {
-                protocol,
-                client,
-                client_port,
-                virtual_address,
-                virtual_port,
-                destination: address,
-                destination_port: port,
-                forward,
-                state: self.table.get(place).state(),
-                expires: self.table.remaining(place, now),
-            }
-        })
+        self.table.places_from(0).map(move |place| self.connection(place, now))
+    }
+
+    /// Every connection from a place of the table on, with its place, as [`Balancer::poll`] last knew the time: for lists
+    /// that are made piece by piece.
+    pub(crate) fn connections_from(&self, first: u32) -> impl Iterator<Item = (u32, ConnectionInfo)> + '_ {
+        let now = self.table.clock();
+        self.table.places_from(first).map(move |place| (place, self.connection(place, now)))
+    }
+
+    fn connection(&self, place: u32, now: Instant) -> ConnectionInfo {
+        let New { protocol, client, client_port, virtual_address, virtual_port, address, port, forward, .. } =
+            self.table.parts(place);
+        ConnectionInfo {
+            protocol,
+            client,
+            client_port,
+            virtual_address,
+            virtual_port,
+            destination: address,
+            destination_port: port,
+            forward,
+            state: self.table.get(place).state(),
+            expires: self.table.remaining(place, now),
+        }
     }
 
     /// How many connections are in an active state.

@@ -263,10 +263,16 @@ impl Table {
         wheel::seconds(self.get(place).expires, tick(now) as u32)
     }
 
-    /// The places of all connections.
-    pub fn places(&self) -> impl Iterator<Item = u32> + '_ {
+    /// The places of all connections, from a place of the table on.
+    pub fn places_from(&self, first: u32) -> impl Iterator<Item = u32> + '_ {
         // A free entry is in no wheel; one in use always is.
-        (0u32..).zip(&self.entries).filter(|(_, entry)| entry.previous != 0).map(|(place, _)| place)
+        let rest = self.entries.get(first as usize..).unwrap_or_default();
+        (first..).zip(rest).filter(|(_, entry)| entry.previous != 0).map(|(place, _)| place)
+    }
+
+    /// The time of the last look for what is over.
+    pub fn clock(&self) -> Instant {
+        self.wheel.clock()
     }
 }
 

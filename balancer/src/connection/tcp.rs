@@ -83,7 +83,7 @@ impl TcpState {
     pub const ALL: [TcpState; STATES] = [NO, ES, SS, SR, FW, TW, CL, CW, LA, LI, SA];
 
     /// The state of a number; NONE for numbers without one.
-    pub(crate) fn from_number(number: u8) -> Self {
+    pub fn from_number(number: u8) -> Self {
         Self::ALL.get(usize::from(number)).copied().unwrap_or_default()
     }
 

@@ -120,6 +120,11 @@ impl Wheel {
         self.occupied.iter().enumerate().filter_map(of_level).min()
     }
 
+    /// The start of the tick up to which all is done.
+    pub fn clock(&self) -> Instant {
+        Instant(self.now << TICK_SHIFT)
+    }
+
     /// When there is work next.
     pub fn deadline(&self) -> Option<Instant> {
         if self.heads[SLOTS * LEVELS..].iter().any(|&head| head != 0) {

@@ -12,6 +12,7 @@ use crate::{Balancer, ServiceKey};
 pub(super) enum Subject {
     Services,
     Destinations(ServiceKey),
+    Connections,
     Families,
     /// What there is none of: synchronization daemons.
     Nothing,
@@ -20,12 +21,13 @@ pub(super) enum Subject {
 /// A list that is being written: it remembers how far it came.
 ///
 /// Entries are counted, as Linux does (`cb->args`): if services or destinations come or go between two pieces, one may
-/// be listed twice or not at all.
+/// be listed twice or not at all. A connection that is there all the time is listed once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dump {
     subject: Subject,
     sequence: u32,
     port: u32,
+    /// Entries written; of connections, places of the table looked at.
     written: usize,
 }
 
@@ -61,6 +63,17 @@ impl Dump {
                         w.nest(command::DEST, |w| wire::Destination::of_info(&info).write(w));
                     });
                     self.written += 1;
+                    if reply.len() >= limit {
+                        return false;
+                    }
+                }
+            }
+            Subject::Connections => {
+                for (place, info) in balancer.connections_from(self.written as u32) {
+                    message::write_ipvs(reply, Command::NewConnection, flag::MULTI, ids, |w| {
+                        w.nest(command::CONNECTION, |w| wire::connection::write(&info, w));
+                    });
+                    self.written = place as usize + 1;
                     if reply.len() >= limit {
                         return false;
                     }

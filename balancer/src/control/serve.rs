@@ -62,8 +62,10 @@ fn dispatch(message: &Message<'_>, balancer: &mut Balancer, reply: &mut Vec<u8>)
         (Command::GetService, true) => Ok(Some(Subject::Services)),
         (Command::GetDest, true) => Ok(Some(destinations(attributes))),
         (Command::GetDaemon, true) => Ok(Some(Subject::Nothing)),
-        // Linux has no dump of these, and these only as dumps; SET_INFO is a reply and no request.
-        (_, true) | (Command::GetDest | Command::GetDaemon | Command::SetInfo, _) => Err(Errno::NotSupported),
+        (Command::GetConnection, true) => Ok(Some(Subject::Connections)),
+        // Linux has no dump of these, and these only as dumps; the two below are replies and no requests.
+        (_, true) | (Command::GetDest | Command::GetDaemon | Command::GetConnection, _) => Err(Errno::NotSupported),
+        (Command::SetInfo | Command::NewConnection, _) => Err(Errno::NotSupported),
         (Command::NewDaemon | Command::DelDaemon, _) => Err(Errno::NotSupported),
         (Command::GetService, _) => {
             let key = key(&Request::read(attributes)?.service()?)?;

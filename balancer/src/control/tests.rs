@@ -378,3 +378,54 @@ fn the_example_of_the_documentation_is_true() {
             .concat();
     assert_eq!(reply, expected);
 }
+
+struct Nowhere;
+
+impl crate::Sink for Nowhere {
+    fn transmit(&mut self, _frame: &[u8]) {}
+
+    fn resolved(&mut self, _next_hop: crate::NextHop) {}
+
+    fn unreachable(&mut self, _next_hop: crate::NextHop) {}
+}
+
+#[test]
+fn connections_are_listed_each_once() {
+    let config = Config::new([2, 0, 0, 0, 0, 1], [1, 2]);
+    let gateways = vec!["10.0.0.1".parse().unwrap()];
+    let mut b = Balancer::new(Config { addresses: vec!["10.0.0.2/24".parse().unwrap()], gateways, ..config });
+    let dns = ServiceKey::udp("10.0.0.100".parse().unwrap(), 53);
+    b.add_service(dns, ServiceConfig::new(crate::Family::V4, Scheduler::RoundRobin)).unwrap();
+    b.add_destination(&dns, server(11), DestinationConfig::new(Forward::Masquerade, 1)).unwrap();
+    for port in 1000..1300u16 {
+        let mut frame = vec![];
+        etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], [2, 0, 0, 0, 0, 1])
+            .ipv4([10, 9, 0, 1], [10, 0, 0, 100], 64)
+            .udp(port, 53)
+            .write(&mut frame, b"?")
+            .unwrap();
+        b.process(&mut [crate::Packet::new(&mut frame)], crate::Instant::from_secs(1), &mut Nowhere);
+    }
+    assert_eq!(b.connections(), 300);
+    let mut reply = vec![];
+    let mut dump = serve(&request(Command::GetConnection, DUMP, |_| ()), &mut b, &mut reply).unwrap().unwrap();
+    let mut seen = std::collections::BTreeSet::new();
+    loop {
+        let done = dump.fill(&b, &mut reply, 1000);
+        for message in messages(&reply) {
+            let message = Message::read(&message).unwrap();
+            let Some((_, mut attributes)) = message.generic().filter(|_| message.header.kind == FAMILY_ID) else {
+                continue;
+            };
+            let info = wire::connection::read(&attributes.next().unwrap()).unwrap();
+            assert_eq!((info.destination, info.virtual_port), (server(11).address, 53));
+            assert!(seen.insert(info.client_port), "{info:?} again");
+        }
+        reply.clear();
+        if done {
+            break;
+        }
+    }
+    assert_eq!(seen.len(), 300);
+    assert_eq!(outcome(&mut b, &request(Command::GetConnection, ACK, |_| ())), -95, "only as a dump");
+}

@@ -58,11 +58,15 @@ pub enum Command {
     Zero = 16,
     /// Removes every service.
     Flush = 17,
+    /// Ringlet's own: asks for the connections as a dump. Linux lists them in /proc/net/ip_vs_conn instead.
+    GetConnection = 64,
+    /// Ringlet's own: carries a connection in a reply.
+    NewConnection = 65,
 }
 
 impl Command {
-    /// Every command, by its number less one.
-    pub const ALL: [Command; 17] = [
+    /// Every command of Linux, by its number less one, and then our own.
+    pub const ALL: [Command; 19] = [
         Command::NewService,
         Command::SetService,
         Command::DelService,
@@ -80,11 +84,13 @@ impl Command {
         Command::GetInfo,
         Command::Zero,
         Command::Flush,
+        Command::GetConnection,
+        Command::NewConnection,
     ];
 
     /// The command of a number.
     pub fn from_number(number: u8) -> Option<Self> {
-        Self::ALL.get(usize::from(number).checked_sub(1)?).copied()
+        Self::ALL.into_iter().find(|command| *command as u8 == number)
     }
 }
 
@@ -102,6 +108,34 @@ pub mod command {
     pub const TIMEOUT_TCP_FIN: u16 = 5;
     /// Timeout of UDP connections in seconds, u32.
     pub const TIMEOUT_UDP: u16 = 6;
+    /// Ringlet's own: nest of [`connection`](super::connection).
+    pub const CONNECTION: u16 = 64;
+}
+
+/// Attributes of a connection: Ringlet's own.
+pub mod connection {
+    /// Address family of client and service, u16.
+    pub const AF: u16 = 1;
+    /// Protocol number, u16.
+    pub const PROTOCOL: u16 = 2;
+    /// Address of the client, 16 bytes; IPv4 in the first four.
+    pub const CLIENT_ADDR: u16 = 3;
+    /// Port of the client, be16.
+    pub const CLIENT_PORT: u16 = 4;
+    /// Virtual address, 16 bytes.
+    pub const VIRTUAL_ADDR: u16 = 5;
+    /// Virtual port, be16.
+    pub const VIRTUAL_PORT: u16 = 6;
+    /// Address of the destination, 16 bytes.
+    pub const DEST_ADDR: u16 = 7;
+    /// Port of the destination, be16.
+    pub const DEST_PORT: u16 = 8;
+    /// Forwarding method, u32.
+    pub const FWD_METHOD: u16 = 9;
+    /// State of a TCP connection, u16 (IP_VS_TCP_S_*).
+    pub const STATE: u16 = 10;
+    /// Seconds left without a further packet, u32.
+    pub const EXPIRES: u16 = 11;
 }
 
 /// Attributes of a service (IPVS_SVC_ATTR_*).
@@ -227,7 +261,7 @@ mod tests {
     #[test]
     fn commands_go_by_their_numbers() {
         for (index, command) in Command::ALL.into_iter().enumerate() {
-            assert_eq!(command as usize, index + 1);
+            assert!(command as usize == index + 1 || command as usize >= 64);
             assert_eq!(Command::from_number(command as u8), Some(command));
         }
         assert_eq!((Command::from_number(0), Command::from_number(18)), (None, None));

@@ -15,9 +15,11 @@
 //! | [`ipvs`] | the commands and attribute types of the family |
 //! | [`service`] | the service attribute |
 //! | [`destination`] | the destination attribute |
+//! | [`connection`] | the connection attribute, which Linux does not have |
 //! | [`statistics`] | counters and rates, in 32 and 64 bits |
 
 pub mod attribute;
+pub mod connection;
 pub mod destination;
 pub mod ipvs;
 pub mod message;

@@ -36,6 +36,7 @@ Options of a server:
   -x, --u-threshold N                 no new connections above so many
   -y, --l-threshold N                 and again below so many
 Options of a listing:
+  -c, --connection                    the connections, with their states and the time they have left
       --stats                         connections, packets and bytes so far
       --rate                          the same a second
       --exact                         numbers in full, instead of K, M, G

@@ -4,17 +4,24 @@ use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use ringlet_balancer::ipvsadm::{Listing, ServiceEntry};
-use ringlet_balancer::{DestinationInfo, Family, Forward, Protocol, Rates, ServiceFlags, ServiceKey, Stats};
+use ringlet_balancer::{
+    ConnectionInfo, DestinationInfo, Family, Forward, Protocol, Rates, ServiceFlags, ServiceKey, Stats,
+};
 use serde_json::{Value, json};
 
 use super::client::{Client, Failure};
 use super::listing::Listed;
+use super::table::service_of;
 
 /// Prints services, destinations, counters, rates and timeouts, whatever else `what` asks for. A line, so that a poller
 /// can append them to a file.
 pub(super) fn list(client: &mut Client, what: &Listing, out: &mut dyn Write) -> Result<(), Failure> {
     if what.connections {
-        return Err(Failure::Refused(95));
+        let list = client.connections()?;
+        let wanted = |info: &&ConnectionInfo| what.service.is_none_or(|key| key == service_of(info));
+        let connections: Vec<Value> = list.iter().filter(wanted).map(connection).collect();
+        let _ = writeln!(out, "{}", json!({ "connections": connections }));
+        return Ok(());
     }
     let info = client.info()?;
     let [major, minor, patch] = info.version;
@@ -28,6 +35,17 @@ pub(super) fn list(client: &mut Client, what: &Listing, out: &mut dyn Write) -> 
     });
     let _ = writeln!(out, "{object}");
     Ok(())
+}
+
+fn connection(info: &ConnectionInfo) -> Value {
+    json!({
+        "protocol": if info.protocol == Protocol::Tcp { "tcp" } else { "udp" },
+        "client": SocketAddr::new(info.client, info.client_port),
+        "service": SocketAddr::new(info.virtual_address, info.virtual_port),
+        "destination": SocketAddr::new(info.destination, info.destination_port),
+        "state": (info.protocol == Protocol::Tcp).then(|| info.state.name()),
+        "expires": info.expires,
+    })
 }
 
 fn service(listed: &Listed) -> Value {

@@ -3,8 +3,8 @@
 use ringlet_balancer::ipvsadm::ServiceEntry;
 use ringlet_balancer::wire::ipvs::{Command as Wire, command};
 use ringlet_balancer::wire::message::flag;
-use ringlet_balancer::wire::{Destination, Service, Writer};
-use ringlet_balancer::{DestinationInfo, Family, Rates, ServiceKey, Stats};
+use ringlet_balancer::wire::{Destination, Service, Writer, connection};
+use ringlet_balancer::{ConnectionInfo, DestinationInfo, Family, Rates, ServiceKey, Stats};
 
 use super::client::{Client, Failure, missing};
 
@@ -29,7 +29,7 @@ pub struct Listed {
 }
 
 /// The most entries of one kind that are taken from a balancer: it could go on for ever.
-const ENTRIES_MAX: usize = 1 << 20;
+const ENTRIES_MAX: usize = 1 << 24;
 
 impl Client {
     /// One service or all, with their destinations; sorted as ipvsadm sorts, or as the balancer has them.
@@ -66,6 +66,26 @@ impl Client {
         services.into_iter().map(with_destinations).collect()
     }
 
+    /// Every connection, in the balancer's order.
+    ///
+    /// # Errors
+    /// What happened to the connection to the balancer.
+    pub fn connections(&mut self) -> Result<Vec<ConnectionInfo>, Failure> {
+        let mut connections = Vec::new();
+        self.request(
+            Wire::GetConnection,
+            flag::DUMP,
+            |_| (),
+            |kind, attribute| {
+                if (kind, attribute.kind) == (Wire::NewConnection, command::CONNECTION) {
+                    push(&mut connections, connection::read(attribute).map_err(missing)?)?;
+                }
+                Ok(())
+            },
+        )?;
+        Ok(connections)
+    }
+
     fn destinations(&mut self, key: &ServiceKey) -> Result<Vec<DestinationInfo>, Failure> {
         let mut destinations = Vec::new();
         let name = |w: &mut Writer<'_>| _ = w.nest(command::SERVICE, |w| Service::of_key(key).write(w));
@@ -82,7 +102,7 @@ impl Client {
 
 fn push<T>(list: &mut Vec<T>, entry: T) -> Result<(), Failure> {
     if list.len() == ENTRIES_MAX {
-        return Err(Failure::Nonsense("more than a million entries"));
+        return Err(Failure::Nonsense("more than sixteen million entries"));
     }
     list.push(entry);
     Ok(())

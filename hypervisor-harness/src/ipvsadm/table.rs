@@ -5,7 +5,7 @@ use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use ringlet_balancer::ipvsadm::{Listing, ServiceEntry};
-use ringlet_balancer::{DestinationInfo, Family, Forward, Protocol, ServiceFlags, ServiceKey};
+use ringlet_balancer::{ConnectionInfo, DestinationInfo, Family, Forward, Protocol, ServiceFlags, ServiceKey};
 
 use super::client::{Client, Failure};
 use super::listing::Listed;
@@ -23,8 +23,7 @@ pub(super) fn list(client: &mut Client, what: &Listing, out: &mut dyn Write) -> 
         return Ok(());
     }
     if what.connections {
-        // Linux lists connections in /proc/net/ip_vs_conn and not by netlink: EOPNOTSUPP.
-        return Err(Failure::Refused(95));
+        return connections(client, what.service.as_ref(), out);
     }
     let title = match what.service {
         // A single service is asked for without the version, as ipvsadm does.
@@ -48,6 +47,31 @@ pub(super) fn list(client: &mut Client, what: &Listing, out: &mut dyn Write) -> 
         }
     }
     Ok(())
+}
+
+/// The columns of `-Lc`.
+fn connections(client: &mut Client, only: Option<&ServiceKey>, out: &mut dyn Write) -> Result<(), Failure> {
+    let list = client.connections()?;
+    let _ = writeln!(out, "IPVS connection entries");
+    let _ = writeln!(out, "pro expire {:<11} {:<18} {:<18} destination", "state", "source", "virtual");
+    for info in list.iter().filter(|info| only.is_none_or(|key| *key == service_of(info))) {
+        let (protocol, state) = match info.protocol {
+            Protocol::Tcp => ("TCP", info.state.name()),
+            Protocol::Udp => ("UDP", "UDP"),
+            _ => ("?", "?"),
+        };
+        let expire = format!("{:02}:{:02}", info.expires / 60, info.expires % 60);
+        let source = SocketAddr::new(info.client, info.client_port).to_string();
+        let service = SocketAddr::new(info.virtual_address, info.virtual_port).to_string();
+        let server = SocketAddr::new(info.destination, info.destination_port);
+        let _ = writeln!(out, "{protocol:<3} {expire:<6} {state:<11} {source:<18} {service:<18} {server}");
+    }
+    Ok(())
+}
+
+/// The service a connection is of.
+pub(super) fn service_of(info: &ConnectionInfo) -> ServiceKey {
+    ServiceKey::Address { protocol: info.protocol, address: info.virtual_address, port: info.virtual_port }
 }
 
 fn header(what: &Listing) -> String {

@@ -173,11 +173,16 @@ fn refusals_are_told_in_ipvsadms_words() {
 }
 
 #[test]
-fn timeouts_are_set_and_shown() {
-    let guest = Guest::new(4);
+fn what_is_no_service_is_shown_too() {
+    let guest = Guest::new(6);
     assert_eq!(guest.run("-L --timeout").1, "Timeout (tcp tcpfin udp): 900 120 300\n");
     assert_eq!(guest.run("--set 1 0 3").0, 0);
     assert_eq!(guest.run("-L --timeout").1, "Timeout (tcp tcpfin udp): 1 120 3\n");
+    let (code, out, _) = guest.run("-Lnc");
+    let expected =
+        "IPVS connection entries\npro expire state       source             virtual            destination\n";
+    assert_eq!((code, out.as_str()), (0, expected));
+    assert_eq!(guest.run("-Lc --json").1, "{\"connections\":[]}\n");
     assert_eq!(guest.run("-L --daemon"), (0, String::new(), String::new()));
 }
 

@@ -1,0 +1,105 @@
+//! The attribute of a connection: Ringlet's own, for Linux lists connections in /proc/net/ip_vs_conn.
+
+use super::attribute::{Attribute, Violation, Writer};
+use super::ipvs::connection as kind;
+use super::service::{address, address_bytes, family, family_number};
+use crate::{ConnectionInfo, Errno, Family, Forward, Protocol, TcpState};
+
+/// Writes a connection.
+pub(crate) fn write(info: &ConnectionInfo, w: &mut Writer<'_>) {
+    w.u16(kind::AF, family_number(Family::of(&info.client)))
+        .u16(kind::PROTOCOL, info.protocol.number().into())
+        .put(kind::CLIENT_ADDR, &address_bytes(&info.client))
+        .be16(kind::CLIENT_PORT, info.client_port)
+        .put(kind::VIRTUAL_ADDR, &address_bytes(&info.virtual_address))
+        .be16(kind::VIRTUAL_PORT, info.virtual_port)
+        .put(kind::DEST_ADDR, &address_bytes(&info.destination))
+        .be16(kind::DEST_PORT, info.destination_port)
+        .u32(kind::FWD_METHOD, info.forward as u32)
+        .u16(kind::STATE, info.state as u16)
+        .u32(kind::EXPIRES, info.expires);
+}
+
+/// The connection in a nest.
+///
+/// # Errors
+/// [`Errno::Invalid`] if something is missing or torn; [`Errno::AddressFamily`], [`Errno::Protocol`].
+pub fn read(nest: &Attribute<'_>) -> Result<ConnectionInfo, Errno> {
+    let invalid = |_: Violation| Errno::Invalid;
+    // By attribute types: 3, 5, 7 and 4, 6, 8.
+    let (mut addresses, mut ports) = ([None; 3], [None; 3]);
+    let (mut number, mut protocol, mut forward, mut state, mut expires) = (None, None, None, None, None);
+    for attribute in nest.nested().map_err(invalid)? {
+        let place = usize::from(attribute.kind.saturating_sub(kind::CLIENT_ADDR) / 2);
+        match attribute.kind {
+            kind::AF => number = Some(attribute.u16().map_err(invalid)?),
+            kind::PROTOCOL => protocol = Some(attribute.u16().map_err(invalid)?),
+            kind::CLIENT_ADDR | kind::VIRTUAL_ADDR | kind::DEST_ADDR => {
+                addresses[place] = Some(attribute.binary().map_err(invalid)?);
+            }
+            kind::CLIENT_PORT | kind::VIRTUAL_PORT | kind::DEST_PORT => {
+                ports[place] = Some(attribute.be16().map_err(invalid)?);
+            }
+            kind::FWD_METHOD => forward = Some(attribute.u32().map_err(invalid)?),
+            kind::STATE => state = Some(attribute.u16().map_err(invalid)?),
+            kind::EXPIRES => expires = Some(attribute.u32().map_err(invalid)?),
+            _ => {}
+        }
+    }
+    let (
+        [Some(client), Some(virtual_address), Some(destination)],
+        [Some(client_port), Some(virtual_port), Some(destination_port)],
+    ) = (addresses, ports)
+    else {
+        return Err(Errno::Invalid);
+    };
+    let family = family(number.ok_or(Errno::Invalid)?)?;
+    Ok(ConnectionInfo {
+        protocol: Protocol::from_number(protocol.ok_or(Errno::Invalid)?)?,
+        client: address(family, client),
+        client_port,
+        virtual_address: address(family, virtual_address),
+        virtual_port,
+        destination: address(family, destination),
+        destination_port,
+        forward: Forward::from_flags(forward.ok_or(Errno::Invalid)?)?,
+        state: TcpState::from_number(state.and_then(|state| u8::try_from(state).ok()).ok_or(Errno::Invalid)?),
+        expires: expires.ok_or(Errno::Invalid)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::attribute::Attributes;
+    use super::*;
+    use std::vec;
+
+    #[test]
+    fn a_connection_comes_back() {
+        for (client, service, server) in [("10.9.0.1", "10.0.0.100", "10.0.0.11"), ("fd09::1", "fd00::100", "fd00::b")]
+        {
+            let info = ConnectionInfo {
+                protocol: Protocol::Udp,
+                client: client.parse().unwrap(),
+                client_port: 40000,
+                virtual_address: service.parse().unwrap(),
+                virtual_port: 80,
+                destination: server.parse().unwrap(),
+                destination_port: 8080,
+                forward: Forward::Direct,
+                state: TcpState::CloseWait,
+                expires: 899,
+            };
+            let mut bytes = vec![];
+            Writer::new(&mut bytes).nest(64, |w| write(&info, w));
+            assert_eq!(read(&Attributes::new(&bytes).next().unwrap()), Ok(info));
+            // Nothing can be left out: cut the list after each attribute but the last.
+            let mut end = 4;
+            for attribute in Attributes::new(&bytes[4..]) {
+                let cut = Attribute { kind: 64, payload: &bytes[4..end] };
+                assert!(read(&cut).is_err(), "{}", attribute.kind);
+                end += (4 + attribute.payload.len()).next_multiple_of(4);
+            }
+        }
+    }
+}
