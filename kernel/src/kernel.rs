@@ -21,10 +21,13 @@ use crate::{info, report};
 /// The balancer is asked what is due at least this often, in nanoseconds: packets may set timers that are nearer than what it
 /// said last.
 const BALANCER_PERIOD: u64 = 1_000_000_000;
-/// How often the device's configuration is read again, in nanoseconds. Not every transport tells of a change.
-const DEVICE_PERIOD: u64 = 2_000_000_000;
+/// How often the device's configuration is read again, in nanoseconds. Not every transport tells of a change, and each
+/// reading is a dozen exits.
+const DEVICE_PERIOD: u64 = 5_000_000_000;
 /// The least time between two reports of the configuration, in nanoseconds.
 const REPORT_PERIOD: u64 = 200_000_000;
+/// How long the stack waits for room in the transmit queue, in nanoseconds, at least.
+const BLOCKED_PERIOD: u64 = 20_000;
 /// How often services and stack take turns before frames are looked for again.
 const ROUNDS: usize = 4;
 
@@ -234,11 +237,7 @@ impl Kernel {
                         let length = frame.copy_to_slice(linear);
                         &linear[..length]
                     };
-                    let before = stack.counters().refused;
                     local |= stack.receive(bytes, checked, now, &mut egress);
-                    if stack.counters().refused != before {
-                        egress.counters.lose(Loss::Refused);
-                    }
                 }
                 Verdict::Drop(_) => {}
                 Verdict::Wait(next_hop) => {
@@ -300,7 +299,9 @@ impl Kernel {
                 stack.set_service_addresses(balancer.virtual_addresses());
             }
             let services = services.as_ref().map_or(u64::MAX, Services::deadline);
-            let stack = if more { now } else { stack.deadline(now).unwrap_or(u64::MAX) };
+            // Where the stack wants to send and cannot, the device is given a little time.
+            let blocked = now.saturating_add(BLOCKED_PERIOD);
+            let stack = if more { now } else { stack.deadline(now).map_or(u64::MAX, |at| at.max(blocked)) };
             self.due.stack = stack.min(services);
         }
         if balancer.revision() != self.revision {

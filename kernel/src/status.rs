@@ -66,8 +66,6 @@ losses! {
     Unsendable = "unsendable",
     /// The device was reset while the frame waited.
     Reset = "device_reset",
-    /// The stack refused it: not for us, from nowhere, a fragment, a wrong checksum.
-    Refused = "stack_refused",
 }
 
 /// What the loop counts, since boot.

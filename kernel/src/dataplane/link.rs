@@ -72,7 +72,10 @@ impl<H: Hal, T: NetTransport> Link<H, T> {
         // a copy of the stack, before it is free again.
         let settings = Settings { reserve: pool.capacity() / 2, ..Settings::default() };
         let device: Device<H, T> = negotiation.accept(wanted, Features::empty(), pool, settings)?;
-        let (receive, transmit, control) = device.split();
+        let (mut receive, mut transmit, control) = device.split();
+        // The loop asks for interrupts before it sleeps, and at no other time.
+        receive.disarm_interrupt();
+        transmit.disarm_interrupt();
         let features = control.features();
         info!(console, "device: offered {offered}");
         info!(console, "device: agreed on {features}");

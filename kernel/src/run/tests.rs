@@ -292,13 +292,13 @@ fn a_device_that_asks_for_a_reset_gets_one() {
     let mut world = World::new(ALL, "", RULES);
     let before = world.device.resets();
     world.device.fail();
-    world.run(30_000);
+    world.run(60_000);
     assert_eq!(world.ended, None);
     // Once to stop it, once to begin anew.
     assert_eq!(world.device.resets(), before + 2);
     world.device.fail();
     world.device.set_stuck(true);
-    world.run(30_000);
+    world.run(60_000);
     assert_eq!(world.ended, Some(DRIVER_FAILURE));
 }
 
@@ -306,7 +306,7 @@ fn a_device_that_asks_for_a_reset_gets_one() {
 fn the_link_is_watched() {
     let mut world = World::new(ALL, "", RULES);
     world.device.set_link(false);
-    world.run(30_000);
+    world.run(60_000);
     assert!(world.platform.console().contains("device: the link is down"));
 }
 
@@ -378,6 +378,46 @@ mod hostile {
                 (header, frame)
             },
         )
+    }
+
+    /// What a client sends while it asks for a page and over a control connection.
+    fn conversation() -> Vec<Vec<u8>> {
+        let mut world = World::new(ALL, "", RULES);
+        world.peers = vec![Peer::gateway(Features::empty())];
+        world.http("GET /metrics HTTP/1.0\r\n\r\n");
+        let socket = world.peers[0].connect(("10.9.0.5", 42000), ("10.0.0.2", 9101));
+        world.run(60);
+        world.peers[0].send(socket, &[0, 0, 0, 20, 20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 1, 0, 0]);
+        world.run(60);
+        core::mem::take(&mut world.injected)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_damaged_conversation_makes_it_panic(
+            damage in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>(), any::<bool>()), 0..60),
+        ) {
+            let mut frames = conversation();
+            for (at, value, mend) in damage {
+                let frame = at.get(&frames).clone();
+                let place = frames.iter().position(|f| *f == frame).unwrap();
+                let byte = usize::from(value) % frame.len();
+                frames[place][byte] ^= value | 1;
+                if mend && frame.len() > 34 && frames[place][12..15] == [8, 0, 0x45] {
+                    smoltcp::wire::Ipv4Packet::new_unchecked(&mut frames[place][14..]).fill_checksum();
+                }
+            }
+            let mut world = World::new(ALL, "", RULES);
+            for frame in &frames {
+                // The device says that it has looked at the checksum, so that the stack gets to see the damage.
+                world.device.inject(NetHdr { flags: NetHdr::DATA_VALID, ..NetHdr::default() }, frame);
+                world.step();
+            }
+            world.run(100);
+            prop_assert_eq!(world.ended, None);
+        }
     }
 
     proptest! {

@@ -13,6 +13,7 @@ use smoltcp::wire::{
 };
 
 use super::admit::checksums;
+use super::echo;
 
 /// The longest frame the stack makes, in bytes with the Ethernet header: the IPv4 total length ends at 65,535.
 pub(crate) const LONGEST_FRAME: usize = 14 + 65_535;
@@ -69,6 +70,30 @@ pub(crate) struct Scratch(Vec<u8>);
 impl Scratch {
     pub fn new() -> Self {
         Self(vec![0; LONGEST_FRAME])
+    }
+
+    /// The bytes.
+    pub fn frame(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Makes the reply to an echo request here, if `frame` is one, and gives its length.
+    pub fn echo(&mut self, frame: &[u8], mac: [u8; 6]) -> Option<usize> {
+        if !may_be_echo(frame) {
+            return None;
+        }
+        let copy = self.0.get_mut(..frame.len())?;
+        copy.copy_from_slice(frame);
+        echo::reply(copy, mac)
+    }
+}
+
+/// Whether a frame carries ICMP at all, so that others need not be copied.
+fn may_be_echo(frame: &[u8]) -> bool {
+    match frame.get(12..14) {
+        Some([0x08, 0x00]) => frame.get(23) == Some(&1),
+        Some([0x86, 0xdd]) => frame.get(20) == Some(&58),
+        _ => false,
     }
 }
 

@@ -3,9 +3,13 @@
 //! It answers ARP, neighbour solicitations and echo requests for our own addresses and for those of services, resets TCP
 //! connections nobody listens for, and carries the connections of the [services](crate::services). Its neighbours and
 //! routes are smoltcp's own: the balancer keeps others.
+//!
+//! Not done: fragments are not put together, so a ping larger than the MTU goes unanswered; there is no path MTU discovery;
+//! large segments are left to the device for IPv4 only, since smoltcp 0.14 drops IPv6 packets above the MTU.
 
 mod admit;
 mod device;
+mod echo;
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -132,6 +136,10 @@ impl Stack {
             }
         }
         self.counters.received += 1;
+        if let Some(length) = self.scratch.echo(frame, self.facts.mac) {
+            outlet.send(&self.scratch.frame()[..length], ringlet_driver::wire::NetHdr::default());
+            return false;
+        }
         let mut device = Device { received: Some(frame), facts: &self.facts, scratch: &mut self.scratch, outlet };
         let result = self.interface.poll_ingress_single(instant(now_ns), &mut device, &mut self.sockets);
         matches!(result, PollIngressSingleResult::SocketStateChanged)

@@ -123,6 +123,8 @@ pub struct World {
     pub platform: Box<TestPlatform>,
     pub running: Running<FakeHal, FakeTransport>,
     pub peers: Vec<Peer>,
+    /// Every frame the device was given.
+    pub injected: Vec<Vec<u8>>,
     /// The exit code, once the machine has ended.
     pub ended: Option<u8>,
 }
@@ -155,7 +157,7 @@ impl World {
         let console = Console::new(&*platform, true);
         let running = Running::boot(machine(&device, command_line, rules), &*platform, &console);
         let running = running.map_err(|code| (code, platform.console()))?;
-        Ok(Self { device, platform, running, peers: vec![], ended: None })
+        Ok(Self { device, platform, running, peers: vec![], injected: vec![], ended: None })
     }
 
     /// Stops the device and sees that every buffer is there.
@@ -207,6 +209,7 @@ impl World {
                 }
                 if (to_all || frame[..6] == MAC) && frame[6..12] != MAC {
                     self.device.inject(header, &frame);
+                    self.injected.push(frame);
                 }
             }
         }

@@ -55,6 +55,12 @@ static METRICS: &[(&str, Kind, &str, Source)] = &[
         Machine(|v| v.gauges.counters.software_offloads),
     ),
     ("ringlet_stack_receive_frames_total", Counter, "Frames the stack took.", Machine(|v| v.gauges.stack.received)),
+    (
+        "ringlet_stack_refused_frames_total",
+        Counter,
+        "Frames nobody here wants: broadcasts for others, fragments, wrong TCP checksums.",
+        Machine(|v| v.gauges.stack.refused),
+    ),
     ("ringlet_dropped_frames_total", Counter, "Frames dropped, by reason.", Labelled(dropped)),
     ("ringlet_forwarded_frames_total", Counter, "Frames sent on.", Machine(|v| v.balancer.counters().forwarded)),
     ("ringlet_icmp_sent_total", Counter, "ICMP errors sent.", Machine(|v| v.balancer.counters().icmp_sent)),
