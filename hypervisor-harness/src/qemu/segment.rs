@@ -1,5 +1,9 @@
 //! A network of ours on the other end of a socket of QEMU's (`-netdev stream`): each frame is preceded by its length, 32 bits
 //! big-endian.
+//!
+//! QEMU's wire is a hub: whatever the guest or this network sends, slirp sees too, and it looks at no Ethernet address. To the
+//! servers' answers, which it knows nothing of, it says that there is no such connection. So only what the guest itself sends
+//! is taken here.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
@@ -16,6 +20,8 @@ use crate::backend::{Backend, Received, Scatter, Sent};
 const HEADER: usize = 12;
 /// The longest frame that is taken, in bytes. Without offloads none is longer than the MTU and an Ethernet header.
 const LONGEST: usize = 65_550;
+/// The guest's Ethernet address.
+pub const GUEST: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 2];
 /// Frames moved in one direction before it is the other one's turn.
 const BURST: usize = 64;
 /// Bytes that wait for QEMU to take them; beyond, frames stay in the network's own queues.
@@ -86,6 +92,10 @@ fn carry(stream: &UnixStream, backend: &mut dyn Backend, stop: &EventFd) -> io::
         let mut busy = full;
         for _ in 0..BURST {
             let Some(frame) = from_guest.next()? else { break };
+            if frame.get(HEADER + 6..HEADER + 12) != Some(&GUEST[..]) {
+                from_guest.taken();
+                continue;
+            }
             let pieces = [piece(frame)];
             // SAFETY: the piece is the frame, which is borrowed mutably and not used otherwise until the end of this turn.
             let scatter = unsafe { Scatter::new(&pieces) };
@@ -274,11 +284,13 @@ mod tests {
         let segment = Segment::start(UnixListener::bind(&path).unwrap(), Box::<Mirror>::default()).unwrap();
         let mut qemu = UnixStream::connect(&path).unwrap();
         std::fs::remove_dir_all(&directory).unwrap();
-        let frame = |nth: usize| vec![nth as u8; nth * 700 % 1514];
+        let frame = |nth: usize| [&[0; 6][..], &GUEST, &vec![nth as u8; nth * 700 % 1502]].concat();
         let mut sent = qemu.try_clone().unwrap();
         let sender = std::thread::spawn(move || {
             for nth in 0..500 {
                 let frame = frame(nth);
+                // From others, or too short: not for us.
+                sent.write_all(&[0, 0, 0, 13, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 0, 0, 0, 1, 1]).unwrap();
                 sent.write_all(&[&(frame.len() as u32).to_be_bytes()[..], &frame].concat()).unwrap();
             }
         });
