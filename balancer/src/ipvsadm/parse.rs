@@ -139,6 +139,10 @@ impl<'a> Given<'a> {
         for piece in Pieces::new(words) {
             match piece? {
                 Piece::Word(word) => given.strays.push(word),
+                Piece::Option(option @ (Opt::Help | Opt::Version), word, _) => {
+                    // Whatever else is said: somebody is lost.
+                    return Ok(Given { command: Some((option, word, None)), ..given });
+                }
                 Piece::Option(option, word, value) if option.is_command() => {
                     if given.command.replace((option, word, value)).is_some() {
                         return Err(ParseError::new(word, Problem::SecondCommand));

@@ -101,6 +101,7 @@ fn options_are_written_as_popt_reads_them() {
         (words("-S -n"), words("-R"), words("-h")),
         (Ok(Command::Save), Ok(Command::Restore), Ok(Command::Help))
     );
+    assert_eq!((words("-L --help"), words("-A -v")), (Ok(Command::Help), Ok(Command::Version)));
     assert_eq!(words("-Z"), Ok(Command::Zero(None)));
 }
 
