@@ -47,8 +47,7 @@ impl Piece {
 pub fn scatter(pieces: &[Piece]) -> Scatter<'_> {
     // SAFETY: `Piece` is a transparent wrapper of `iovec`, so the slices have the same layout.
     let vectors = unsafe { std::slice::from_raw_parts(pieces.as_ptr().cast::<libc::iovec>(), pieces.len()) };
-    // SAFETY: a piece is made only by `Memory::piece`, which has found it in guest RAM, or by `Scratch`, whose bytes
-    // nothing refers to and which is never freed; and by cutting such pieces.
+    // SAFETY: a piece is made only by `Memory::piece`, which has found it in guest RAM, and by cutting such pieces.
     unsafe { Scatter::new(vectors) }
 }
 
@@ -146,26 +145,79 @@ impl Area {
     }
 }
 
-/// Memory of the device's own that looks like guest memory to a backend: for a header that the guest must not change any
-/// more, and for frames that are thrown away.
+/// Memory of the device's own that looks like guest memory to a backend: for frames that are thrown away, and for a header
+/// that the guest must not change any more.
 #[derive(Debug)]
 pub struct Scratch {
-    /// Never freed: pieces are `Copy` and may outlive this handle. A device has two of these in its life.
-    piece: Piece,
+    vector: libc::iovec,
 }
+
+// SAFETY: the bytes belong to this value alone; nothing about them is tied to one thread.
+unsafe impl Send for Scratch {}
 
 impl Scratch {
     /// Makes `length` zeroed bytes.
     #[must_use]
     pub fn new(length: usize) -> Self {
-        let bytes = Box::leak(vec![0_u8; length].into_boxed_slice());
-        Self { piece: Piece(libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: length }) }
+        let bytes = Box::into_raw(vec![0_u8; length].into_boxed_slice());
+        Self { vector: libc::iovec { iov_base: bytes.cast(), iov_len: length } }
     }
 
-    /// The bytes, as a piece.
+    /// The bytes, as room for a frame.
+    pub fn room(&mut self) -> Scatter<'_> {
+        // SAFETY: the bytes live as long as `self`, and no reference to them exists.
+        unsafe { Scatter::new(std::slice::from_ref(&self.vector)) }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let bytes = std::ptr::slice_from_raw_parts_mut(self.vector.iov_base.cast::<u8>(), self.vector.iov_len);
+        // SAFETY: this is the boxed slice of `new`, given up only here; what `room` gave out has ended, as it borrows.
+        drop(unsafe { Box::from_raw(bytes) });
+    }
+}
+
+/// A frame of the guest's, with a header of the device's own before it: once the header is checked, the guest cannot change
+/// it.
+#[derive(Debug)]
+pub struct Headed {
+    header: Scratch,
+    /// The header, then what remains of the guest's pieces.
+    vectors: Vec<libc::iovec>,
+}
+
+// SAFETY: the pointers go to `header`, which belongs to this value, and to guest memory, as in `Piece`.
+unsafe impl Send for Headed {}
+
+impl Headed {
+    /// A frame with a header of `length` bytes, and nothing behind it.
     #[must_use]
-    pub fn piece(&self) -> Piece {
-        self.piece
+    pub fn new(length: usize) -> Self {
+        Self { header: Scratch::new(length), vectors: Vec::new() }
+    }
+
+    /// Takes another frame: `header`, and in the guest's `pieces` what lies behind the first bytes, as many as the header has.
+    #[inline]
+    pub fn set(&mut self, header: &[u8], pieces: &[Piece]) {
+        let mut cut = self.header.room().write(0, header);
+        self.vectors.clear();
+        self.vectors.push(self.header.vector);
+        for piece in pieces {
+            let here = cut.min(piece.len());
+            cut -= here;
+            if here < piece.len() {
+                self.vectors.push(piece.skip(here).0);
+            }
+        }
+    }
+
+    /// The frame.
+    #[must_use]
+    #[inline]
+    pub fn frame(&self) -> Scatter<'_> {
+        // SAFETY: the first piece lives as long as `self`, and there is no reference to it; the others are guest memory.
+        unsafe { Scatter::new(&self.vectors) }
     }
 }
 
@@ -199,11 +251,13 @@ mod tests {
         assert_eq!(scatter(&pieces).read(0, &mut bytes), 9);
         assert_eq!(&bytes, b"ringbells");
         assert!(pieces[0].skip(10).is_empty());
-        let scratch = Scratch::new(4);
-        scatter(&[scratch.piece()]).write(0, b"head");
-        let mut bytes = [0; 8];
-        scatter(&[scratch.piece(), pieces[0]]).read(0, &mut bytes);
-        assert_eq!(&bytes, b"headring");
+        let mut headed = Headed::new(6);
+        headed.set(b"HEADER", &pieces);
+        let mut bytes = [0; 20];
+        assert_eq!((headed.frame().read(0, &mut bytes), headed.frame().pieces().len()), (9, 2));
+        assert_eq!(&bytes[..9], b"HEADERlls");
+        let mut scratch = Scratch::new(4);
+        assert_eq!(scratch.room().write(0, b"header"), 4);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ringlet_driver::features::Features;
-use ringlet_driver::wire::{self, NetConfig, NetHdr, config};
+use ringlet_driver::wire::{self, NetConfig, config};
 
 use self::receive::Receive;
 use self::transmit::Transmit;
@@ -86,8 +86,6 @@ pub struct Net {
     shared: Arc<Shared>,
     receive: Option<Receive>,
     transmit: Option<Transmit>,
-    /// Twelve bytes for the header of the frame that is being sent.
-    header: Scratch,
     /// Where frames go that the guest cannot take; made when first needed.
     sink: Option<Scratch>,
     /// The network is gone for good.
@@ -104,8 +102,7 @@ impl Net {
     /// Makes the device, inactive.
     #[must_use]
     pub fn new(memory: Memory, backend: Box<dyn Backend>, shared: Arc<Shared>) -> Self {
-        let header = Scratch::new(NetHdr::LEN);
-        Self { memory, backend, shared, receive: None, transmit: None, header, sink: None, gone: false }
+        Self { memory, backend, shared, receive: None, transmit: None, sink: None, gone: false }
     }
 
     /// Whether there is a queue to work on.
@@ -138,7 +135,7 @@ impl Net {
         match made {
             Ok((receive, transmit)) => {
                 self.receive = receive.map(|queue| Receive::new(queue, features, mtu));
-                self.transmit = transmit.map(|queue| Transmit::new(queue, features, mtu, self.header.piece()));
+                self.transmit = transmit.map(|queue| Transmit::new(queue, features, mtu));
                 self.shared.set_negotiated(features);
             }
             Err(error) => self.shared.break_down(&error.to_string()),

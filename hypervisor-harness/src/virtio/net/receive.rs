@@ -199,7 +199,7 @@ impl Receive {
     fn discard(&mut self, backend: &mut dyn Backend, sink: &mut Option<Scratch>) -> io::Result<()> {
         self.since = None;
         let sink = sink.get_or_insert_with(|| Scratch::new(LARGEST));
-        match backend.receive(&mut scatter(&[sink.piece()]))? {
+        match backend.receive(&mut sink.room())? {
             Received::TooSmall(length) => Err(io::Error::other(format!("it has a frame of {length} bytes"))),
             Received::Frame(_) | Received::Empty => Ok(()),
         }

@@ -8,7 +8,7 @@ use ringlet_driver::wire::NetHdr;
 use super::{BURST, header};
 use crate::backend::{Backend, Sent};
 use crate::virtio::counters::Live;
-use crate::virtio::memory::{Piece, scatter};
+use crate::virtio::memory::{Headed, Piece, scatter};
 use crate::virtio::queue::{Chain, Fault, Queue};
 
 /// The transmit queue and the frame in hand.
@@ -17,11 +17,10 @@ pub(super) struct Transmit {
     pub(super) queue: Queue,
     features: Features,
     mtu: u16,
-    /// The device's own copy of the header: once it is checked, the guest cannot change it.
-    header: Piece,
-    /// The frame in hand: before `first` nothing that counts, then the header, then the guest's bytes.
+    /// The guest's buffers of the frame in hand, its own header among them.
     pieces: Vec<Piece>,
-    first: usize,
+    /// The frame in hand, with the header that was checked.
+    frame: Headed,
     /// The frame in hand was refused for want of room, and is offered again.
     held: Option<Chain>,
 }
@@ -38,9 +37,8 @@ pub(super) struct Burst {
 }
 
 impl Transmit {
-    /// `header` is 12 bytes of the device's own.
-    pub(super) fn new(queue: Queue, features: Features, mtu: u16, header: Piece) -> Self {
-        Self { queue, features, mtu, header, pieces: Vec::new(), first: 0, held: None }
+    pub(super) fn new(queue: Queue, features: Features, mtu: u16) -> Self {
+        Self { queue, features, mtu, pieces: Vec::new(), frame: Headed::new(NetHdr::LEN), held: None }
     }
 
     /// Asks for a doorbell, unless a frame waits for room: then more of them would not help.
@@ -62,7 +60,7 @@ impl Transmit {
             };
             match backend.as_deref_mut().filter(|_| good) {
                 None => dropped += 1,
-                Some(backend) => match backend.send(&scatter(&self.pieces[self.first..])) {
+                Some(backend) => match backend.send(&self.frame.frame()) {
                     Ok(Sent::Done) => {
                         frames += 1;
                         bytes += (chain.bytes - NetHdr::LEN) as u64;
@@ -97,30 +95,16 @@ impl Transmit {
     #[inline]
     fn take(&mut self) -> Result<Option<(Chain, bool)>, Fault> {
         self.pieces.clear();
-        self.pieces.push(self.header);
         let Some(chain) = self.queue.take(&mut self.pieces)? else { return Ok(None) };
         let mut bytes = [0; NetHdr::LEN];
-        if scatter(&self.pieces[1..]).read(0, &mut bytes) < NetHdr::LEN {
+        if scatter(&self.pieces).read(0, &mut bytes) < NetHdr::LEN {
             return Ok(Some((chain, false)));
         }
         let length = chain.bytes - NetHdr::LEN;
-        let Some(clean) = header::check(&NetHdr::parse(&bytes), length, self.features, self.mtu) else {
-            return Ok(Some((chain, false)));
-        };
-        scatter(&[self.header]).write(0, &clean.to_bytes());
-        // The guest's header is cut off, and the device's put in the place before the first byte of the frame.
-        let (mut first, mut cut) = (0, NetHdr::LEN);
-        while cut != 0 && first + 1 < self.pieces.len() {
-            let piece = &mut self.pieces[first + 1];
-            let here = cut.min(piece.len());
-            *piece = piece.skip(here);
-            cut -= here;
-            if piece.is_empty() {
-                first += 1;
-            }
+        let checked = header::check(&NetHdr::parse(&bytes), length, self.features, self.mtu);
+        if let Some(clean) = checked {
+            self.frame.set(&clean.to_bytes(), &self.pieces);
         }
-        self.pieces[first] = self.header;
-        self.first = first;
-        Ok(Some((chain, true)))
+        Ok(Some((chain, checked.is_some())))
     }
 }
