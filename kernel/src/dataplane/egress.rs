@@ -14,7 +14,7 @@ use crate::stack::Outlet;
 use crate::status::{Counters, Loss};
 
 /// Room in the transmit queue, in frames, and free buffers below which the stack makes nothing new: a super-frame of it takes
-/// 32 buffers, and forwarding comes first.
+/// 32 buffers, and forwarding comes first. Of a short queue it is half.
 const RESERVE: usize = 64;
 
 /// What is needed to send.
@@ -160,11 +160,12 @@ fn finish(frame: &mut Frame, header: &NetHdr) -> bool {
 
 impl<H: Hal> Outlet for Egress<'_, H> {
     fn is_ready(&mut self) -> bool {
-        if self.transmit.room() < RESERVE {
+        let reserve = RESERVE.min((self.transmit.room() + self.transmit.under_way()).div_ceil(2));
+        if self.transmit.room() < reserve {
             // A broken ring has no room, and the loop sees it when it flushes.
             let _ = self.transmit.reap();
         }
-        self.transmit.room() >= RESERVE && self.pool.available() >= RESERVE
+        self.transmit.room() >= reserve && self.pool.available() >= RESERVE
     }
 
     fn send(&mut self, frame: &[u8], header: NetHdr) {

@@ -234,7 +234,7 @@ pub(crate) fn forward_name(forward: Forward) -> &'static str {
         Forward::Masquerade => "masq",
         Forward::Local => "local",
         Forward::Tunnel => "tunnel",
-        Forward::Direct => "route",
+        Forward::Direct => "direct",
         Forward::Bypass => "bypass",
     }
 }
