@@ -139,7 +139,7 @@ pub fn write(out: &mut Vec<u8>, header: Header, payload: impl FnOnce(&mut Vec<u8
     out[start..start + 4].copy_from_slice(&length.to_be_bytes());
 }
 
-/// Writes a message of a generic-netlink family, framed as [`write`] does.
+/// Writes a message of a generic-netlink family, framed as [`write()`] does.
 pub fn write_generic(out: &mut Vec<u8>, header: Header, generic: Generic, attributes: impl FnOnce(&mut Writer<'_>)) {
     write(out, header, |out| {
         out.extend_from_slice(&[generic.command, generic.version, 0, 0]);
@@ -147,7 +147,7 @@ pub fn write_generic(out: &mut Vec<u8>, header: Header, generic: Generic, attrib
     });
 }
 
-/// Writes a message of the "IPVS" family, framed as [`write`] does.
+/// Writes a message of the "IPVS" family, framed as [`write()`] does.
 pub fn write_ipvs(
     out: &mut Vec<u8>,
     command: Command,
