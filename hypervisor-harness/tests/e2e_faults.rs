@@ -2,30 +2,8 @@
 
 mod common;
 
-use std::path::PathBuf;
-
 use common::ringlet::{PROGRAM, run};
-
-/// A file that is gone after the test.
-struct File(PathBuf);
-
-impl File {
-    fn new(name: &str, bytes: &[u8]) -> Self {
-        let path = std::env::temp_dir().join(format!("ringlet-test-{}-{name}", std::process::id()));
-        std::fs::write(&path, bytes).unwrap();
-        Self(path)
-    }
-
-    fn path(&self) -> &str {
-        self.0.to_str().unwrap()
-    }
-}
-
-impl Drop for File {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
+use common::rules::File;
 
 const FREE_PORT: &str = "0:10.0.0.100:80";
 
@@ -62,7 +40,7 @@ fn a_bad_rule_file() {
 #[test]
 fn a_bad_image() {
     needs_kvm!();
-    let noise = File::new("noise.elf", &[0x5a; 5000]);
+    let noise = File::new("noise.elf", [0x5a; 5000]);
     let (status, text) = run(&["--kernel", noise.path()]);
     assert!(status == 1 && text.contains("noise.elf cannot be booted"), "{text}");
     // A proper ELF, of another kind.

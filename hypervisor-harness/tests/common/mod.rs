@@ -4,6 +4,7 @@
 pub mod guest;
 pub mod http;
 pub mod ringlet;
+pub mod rules;
 
 /// Whether the tests that need KVM can run. Without KVM they fail, unless `RINGLET_TEST_NO_KVM=1` says that this is known;
 /// then they say loudly that they did not run.
