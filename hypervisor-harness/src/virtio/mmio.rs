@@ -235,6 +235,7 @@ impl<C: Control> Registers<C> {
         if new & status::FAILED != 0 {
             // The driver has given up; its memory is left alone from here on.
             self.control.reset();
+            self.shared.set_negotiated(Features::empty());
         } else if new & status::DRIVER_OK != 0 && !self.has(status::FAILED) {
             let features = Features::from_bits_retain(self.accepted);
             let queues = self.queues.map(|queue| queue.ready.then_some(queue.place));

@@ -13,8 +13,9 @@
 //!
 //! # For those who write drivers
 //! The device's interrupt is edge triggered and does not wait for an acknowledgement. A driver that looks at its rings
-//! whenever it is interrupted needs to read the InterruptStatus register only to learn of configuration changes, and need
-//! never write InterruptACK: either costs an exit to the vCPU's thread, ten times as much as a doorbell.
+//! whenever it is interrupted needs to read the InterruptStatus register only to learn of configuration changes: that costs
+//! an exit to the vCPU's thread, ten times as much as a doorbell. It need not write InterruptACK either; if it does, to
+//! acknowledge used buffers alone, that costs no more than a doorbell, and changes nothing.
 
 mod attach;
 mod counters;

@@ -11,6 +11,9 @@ use super::counters::{Counters, Live};
 /// Takes the device's one-line messages for people. Called from the vCPU's thread and the device's; must not block.
 pub type Report = Box<dyn Fn(&str) + Send + Sync>;
 
+/// A guest that breaks the rules again and again, with resets between, fills no terminal: so many faults are told of.
+const SAID: u64 = 8;
+
 /// The state of a device that more than one thread sees.
 pub struct Shared {
     pub(super) live: Live,
@@ -119,7 +122,11 @@ impl Shared {
     pub(super) fn break_down(&self, why: &str) {
         self.live.faults.add(1);
         if !self.needs_reset.swap(true, Ordering::SeqCst) {
-            self.say(&format!("the network device needs a reset: {why}"));
+            match self.live.faults.get() {
+                1..SAID => self.say(&format!("the network device needs a reset: {why}")),
+                SAID => self.say(&format!("the network device needs a reset: {why} (more of this is only counted)")),
+                _ => {}
+            }
             self.raise(status::INTERRUPT_CONFIG);
         }
     }

@@ -203,6 +203,19 @@ fn a_guest_s_fault_stops_its_device_until_it_resets_it() {
 }
 
 #[test]
+fn a_guest_that_never_learns_fills_no_terminal() {
+    let mut guest = Guest::started(PLAIN, 8);
+    for _ in 0..50 {
+        guest.rings[TRANSMIT].offer(8);
+        guest.turn();
+        guest.start(PLAIN, 8);
+    }
+    let said = guest.said();
+    assert_eq!((said.len(), guest.counters().faults), (8, 50));
+    assert!(said[7].ends_with("(more of this is only counted)"));
+}
+
+#[test]
 fn small_receive_buffers_are_a_fault() {
     let mut guest = Guest::started(MERGEABLE, 8);
     guest.buffer(0, 11);

@@ -155,7 +155,7 @@ pub enum Fault {
     #[error("an indirect table of {0} bytes")]
     IndirectLength(u32),
     /// An indirect table is not aligned.
-    #[error("an indirect table at {0:#x}, which is not aligned to 16 bytes")]
+    #[error("an indirect table at {0:#x}, which is not aligned to 8 bytes")]
     IndirectUnaligned(u64),
     /// A buffer or an indirect table is not in RAM.
     #[error(transparent)]

@@ -147,10 +147,10 @@ fn each_broken_rule_has_its_fault() {
         ),
         (
             |pair| {
-                pair.ring.descriptor(0, TABLE + 8, 16, DESC_F_INDIRECT, 0);
+                pair.ring.descriptor(0, TABLE + 4, 16, DESC_F_INDIRECT, 0);
                 pair.ring.offer(0);
             },
-            Fault::IndirectUnaligned(TABLE + 8),
+            Fault::IndirectUnaligned(TABLE + 4),
         ),
         (
             |pair| {
