@@ -151,6 +151,10 @@ impl Connection {
         let capabilities = self.capabilities.clone();
         let mut wire = Wire { fabric, link: &mut self.link, inbound: Some(packet), capabilities, now };
         self.interface.poll_ingress_single(micros, &mut wire, &mut self.slot.sockets);
+        // A SYN that is none, or one that was taken back: smoltcp would listen on, for another connection than this.
+        if self.slot.socket().state() == State::Listen {
+            self.slot.socket().abort();
+        }
     }
 
     /// The host's socket has news.
