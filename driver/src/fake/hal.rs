@@ -75,6 +75,12 @@ fn reach<R>(physical: PhysAddr, length: usize, access: impl FnOnce(*mut u8) -> R
     access(core::ptr::with_exposed_provenance_mut((physical - OFFSET) as usize))
 }
 
+/// Where the driver sees what the device knows as `physical`.
+#[cfg(test)]
+pub(crate) fn pointer(physical: PhysAddr) -> *mut u8 {
+    core::ptr::with_exposed_provenance_mut((physical - OFFSET) as usize)
+}
+
 /// Reads memory as a device does.
 pub(crate) fn read(physical: PhysAddr, target: &mut [u8]) {
     reach(physical, target.len(), |pointer| {

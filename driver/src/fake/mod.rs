@@ -37,7 +37,7 @@ mod transport;
 pub use device::Device;
 pub use hal::FakeHal;
 #[cfg(test)]
-pub(crate) use hal::{read, write};
+pub(crate) use hal::{pointer, read, write};
 pub use state::Mischief;
 pub use torture::torture;
 pub use transport::FakeTransport;

@@ -10,6 +10,8 @@
 mod memory;
 mod split;
 #[cfg(test)]
+mod stress;
+#[cfg(test)]
 mod tests;
 
 pub use split::Split;
