@@ -15,6 +15,8 @@ use crate::virtio::queue::{Chain, Fault, MAX_PIECES, Queue};
 
 /// The largest frame that there can be, header included.
 const LARGEST: usize = NetHdr::LEN + MAX_GSO_FRAME;
+/// Room for any frame that a network may come with, allowed or not: tags and trailers make some of them longer.
+const SINK: usize = 128 << 10;
 /// Offset of `num_buffers` in the header.
 const NUM_BUFFERS: usize = 10;
 /// After a frame that did not fit, so many frames are offered room for the largest one.
@@ -93,7 +95,7 @@ impl Receive {
                     self.since = None;
                 }
                 Ok(Received::TooSmall(length)) => {
-                    if self.mergeable && offered < length {
+                    if self.mergeable && offered < length && length <= LARGEST {
                         self.large = LARGE_SPELL;
                         self.gather(length)?;
                         if self.room().len() >= length {
@@ -198,7 +200,7 @@ impl Receive {
     /// Takes the waiting frame out of the backend and throws it away.
     fn discard(&mut self, backend: &mut dyn Backend, sink: &mut Option<Scratch>) -> io::Result<()> {
         self.since = None;
-        let sink = sink.get_or_insert_with(|| Scratch::new(LARGEST));
+        let sink = sink.get_or_insert_with(|| Scratch::new(SINK));
         match backend.receive(&mut sink.room())? {
             Received::TooSmall(length) => Err(io::Error::other(format!("it has a frame of {length} bytes"))),
             Received::Frame(_) | Received::Empty => Ok(()),

@@ -171,6 +171,13 @@ fn a_frame_that_fits_no_buffer_is_dropped() {
     guest.turn();
     assert_eq!((guest.counters().to_guest.frames, guest.counters().to_guest.dropped), (1, 1));
 
+    // A frame larger than any that there may be is dropped too, and does no other harm.
+    let mut guest = Guest::started(MERGEABLE, 64);
+    guest.wire.state().waiting.extend([frame(plain(), 70_000, 3), frame(plain(), 60, 4)]);
+    (0..64).for_each(|index| guest.buffer(index, 2000));
+    guest.turn();
+    assert_eq!((guest.counters().to_guest.frames, guest.counters().to_guest.dropped), (1, 1));
+
     // Nor when they do not come.
     let mut guest = Guest::started(MERGEABLE, 8);
     guest.wire.state().waiting.extend([frame(plain(), 3000, 3), frame(plain(), 60, 4)]);

@@ -1,7 +1,7 @@
 //! The device's side of a virtqueue.
 //!
 //! [`Queue`] is what a device is written against: it takes chains that the driver made available, and gives them back
-//! used. Which ring format lies beneath is [`split`]'s business; a packed ring would stand beside it.
+//! used. Which ring format lies beneath is the business of `split`; a packed ring would stand beside it.
 //!
 //! Nothing the driver writes is trusted. A driver that breaks the rules gets a [`Fault`], which ends the use of the queue
 //! until a reset; it can make its own device stop, and nothing else.
