@@ -9,7 +9,7 @@ use crate::neighbour::Neighbours;
 use crate::packet::{NextHop, Packet, Reason, Sink, Verdict};
 use crate::path::{Moment, Timers};
 use crate::route::Routes;
-use crate::service::table::Services;
+use crate::service::table::{Limits, Services};
 use crate::service::{
     DestinationConfig, DestinationInfo, DestinationKey, ServiceConfig, ServiceInfo, ServiceKey, Timeouts,
 };
@@ -61,7 +61,7 @@ impl Balancer {
     pub fn new(config: Config) -> Self {
         let timeouts = Timeouts { tcp: 900, tcp_fin: 120, udp: 300 };
         Balancer {
-            services: Services::default(),
+            services: Services::new(Limits { services: config.services, destinations: config.destinations }),
             total: Meter::default(),
             counters: Counters::default(),
             timeouts,
@@ -105,9 +105,10 @@ impl Balancer {
     /// Adds a service.
     ///
     /// # Errors
-    /// [`Errno::Exists`]; [`Errno::Invalid`] for an address that is no unicast address, port 0 without persistence, or
-    /// an IPv6 netmask that is no prefix length; [`Errno::Protocol`], [`Errno::NotSupported`] and, for persistence
-    /// engines, [`Errno::NotFound`] for what this balancer does not do.
+    /// [`Errno::Exists`]; [`Errno::OutOfMemory`] if there are [`Config::services`] already; [`Errno::Invalid`] for an address
+    /// that is no unicast address, port 0 without persistence, or an IPv6 netmask that is no prefix length;
+    /// [`Errno::Protocol`], [`Errno::NotSupported`] and, for persistence engines, [`Errno::NotFound`] for what this
+    /// balancer does not do.
     pub fn add_service(&mut self, key: ServiceKey, config: ServiceConfig) -> Result<(), Errno> {
         self.services.add(key, config)
     }
@@ -173,7 +174,8 @@ impl Balancer {
     /// than about two minutes ago, comes back with its connections and counters.
     ///
     /// # Errors
-    /// [`Errno::NoService`]; [`Errno::Exists`]; [`Errno::OutOfRange`] for a negative weight or a lower threshold above
+    /// [`Errno::NoService`]; [`Errno::Exists`]; [`Errno::OutOfMemory`] if there are [`Config::destinations`] already;
+    /// [`Errno::OutOfRange`] for a negative weight or a lower threshold above
     /// the upper; [`Errno::Invalid`] for an upper threshold above `i32::MAX`, an address that is no unicast address, is
     /// one of our own, or is of another family than the service; [`Errno::NotSupported`] for tunnels, local and bypass.
     pub fn add_destination(

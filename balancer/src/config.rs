@@ -94,6 +94,11 @@ pub struct Config {
     pub connections_v6: u32,
     /// Neighbours the cache holds.
     pub neighbours: u16,
+    /// Services there may be. Each takes about a kilobyte when it is added.
+    pub services: u32,
+    /// Destinations there may be in all, those included that were removed and still have connections. Each takes about a
+    /// kilobyte when it is added.
+    pub destinations: u32,
     /// Secret of the hash tables: random, or an attacker can choose packets that collide.
     pub seed: [u64; 2],
 }
@@ -109,6 +114,8 @@ impl Config {
             connections: 65536,
             connections_v6: 65536,
             neighbours: 1024,
+            services: 16384,
+            destinations: 65536,
             seed,
         }
     }

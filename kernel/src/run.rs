@@ -15,6 +15,7 @@ use crate::dataplane::{Link, LinkError};
 use crate::exit_code::{BAD_CONFIGURATION, DRIVER_FAILURE};
 use crate::kernel::Kernel;
 use crate::machine::Machine;
+use crate::memory_map::HEAP_PER_CONNECTION;
 use crate::platform::Platform;
 use crate::record::Mac;
 use crate::status::{Facts, Loss, VERSION};
@@ -190,6 +191,18 @@ fn local_mac(random: u64) -> [u8; 6] {
     [a & 0xfc | 2, b, c, d, e, f]
 }
 
+/// Heap kept for everything that is neither connection nor configuration: sockets, sessions, lists in the making.
+const HEAP_FOR_THE_REST: u64 = 3 << 20;
+/// Heap for a service and a destination together, in bytes: themselves, and the lists they are in while these grow.
+const HEAP_PER_RULE: u64 = 3 << 10;
+
+/// How many services, and how many destinations, the heap holds: whoever may configure must not be able to exhaust it.
+fn most_rules<P: Platform>(connections: u32, platform: &P) -> u32 {
+    let heap = platform.heap();
+    let taken = u64::from(connections) * HEAP_PER_CONNECTION + HEAP_FOR_THE_REST + heap.used;
+    u32::try_from(heap.total.saturating_sub(taken) / HEAP_PER_RULE).unwrap_or(u32::MAX).max(64)
+}
+
 /// A balancer for this machine, without services.
 fn balancer<P: Platform>(facts: &Facts, options: &Options, connections: usize, platform: &P) -> Balancer {
     let connections = u32::try_from(connections).unwrap_or(u32::MAX);
@@ -201,6 +214,8 @@ fn balancer<P: Platform>(facts: &Facts, options: &Options, connections: usize, p
         gateways: gateways.collect::<Vec<IpAddr>>(),
         connections,
         connections_v6: connections,
+        services: most_rules(connections, platform),
+        destinations: most_rules(connections, platform),
         ..Config::new(facts.mac, [platform.random(), platform.random()])
     })
 }

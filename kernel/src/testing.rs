@@ -57,7 +57,7 @@ impl Platform for TestPlatform {
     }
 
     fn heap(&self) -> HeapUsage {
-        HeapUsage { used: 1, total: 2 }
+        HeapUsage { used: 1 << 20, total: 8 << 20 }
     }
 
     fn crash(&self, _kind: Crash) {}

@@ -116,6 +116,20 @@ impl Destination {
     }
 }
 
+/// How many services and destinations there may be, so that whoever may configure cannot use up the memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub services: u32,
+    /// Those that were removed and still have connections count.
+    pub destinations: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { services: u32::MAX, destinations: u32::MAX }
+    }
+}
+
 /// All services and destinations. Places stay the same for as long as a thing lives.
 #[derive(Debug, Default)]
 pub(crate) struct Services {
@@ -133,6 +147,7 @@ pub(crate) struct Services {
     pub generation: u64,
     /// Grows with every change of services and destinations.
     pub revision: u64,
+    limits: Limits,
     virtual_addresses: BTreeSet<IpAddr>,
 }
 
@@ -185,6 +200,11 @@ fn check_destination(service: &ServiceKey, key: &DestinationKey, config: &Destin
 }
 
 impl Services {
+    /// No services yet, and no more than that ever.
+    pub fn new(limits: Limits) -> Self {
+        Services { limits, ..Services::default() }
+    }
+
     /// The place of a service.
     pub fn find(&self, key: &ServiceKey) -> Option<u32> {
         self.index.get(key).copied()
@@ -223,6 +243,9 @@ impl Services {
         check_service(&key, &config)?;
         if self.index.contains_key(&key) {
             return Err(Errno::Exists);
+        }
+        if self.index.len() >= self.limits.services as usize {
+            return Err(Errno::OutOfMemory);
         }
         config.flags |= ServiceFlags::HASHED;
         let state = State::new(config.scheduler, List { order: &[], pool: &self.pool });
@@ -375,6 +398,9 @@ impl Services {
                 place
             }
             None => {
+                if self.free.is_empty() && self.pool.len() >= self.limits.destinations as usize {
+                    return Err(Errno::OutOfMemory);
+                }
                 let d = Destination {
                     key,
                     config,

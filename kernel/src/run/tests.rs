@@ -352,6 +352,16 @@ fn every_buffer_comes_back() {
 }
 
 #[test]
+fn no_more_rules_are_taken_than_the_heap_holds() {
+    let rules: String = (0..3000).map(|i| format!("-A -t 10.{}.{}.1:80\n", i / 200, i % 200)).collect();
+    let world = World::new(ALL, "", &rules);
+    let services = world.running.kernel.balancer.services().count() as u64;
+    assert!((1000..2000).contains(&services), "{services}");
+    assert_eq!(records(&world, "ready")[0]["rules_failed"], 3000 - services);
+    assert!(world.platform.console().contains("out of memory"));
+}
+
+#[test]
 fn a_fault_on_purpose_is_made_after_boot() {
     let device = Device::new(ALL, MAC, 1500);
     let platform = crate::testing::TestPlatform::new();

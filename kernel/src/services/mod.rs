@@ -1,4 +1,4 @@
-//! The services on the management address: the [status page and metrics](http), and [control](control).
+//! The services on the management address: the status page and metrics ([`http`]), and [`control`].
 
 pub mod control;
 pub mod http;
