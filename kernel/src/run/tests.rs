@@ -226,6 +226,31 @@ fn a_client_that_says_nothing_is_given_up() {
 }
 
 #[test]
+fn a_crowd_is_served_one_after_the_other() {
+    let mut world = World::new(ALL, "", RULES);
+    world.peers = vec![Peer::gateway(Features::empty())];
+    let sockets: Vec<_> =
+        (0..30).map(|i| world.peers[0].connect(("10.9.0.5", 50000 + i), ("10.0.0.2", 9100))).collect();
+    let mut served = 0;
+    let mut asked = vec![false; sockets.len()];
+    for _ in 0..60_000 {
+        world.step();
+        for (&socket, asked) in sockets.iter().zip(&mut asked) {
+            if !*asked && world.peers[0].tcp(socket).may_send() {
+                world.peers[0].send(socket, b"GET / HTTP/1.0\r\n\r\n");
+                *asked = true;
+            }
+            served += usize::from(world.peers[0].receive(socket).starts_with(b"HTTP/1.1 200 "));
+            if *asked && !world.peers[0].tcp(socket).may_recv() {
+                world.peers[0].tcp(socket).close();
+            }
+        }
+    }
+    assert_eq!(served, sockets.len());
+    assert!(world.running.kernel.gauges(&*world.platform, 0).stack.crowded > 0);
+}
+
+#[test]
 fn control_changes_the_configuration_and_lists_it() {
     let mut world = World::new(ALL, "", RULES);
     world.peers = vec![Peer::gateway(Features::empty())];

@@ -15,7 +15,7 @@ use self::server::Server;
 use crate::status::{Facts, Gauges, ServiceCounters};
 
 /// HTTP clients that are served at a time.
-const HTTP_CLIENTS: usize = 8;
+const HTTP_CLIENTS: usize = 12;
 /// Control clients that are served at a time.
 const CONTROL_CLIENTS: usize = 6;
 

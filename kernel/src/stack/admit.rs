@@ -182,6 +182,25 @@ fn verify_tcp(segment: &[u8], source: IpAddr, target: IpAddr) -> Option<()> {
     tcp.verify_checksum(&source.into(), &target.into()).then_some(())
 }
 
+/// The port a frame asks for a connection with: that of a TCP segment with SYN and without ACK.
+pub(crate) fn connection_request(frame: &[u8]) -> Option<u16> {
+    let ethernet = EthernetFrame::new_checked(frame).ok()?;
+    let payload = ethernet.payload();
+    let (protocol, segment) = match ethernet.ethertype() {
+        EthernetProtocol::Ipv4 => {
+            let packet = Ipv4Packet::new_checked(payload).ok()?;
+            (packet.next_header(), packet.payload())
+        }
+        EthernetProtocol::Ipv6 => {
+            let packet = Ipv6Packet::new_checked(payload).ok()?;
+            (packet.next_header(), packet.payload())
+        }
+        _ => return None,
+    };
+    let tcp = TcpPacket::new_checked(segment).ok().filter(|_| protocol == IpProtocol::Tcp)?;
+    (tcp.syn() && !tcp.ack()).then(|| tcp.dst_port())
+}
+
 /// Whether a packet can come from there: not "this network", loopback, multicast, reserved or broadcast.
 fn is_source_v4(address: Ipv4Addr) -> bool {
     let first = address.octets()[0];

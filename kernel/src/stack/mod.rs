@@ -16,10 +16,11 @@ use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketSet};
+use smoltcp::socket::{AnySocket, tcp};
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
 
-use self::admit::{Addresses, Admission, admit};
+use self::admit::{Addresses, Admission, admit, connection_request};
 use self::device::{Device, Scratch};
 pub use self::device::{LinkFacts, Outlet};
 use crate::cmdline::Cidr;
@@ -45,6 +46,8 @@ pub struct Counters {
     pub received: u64,
     /// Frames refused: not for us, from nowhere, fragments, wrong TCP checksum.
     pub refused: u64,
+    /// Requests for a connection not answered because every socket of the service was taken.
+    pub crowded: u64,
 }
 
 /// The clock of smoltcp from that of the machine, which counts nanoseconds.
@@ -140,9 +143,29 @@ impl Stack {
             outlet.send(&self.scratch.frame()[..length], ringlet_driver::wire::NetHdr::default());
             return false;
         }
+        if connection_request(frame).is_some_and(|port| self.is_crowded(port)) {
+            self.counters.crowded += 1;
+            return false;
+        }
         let mut device = Device { received: Some(frame), facts: &self.facts, scratch: &mut self.scratch, outlet };
         let result = self.interface.poll_ingress_single(instant(now_ns), &mut device, &mut self.sockets);
         matches!(result, PollIngressSingleResult::SocketStateChanged)
+    }
+
+    /// Whether somebody serves a port and has no socket left to listen. A request for a connection is not answered then, as
+    /// Linux does with a full backlog: the client tries again in a second, where a reset would turn it away.
+    fn is_crowded(&self, port: u16) -> bool {
+        let mut served = false;
+        for (_, socket) in self.sockets.iter() {
+            let Some(socket) = tcp::Socket::downcast(socket) else { continue };
+            if socket.listen_endpoint().port == port {
+                if socket.state() == tcp::State::Listen {
+                    return false;
+                }
+                served = true;
+            }
+        }
+        served
     }
 
     /// Sends what sockets have to send. Returns whether there may be more to send at once.

@@ -61,6 +61,12 @@ static METRICS: &[(&str, Kind, &str, Source)] = &[
         "Frames nobody here wants: broadcasts for others, fragments, wrong TCP checksums.",
         Machine(|v| v.gauges.stack.refused),
     ),
+    (
+        "ringlet_stack_crowded_total",
+        Counter,
+        "Connections not accepted at once because too many clients were served.",
+        Machine(|v| v.gauges.stack.crowded),
+    ),
     ("ringlet_dropped_frames_total", Counter, "Frames dropped, by reason.", Labelled(dropped)),
     ("ringlet_forwarded_frames_total", Counter, "Frames sent on.", Machine(|v| v.balancer.counters().forwarded)),
     ("ringlet_icmp_sent_total", Counter, "ICMP errors sent.", Machine(|v| v.balancer.counters().icmp_sent)),
