@@ -72,6 +72,28 @@ mod tests {
         assert!(!BUILD_ID.is_empty() && !BUILT_WITH.is_empty());
     }
 
+    /// What the build has checked is what is embedded: read once more, from the bytes that will run.
+    #[test]
+    fn the_embedded_image_is_small_and_writes_nothing_that_it_executes() {
+        assert!(EMBEDDED.len() <= 2 << 20, "{} bytes", EMBEDDED.len());
+        let report = ringlet_image::elf::check(EMBEDDED).unwrap();
+        assert_eq!(report.build_id, BUILD_ID);
+        let mappings = ringlet_image::page_tables::check(EMBEDDED, &report).unwrap();
+        let at = |address: u64| mappings.iter().find(|mapping| mapping.linear.contains(&address));
+        let rights = |address: u64| at(address).map(|m| (m.user, m.writable, m.executable));
+        let symbol = |name: &str| report.symbols[name];
+        assert_eq!(rights(symbol("pvh_start")), Some((false, false, true)), "ring 0's text");
+        assert_eq!(rights(symbol("pml4")), Some((false, true, false)), "the page tables");
+        assert_eq!(rights(symbol("ring3_start")), Some((true, false, true)), "text");
+        assert_eq!(rights(symbol("__rodata_start")), Some((true, false, false)), "read-only data");
+        assert_eq!(rights(symbol("__data_start")), Some((true, true, false)), "data");
+        assert_eq!(rights(0), None, "the null page");
+        // The guard pages below and above ring 0's stack, and below both stacks of ring 3.
+        for guard in [0x13_0000, 0x13_3000, 0x80_0000, 0x88_0000, 0x89_0000, 0x8a_0000] {
+            assert_eq!(rights(guard), None, "guard page at {guard:#x}");
+        }
+    }
+
     #[test]
     fn a_bad_file_is_named_with_its_fault() {
         let message = |path: &str| format!("{:#}", load(Some(Path::new(path))).unwrap_err());

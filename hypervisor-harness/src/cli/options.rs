@@ -52,7 +52,7 @@ pub struct RunArgs {
     /// The network: `lan` (inside this process, needs no rights) or `tap=NAME` (a TAP interface of this host)
     #[arg(long, value_name = "NETWORK", default_value_t)]
     pub net: Net,
-    /// A port of this host that leads to an address in the network `lan`: [udp:][HOSTADDR:]PORT:ADDR:PORT; several may be
+    /// A port of this host that leads to an address in the network `lan`: `[udp:][HOSTADDR:]PORT:ADDR:PORT`; several may be
     /// given. One for the service at port 80 of the demonstration is there without asking
     #[arg(long = "publish", value_name = "PUBLISH")]
     pub publish: Vec<Publish>,
@@ -88,7 +88,7 @@ pub struct QemuArgs {
     /// What runs the guest's instructions: `kvm`, or `tcg` (QEMU itself, slower, everywhere); kvm where it is usable
     #[arg(long, value_enum)]
     pub accel: Option<Accel>,
-    /// A port of this host that leads to an address of the guest: [HOSTADDR:]PORT:ADDR:PORT; several may be given
+    /// A port of this host that leads to an address of the guest: `[HOSTADDR:]PORT:ADDR:PORT`; several may be given
     #[arg(long = "publish", value_name = "PUBLISH", visible_alias = "hostfwd")]
     pub publish: Vec<Publish>,
     /// A TCP server of this host that stands among the demonstration's: ADDR:PORT=HOSTADDR:PORT; several may be given

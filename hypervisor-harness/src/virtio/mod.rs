@@ -8,7 +8,7 @@
 //! - [`queue`]: the device's side of a virtqueue.
 //! - [`memory`]: guest memory, checked.
 //!
-//! [`attach`] puts a device into a machine. No guest can make it panic, hang or reach beyond the guest's memory: what
+//! [`attach()`] puts a device into a machine. No guest can make it panic, hang or reach beyond the guest's memory: what
 //! breaks the rules is counted, said once, and answered with DEVICE_NEEDS_RESET.
 //!
 //! # For those who write drivers
