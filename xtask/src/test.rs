@@ -72,8 +72,8 @@ impl Step {
             }
             Self::Doc => {
                 let mut command = sh::cargo();
-                command.args(["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"]);
-                sh::run(command.env("RUSTDOCFLAGS", "--deny warnings --allow rustdoc::private_intra_doc_links"))
+                command.args(["doc", "--quiet", "--workspace", "--no-deps"]);
+                sh::run(command.env("RUSTDOCFLAGS", "--deny warnings"))
             }
             Self::Host => host(),
             Self::Image => images(),
