@@ -70,6 +70,8 @@ struct Slot<S> {
     deadline: u64,
     /// The session is over; what is in the buffers still goes out.
     closing: bool,
+    /// The connection is over on both sides.
+    resting: bool,
 }
 
 /// All sockets of one port.
@@ -93,7 +95,7 @@ impl<S: Session> Server<S> {
             socket.set_timeout(Some(PATIENCE));
             // Answers are written in large pieces: waiting to fill a segment would only delay the last one.
             socket.set_nagle_enabled(false);
-            Slot { handle: sockets.add(socket), session: None, deadline: u64::MAX, closing: false }
+            Slot { handle: sockets.add(socket), session: None, deadline: u64::MAX, closing: false, resting: false }
         });
         let mut server =
             Self { endpoint, slots: slots.collect(), counters: ServerCounters::default(), deadline: u64::MAX };
@@ -104,7 +106,7 @@ impl<S: Session> Server<S> {
     }
 
     fn listen(endpoint: SocketAddr, slot: &mut Slot<S>, sockets: &mut SocketSet<'static>) {
-        (slot.session, slot.deadline, slot.closing) = (None, u64::MAX, false);
+        (slot.session, slot.deadline, slot.closing, slot.resting) = (None, u64::MAX, false, false);
         // Can only fail for an open socket or port 0; this is neither.
         let _ = sockets.get_mut::<tcp::Socket<'_>>(slot.handle).listen(endpoint);
     }
@@ -120,6 +122,13 @@ impl<S: Session> Server<S> {
                 State::Listen => continue,
                 State::SynReceived => {
                     self.deadline = self.deadline.min(now.saturating_add(LOOK_AFTER));
+                    continue;
+                }
+                // The stack still has to acknowledge the end; the next time will do.
+                State::TimeWait if !slot.resting => {
+                    slot.resting = true;
+                    self.deadline = now;
+                    worked = true;
                     continue;
                 }
                 // What is left to wait for is only of use to a client that reuses its port at once.
