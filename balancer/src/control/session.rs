@@ -76,8 +76,10 @@ impl Session {
         self.sent = self.output.len().min(self.sent.saturating_add(count));
         if self.sent == self.output.len() {
             self.output.clear();
-            self.output.shrink_to(1024);
             self.sent = 0;
+            if self.dump.is_none() {
+                self.output.shrink_to(1024);
+            }
         }
     }
 

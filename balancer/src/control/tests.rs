@@ -250,7 +250,7 @@ fn framed(message: &[u8]) -> Vec<u8> {
 fn a_list_of_thousands_is_made_as_it_is_taken() {
     let mut b = balancer();
     b.add_service(web(), ServiceConfig::new(crate::Family::V4, Scheduler::RoundRobin)).unwrap();
-    for number in 1..=3000 {
+    for number in 1..=3000u32 {
         b.add_destination(&web(), server(number), DestinationConfig::new(Forward::Masquerade, 1)).unwrap();
     }
     let list = request(Command::GetDest, DUMP, |w| {
@@ -428,4 +428,29 @@ fn connections_are_listed_each_once() {
     }
     assert_eq!(seen.len(), 300);
     assert_eq!(outcome(&mut b, &request(Command::GetConnection, ACK, |_| ())), -95, "only as a dump");
+}
+
+#[test]
+fn what_clients_add_has_limits() {
+    let mut b = Balancer::new(Config { services: 2, destinations: 3, ..Config::new([2, 0, 0, 0, 0, 1], [1, 2]) });
+    let mut run = |line: &str| {
+        let words: Vec<_> = line.split(' ').collect();
+        crate::ipvsadm::apply(&crate::ipvsadm::parse(&words).unwrap(), &mut b)
+    };
+    assert_eq!(run("-A -t 10.0.0.100:80"), Ok(()));
+    assert_eq!(run("-A -t 10.0.0.100:81"), Ok(()));
+    assert_eq!(run("-A -t 10.0.0.100:82"), Err(Errno::OutOfMemory));
+    assert_eq!(run("-A -t 10.0.0.100:81"), Err(Errno::Exists));
+    for port in 1..=3 {
+        assert_eq!(run(&std::format!("-a -t 10.0.0.100:80 -r 10.0.0.11:{port} -m")), Ok(()));
+    }
+    assert_eq!(run("-a -t 10.0.0.100:81 -r 10.0.0.11:4 -m"), Err(Errno::OutOfMemory));
+    // What was removed and has no connections makes room at once, in any number of turns.
+    for port in 4..1000 {
+        assert_eq!(run(&std::format!("-d -t 10.0.0.100:80 -r 10.0.0.11:{}", port - 1)), Ok(()), "{port}");
+        assert_eq!(run(&std::format!("-a -t 10.0.0.100:80 -r 10.0.0.11:{port} -m")), Ok(()), "{port}");
+    }
+    assert_eq!(run("-C"), Ok(()));
+    assert_eq!(run("-A -t 10.0.0.100:82"), Ok(()));
+    assert_eq!(run("-a -t 10.0.0.100:82 -r 10.0.0.11 -m"), Ok(()));
 }

@@ -35,7 +35,9 @@ impl fmt::Display for ParseError {
 #[non_exhaustive]
 pub enum Problem {
     /// There is no command among the options.
-    #[error("no command: begin with one of -A, -E, -D, -a, -e, -d, -C, -Z, -L, -S, -R or --set; -h explains them")]
+    #[error(
+        "no command is given: begin with one of -A, -E, -D, -a, -e, -d, -C, -Z, -L, -S, -R or --set; -h explains them"
+    )]
     NoCommand,
     /// There is a command already.
     #[error("a second command: give one, or one on each line of `ipvsadm -R`")]

@@ -27,7 +27,7 @@ pub fn parse(words: &[&str]) -> Result<Command, ParseError> {
     let Some((command, word, value)) = given.command else {
         return match words.first() {
             None => Ok(Command::List(Listing::default())),
-            Some(_) => Err(ParseError::new("", Problem::NoCommand)),
+            Some(first) => Err(ParseError::new(first, Problem::NoCommand)),
         };
     };
     if matches!(command, Opt::Help | Opt::Version) {

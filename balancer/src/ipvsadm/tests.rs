@@ -109,8 +109,8 @@ fn options_are_written_as_popt_reads_them() {
 fn every_refusal_names_the_word() {
     use Problem::*;
     for (line, word, problem_) in [
-        ("-n", "", NoCommand),
-        ("foo", "", NoCommand),
+        ("-n", "-n", NoCommand),
+        ("foo", "foo", NoCommand),
         ("-A -D -t 10.0.0.1:80", "-D", SecondCommand),
         ("--bogus", "--bogus", UnknownOption),
         ("-k", "-k", UnknownOption),
@@ -119,7 +119,7 @@ fn every_refusal_names_the_word() {
         ("-C=1", "-C=1", UnexpectedValue),
         ("--clear=1", "--clear=1", UnexpectedValue),
         ("-C foo", "foo", Stray),
-        ("-", "", NoCommand),
+        ("-", "-", NoCommand),
         ("-C -", "-", Stray),
         ("-A -t 10.0.0.1:80 -u 10.0.0.1:81", "-u", Repeated("service")),
         ("-A -t 10.0.0.1:80 -s rr -s wlc", "-s", Repeated("--scheduler")),

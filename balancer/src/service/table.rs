@@ -398,9 +398,7 @@ impl Services {
                 place
             }
             None => {
-                if self.free.is_empty() && self.pool.len() >= self.limits.destinations as usize {
-                    return Err(Errno::OutOfMemory);
-                }
+                self.make_room()?;
                 let d = Destination {
                     key,
                     config,
@@ -432,6 +430,24 @@ impl Services {
             self.revision += 1;
             service.state.added(List { order: &service.order, pool: &self.pool });
         }
+        Ok(())
+    }
+
+    /// Makes sure of a place for one more destination: at the limit, one in the trash without connections gives up its
+    /// own before its time. Room in the trash is made here too, so that nothing is allocated when one is removed.
+    fn make_room(&mut self) -> Result<(), Errno> {
+        if !self.free.is_empty() {
+            return Ok(());
+        }
+        if self.pool.len() < self.limits.destinations as usize {
+            let places = (self.pool.len() + 1).saturating_sub(self.trash.len());
+            let room = self.pool.try_reserve(1).and(self.trash.try_reserve(places));
+            return room.map_err(|_| Errno::OutOfMemory);
+        }
+        let pool = &self.pool;
+        let idle = |&place: &u32| pool[place as usize].connections == 0 && pool[place as usize].templates == 0;
+        let position = self.trash.iter().position(idle).ok_or(Errno::OutOfMemory)?;
+        self.free.push(self.trash.swap_remove(position));
         Ok(())
     }
 

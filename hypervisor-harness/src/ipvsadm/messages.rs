@@ -35,6 +35,9 @@ pub(super) fn of(command: &Command, failure: &Failure) -> String {
         (_, ESRCH) => "No such service",
         (_, EPERM) => "Permission denied (you must be root)",
         (_, EINVAL) => "Invalid operation.  Possibly wrong module version, address not unicast, ...",
+        (Command::AddService(_) | Command::AddServer { .. }, ENOMEM) => {
+            "Memory allocation problem: the balancer has no room for more"
+        }
         (_, ENOMEM) => "Memory allocation problem",
         (_, EPROTONOSUPPORT) => "Protocol not supported: this balancer balances TCP and UDP",
         // ipvsadm blames IPv6 here, for which Linux once had this number.
