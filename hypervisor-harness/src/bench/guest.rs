@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use ringlet_driver::features::Features;
 
 use super::Args;
@@ -53,10 +53,10 @@ impl Guest {
         let guest = Self { running, device, complaints };
         match guest.wait(&events) {
             Ok(()) => Ok(guest),
-            Err(error) => {
-                guest.end().context("besides")?;
-                Err(error)
-            }
+            Err(error) => match guest.end() {
+                Ok(_) => Err(error),
+                Err(besides) => Err(error.context(besides)),
+            },
         }
     }
 

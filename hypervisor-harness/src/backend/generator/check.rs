@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use ringlet_driver::wire::NetHdr;
 
-use super::template::{HEADERS, IP, TRANSPORT, Transport, add, flow, fold, mark, pseudo};
+use super::template::{HEADERS, IP, MARK, TRANSPORT, Transport, add, filler, flow, fold, mark, pseudo};
 use super::{LONGEST_FRAME, Load, ethernet};
 use crate::backend::Scatter;
 use crate::backend::options::Protocol;
@@ -76,8 +76,8 @@ impl Checker {
             false => fold(add(pseudo, segment)) == 0xffff && segment[transport.checksum..][..2] != [0, 0],
         };
         let payload = &segment[transport.header..];
-        let Some(&[_, _, _, _, high, low]) = payload.first_chunk::<6>() else { return false };
-        let mark = mark(flow, u32::from(u16::from_be_bytes([high, low])));
+        let Some(sent) = payload.first_chunk::<MARK>() else { return false };
+        let round = u16::from_be_bytes([sent[4], sent[5]]);
         summed
             && frame[..6] == ethernet(server)
             && frame[6..12] == self.guest
@@ -85,6 +85,7 @@ impl Checker {
             && usize::from(u16::from_be_bytes([ip[2], ip[3]])) == frame.len() - IP
             && (63..=64).contains(&ip[8])
             && !header.is_gso()
-            && payload.chunks(mark.len()).all(|chunk| *chunk == mark[..chunk.len()])
+            && *sent == mark(flow, round.into())
+            && payload.iter().enumerate().skip(MARK).all(|(at, byte)| *byte == filler(at))
     }
 }

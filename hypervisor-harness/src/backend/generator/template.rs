@@ -73,12 +73,20 @@ pub(super) fn pseudo(number: u8, length: usize) -> u32 {
     u32::from(number) + length as u32
 }
 
-/// What a frame carries in its first payload bytes, and repeats up to its end: its flow and round. They are six bytes, so
-/// that they fit into the smallest TCP frame.
-pub(super) fn mark(flow: u32, round: u32) -> [u8; 6] {
+/// Bytes of a frame's mark: as many as fit into the smallest TCP frame.
+pub(super) const MARK: usize = 6;
+
+/// What a frame carries in its first payload bytes: its flow and round.
+pub(super) fn mark(flow: u32, round: u32) -> [u8; MARK] {
     let [a, b, c, d] = flow.to_be_bytes();
     let [_, _, e, f] = round.to_be_bytes();
     [a, b, c, d, e, f]
+}
+
+/// What a frame carries in the payload byte at this offset, behind the mark.
+pub(super) const fn filler(at: usize) -> u8 {
+    // A period that no power of two divides, so that a misplaced piece is noticed.
+    (at % 251) as u8
 }
 
 /// A frame with its virtio header, and the sums over what does not change in it.
@@ -122,8 +130,11 @@ impl Template {
             }
             Protocol::Tcp => frame[TRANSPORT + 12..TRANSPORT + 16].copy_from_slice(&[0x50, 0, 0xff, 0xff]),
         }
+        for (at, byte) in frame[payload..].iter_mut().enumerate().skip(MARK) {
+            *byte = filler(at);
+        }
         let addresses = add(0, &load.service.ip().octets()) + pseudo(transport.number, segment);
-        let transport_sum = if partial { addresses } else { addresses + add(0, &frame[TRANSPORT..payload]) };
+        let transport_sum = if partial { addresses } else { addresses + add(0, &frame[TRANSPORT..]) };
         let header = match partial {
             true => NetHdr { num_buffers: 1, ..NetHdr::partial_checksum(TRANSPORT as u16, transport.checksum as u16) },
             false => NetHdr { num_buffers: 1, ..NetHdr::default() },
@@ -160,15 +171,11 @@ impl Template {
                 sum += u32::from(sequence) + u32::from(flags);
             }
         }
-        let mut repeated = 0;
-        for chunk in frame[self.payload..].chunks_mut(mark.len()) {
-            chunk.copy_from_slice(&mark[..chunk.len()]);
-            repeated = add(repeated, chunk);
-        }
+        frame[self.payload..self.payload + MARK].copy_from_slice(&mark);
         if self.partial {
             frame[self.checksum..self.checksum + 2].copy_from_slice(&fold(sum).to_be_bytes());
         } else {
-            sum += repeated + add(0, &port);
+            sum += add(add(0, &mark), &port);
             // A UDP checksum of zero means that there is none (RFC 768).
             let checksum = match !fold(sum) {
                 0 if !self.tcp => 0xffff,
