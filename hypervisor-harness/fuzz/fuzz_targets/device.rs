@@ -34,11 +34,31 @@ enum Act {
     /// All that a driver does up to DRIVER_OK, with these features of the offered ones.
     Start(u64),
     /// In one of four tables: those of the queues, and two for indirection.
-    Descriptor { table: u8, index: u8, near: u16, far: Option<u64>, length: u16, flags: u8, next: u8 },
-    Offer { queue: bool, head: u8 },
-    Jump { queue: bool, index: u16 },
-    Poke { at: u16, value: u64 },
-    Arrive { length: u16, large: bool },
+    Descriptor {
+        table: u8,
+        index: u8,
+        near: u16,
+        far: Option<u64>,
+        length: u16,
+        flags: u8,
+        next: u8,
+    },
+    Offer {
+        queue: bool,
+        head: u8,
+    },
+    Jump {
+        queue: bool,
+        index: u16,
+    },
+    Poke {
+        at: u16,
+        value: u64,
+    },
+    Arrive {
+        length: u16,
+        large: bool,
+    },
     Full(bool),
     Turn,
     Sleep,
@@ -207,7 +227,9 @@ fuzz_target!(|acts: Vec<Act>| {
     for act in acts.into_iter().take(200) {
         match act {
             Act::Store(at, value) => guest.store(usize::from(at & 0x3f) * 4, value),
-            Act::Load(at, length) => guest.registers.read((at & 0xfff).into(), &mut vec![0xff; usize::from(length & 15)]),
+            Act::Load(at, length) => {
+                guest.registers.read((at & 0xfff).into(), &mut vec![0xff; usize::from(length & 15)])
+            }
             Act::Start(features) => guest.start(features),
             Act::Descriptor { table, index, near, far, length, flags, next } => {
                 let address = far.unwrap_or(BASE + u64::from(near));
