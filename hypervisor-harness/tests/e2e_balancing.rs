@@ -143,3 +143,31 @@ fn udp_is_echoed_through_the_service() {
     }
     ringlet.wait_for_status("connections of all clients", |status| status["connections"] == 12);
 }
+
+#[test]
+fn with_an_address_and_a_server_of_ones_own() {
+    needs_kvm!();
+    // A server on this host, in the demonstration's service beside the built-in ones.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let real = format!("10.0.0.14:80={}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            common::http::answer(stream, "mine (of this host) saw 10.9.x.x");
+        }
+    });
+    let ringlet = Ringlet::start(&[
+        "--ip",
+        "10.0.0.50/24",
+        "--real",
+        &real,
+        "--publish",
+        "0:10.0.0.100:80",
+        "--publish",
+        "0:10.0.0.50:9100",
+        "--publish",
+        "0:10.0.0.50:9101",
+    ]);
+    let answers = ask(ringlet.host(VIP), 80, 8);
+    assert!(answers.len() == 4 && answers["mine"] >= 10, "{answers:?}");
+    assert!(get(ringlet.host("10.0.0.50:9100"), "/").unwrap().contains("10.0.0.50"));
+}

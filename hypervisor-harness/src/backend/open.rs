@@ -1,5 +1,6 @@
 //! From the options to a network: [`open`].
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::options::{Net, Publish, Real};
@@ -14,6 +15,9 @@ pub struct Options {
     pub publish: Vec<Publish>,
     /// Servers of the host that stand in the in-process network.
     pub real: Vec<Real>,
+    /// The guest's own addresses, for the servers of the in-process network, whose default route it is: the first of each
+    /// version of IP counts. Without any, [`lan::Config`]'s.
+    pub guest: Vec<IpAddr>,
     /// Where each frame is written to, for wireshark.
     pub pcap: Option<PathBuf>,
 }
@@ -50,8 +54,12 @@ pub struct Opened {
 pub fn open(options: &Options) -> Result<Opened, Error> {
     let (backend, lan): (Box<dyn Backend>, _) = match &options.net {
         Net::Lan => {
-            let config =
+            let mut config =
                 lan::Config { publish: options.publish.clone(), real: options.real.clone(), ..lan::Config::default() };
+            if !options.guest.is_empty() {
+                let first = |version: fn(&IpAddr) -> bool| options.guest.iter().copied().find(version);
+                config.guest = [first(IpAddr::is_ipv4), first(IpAddr::is_ipv6)].into_iter().flatten().collect();
+            }
             let (lan, handle) = lan::Lan::open(&config)?;
             (Box::new(lan), Some(handle))
         }

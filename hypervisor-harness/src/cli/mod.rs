@@ -137,6 +137,7 @@ mod tests {
             "--for -1",
             "--for nan",
             "--status-interval 0",
+            "--status-interval 3601",
             "image",
             "qemu --machine virt",
             "nonsense",

@@ -196,7 +196,8 @@ fn seconds(text: &str) -> Result<f64, String> {
 
 fn interval(text: &str) -> Result<f64, String> {
     let seconds = seconds(text)?;
-    if seconds < 0.01 { Err("expected at least 0.01 seconds".to_owned()) } else { Ok(seconds) }
+    // What the guest takes: milliseconds, an hour of them at most.
+    if (0.01..=3600.0).contains(&seconds) { Ok(seconds) } else { Err("expected 0.01 to 3600 seconds".to_owned()) }
 }
 
 #[cfg(test)]

@@ -76,7 +76,12 @@ pub fn run(args: &QemuArgs, started: Instant) -> anyhow::Result<u8> {
     let socket = directory.0.join("servers");
     let listener = UnixListener::bind(&socket).with_context(|| format!("cannot make {}", socket.display()))?;
     plan.servers = Some(socket);
-    let options = backend::Options { real: args.real.clone(), pcap: args.pcap.clone(), ..Default::default() };
+    let options = backend::Options {
+        real: args.real.clone(),
+        guest: guest.on_lan(),
+        pcap: args.pcap.clone(),
+        ..Default::default()
+    };
     let network = backend::open(&options).map_err(ports::explain)?;
     let segment = Segment::start(listener, network.backend).context("cannot start the servers' network")?;
 

@@ -19,6 +19,11 @@ pub const ADDRESSES: [Cidr; 2] = [
 /// The routers of the network `lan`.
 pub const GATEWAYS: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1))];
+/// The segment of the network `lan`.
+const NETWORKS: [Cidr; 2] = [
+    Cidr { address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 0)), prefix: 24 },
+    Cidr { address: IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0)), prefix: 64 },
+];
 /// The service of the demonstration.
 pub const DEMO_SERVICE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 100)), 80);
 /// The servers of the demonstration.
@@ -68,6 +73,10 @@ impl Guest {
                 bail!("--gateway is given twice for the same version of IP; there is one default route each");
             }
         }
+        if lan && !NETWORKS.iter().any(|network| contains(network, &addresses[0].address)) {
+            let [v4, v6] = NETWORKS;
+            bail!("{} is not an address of the network `lan`, which is {v4} and {v6}", addresses[0].address);
+        }
         let demo = lan && args.rules.is_none();
         let rules = match &args.rules {
             None if demo => demo_rules(real).into_bytes(),
@@ -104,6 +113,13 @@ impl Guest {
         }
         self.append.iter().for_each(|text| word(format_args!("{text}")));
         line
+    }
+
+    /// Its addresses on the segment of the network `lan`.
+    #[must_use]
+    pub fn on_lan(&self) -> Vec<IpAddr> {
+        let on_lan = |address: &IpAddr| NETWORKS.iter().any(|network| contains(network, address));
+        self.addresses.iter().map(|cidr| cidr.address).filter(on_lan).collect()
     }
 
     /// The management address.
@@ -176,8 +192,12 @@ mod tests {
         let tap = guest(&args, "tap=t0", &[]).unwrap();
         assert_eq!(tap.command_line(&[]), "ip=192.0.2.2/24 virtio_net.features=-csum crash=panic");
         assert!(!tap.demo && tap.rules.is_empty());
-        // On lan its routers are not in that network.
-        assert!(guest(&args, "lan", &[]).unwrap().gateways.is_empty());
+        assert!(guest(&args, "lan", &[]).unwrap_err().to_string().contains("10.0.0.0/24 and fd00::/64"));
+        // Of the routers of lan, those that its networks contain.
+        let ips = ["10.0.0.50/24", "192.0.2.2/24"].map(|cidr| cidr.parse().unwrap()).into();
+        let lan = guest(&GuestArgs { ips, ..args }, "lan", &[]).unwrap();
+        assert_eq!(lan.gateways, [GATEWAYS[0]]);
+        assert_eq!(lan.on_lan(), ["10.0.0.50".parse::<IpAddr>().unwrap()]);
     }
 
     #[test]

@@ -47,6 +47,7 @@ pub fn run(args: &RunArgs, started: Instant) -> anyhow::Result<u8> {
         net: args.net.clone(),
         publish: wanted.clone(),
         real: args.real.clone(),
+        guest: guest.on_lan(),
         pcap: args.pcap.clone(),
     };
     let network = backend::open(&options).map_err(ports::explain)?;

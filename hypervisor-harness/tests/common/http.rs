@@ -31,3 +31,17 @@ pub fn get_bytes(address: SocketAddr, path: &str) -> io::Result<Vec<u8>> {
     }
     Ok(answer.split_off(end + 4))
 }
+
+/// Reads a request's head and answers with this body.
+pub fn answer(mut stream: TcpStream, body: &str) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        match stream.read(&mut byte) {
+            Ok(1) => head.extend(byte),
+            _ => return,
+        }
+    }
+    // If the client has gone it has seen enough.
+    let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+}
