@@ -56,7 +56,7 @@ pub struct RunArgs {
     /// given. One for the service at port 80 of the demonstration is there without asking
     #[arg(long = "publish", value_name = "PUBLISH")]
     pub publish: Vec<Publish>,
-    /// A TCP server of this host that stands in the network `lan`: ADDR:PORT=HOSTADDR:PORT; several may be given
+    /// A server of this host, TCP and UDP, that stands in the network `lan`: ADDR:PORT=HOSTADDR:PORT; several may be given
     #[arg(long = "real", value_name = "REAL")]
     pub real: Vec<Real>,
     /// Write every frame to this file, for wireshark
@@ -91,7 +91,7 @@ pub struct QemuArgs {
     /// A port of this host that leads to an address of the guest: `[HOSTADDR:]PORT:ADDR:PORT`; several may be given
     #[arg(long = "publish", value_name = "PUBLISH", visible_alias = "hostfwd")]
     pub publish: Vec<Publish>,
-    /// A TCP server of this host that stands among the demonstration's: ADDR:PORT=HOSTADDR:PORT; several may be given
+    /// A server of this host, TCP and UDP, that stands among the demonstration's: ADDR:PORT=HOSTADDR:PORT; several may be given
     #[arg(long = "real", value_name = "REAL")]
     pub real: Vec<Real>,
     /// Write every frame of the servers' side to this file, for wireshark

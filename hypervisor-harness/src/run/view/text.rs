@@ -42,8 +42,9 @@ impl<W: Write> Text<W> {
         if !self.live {
             return self.put(&line);
         }
-        write!(self.out, "\r\x1b[K{line}")?;
-        self.status = line;
+        // Without wrapping at the edge, or a line too long for the terminal would stay there in part.
+        self.status = format!("\x1b[?7l{line}\x1b[?7h");
+        write!(self.out, "\r\x1b[K{}", self.status)?;
         self.out.flush()
     }
 
@@ -204,7 +205,7 @@ fn status_line(picture: &Picture, up: Duration) -> String {
         clock(up),
         status.active,
         status.connections,
-        scaled(rates.connections),
+        scaled(rates.connections).trim_end(),
         scaled(rates.rx_packets),
         scaled(rates.rx_bits),
         scaled(rates.tx_packets),
@@ -303,7 +304,7 @@ mod tests {
     #[test]
     fn the_status_lives_in_the_last_line() {
         let text = show(true);
-        assert!(text.contains("\r\x1b[Kguest| bye\nup 0 s"), "{text:?}");
+        assert!(text.contains("\r\x1b[Kguest| bye\n\x1b[?7lup 0 s"), "{text:?}");
     }
 
     #[test]
