@@ -174,3 +174,107 @@ impl Backend for Capture {
         self.inner.counters()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A network that gives back what it is sent, once per frame, and refuses empty frames for now.
+    #[derive(Default)]
+    struct Mirror(Vec<Vec<u8>>);
+
+    impl Backend for Mirror {
+        fn name(&self) -> &'static str {
+            "mirror"
+        }
+
+        fn offloads(&self) -> Features {
+            Features::empty()
+        }
+
+        fn negotiated(&mut self, _: Features) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn send(&mut self, frame: &Scatter<'_>) -> io::Result<Sent> {
+            if frame.len() <= NetHdr::LEN {
+                return Ok(Sent::Later);
+            }
+            let mut bytes = vec![0; frame.len()];
+            frame.read(0, &mut bytes);
+            self.0.push(bytes);
+            Ok(Sent::Done)
+        }
+
+        fn receive(&mut self, room: &mut Scatter<'_>) -> io::Result<Received> {
+            let Some(frame) = self.0.pop() else { return Ok(Received::Empty) };
+            Ok(Received::Frame(room.write(0, &frame)))
+        }
+
+        fn turn(&mut self, _: Instant) -> Option<Instant> {
+            None
+        }
+
+        fn wait_on(&self, _: &mut Vec<RawFd>) {}
+
+        fn counters(&self) -> Counters {
+            Counters::default()
+        }
+    }
+
+    fn with<T>(bytes: &mut [u8], use_it: impl FnOnce(&mut Scatter<'_>) -> T) -> T {
+        let pieces = [libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() }];
+        // SAFETY: the piece is `bytes`, touched only through the scatter while it lives.
+        use_it(&mut unsafe { Scatter::new(&pieces) })
+    }
+
+    /// The captured frames, after checks of the headers around them.
+    fn frames(file: &[u8]) -> Vec<Vec<u8>> {
+        let word = |at: usize| u32::from_ne_bytes(*file[at..].first_chunk().expect("four bytes"));
+        assert_eq!((word(0), word(16), word(20)), (MAGIC, SNAP_LENGTH, ETHERNET));
+        assert_eq!(u16::from_ne_bytes([file[4], file[5]]), 2);
+        let (mut at, mut frames) = (24, Vec::new());
+        while at < file.len() {
+            assert!(word(at + 4) < 1_000_000_000, "nanoseconds");
+            let length = word(at + 8) as usize;
+            assert_eq!(length, word(at + 12) as usize);
+            frames.push(file[at + 16..at + 16 + length].to_vec());
+            at += 16 + length;
+        }
+        frames
+    }
+
+    #[test]
+    fn both_directions_are_written_down_before_the_thread_sleeps() {
+        let path = std::env::temp_dir().join(format!("ringlet-{}.pcap", std::process::id()));
+        let mut capture = Capture::create(&path, Box::new(Mirror::default())).expect("created");
+        let mut large: Vec<u8> = (0..65_000_u32).map(|number| number as u8).collect();
+        with(&mut large, |frame| capture.send(frame)).expect("sent");
+        with(&mut [0; 12], |frame| capture.send(frame)).expect("not yet");
+        let mut room = vec![0; 70_000];
+        let received = with(&mut room, |room| capture.receive(room)).expect("alive");
+        assert_eq!(received, Received::Frame(65_000));
+        capture.wait_on(&mut Vec::new());
+        let read = std::fs::read(&path).expect("written");
+        assert_eq!(frames(&read), [&large[12..], &large[12..]]);
+        with(&mut large[..60], |frame| capture.send(frame)).expect("sent");
+        drop(capture);
+        let read = std::fs::read(&path).expect("written");
+        assert_eq!(frames(&read).last().map(Vec::len), Some(48));
+        std::fs::remove_file(&path).expect("removed");
+    }
+
+    #[test]
+    fn a_full_disk_ends_the_capture_and_nothing_else() {
+        assert!(Capture::create(Path::new("/dev/full"), Box::new(Mirror::default())).is_err());
+        let full = File::options().write(true).open("/dev/full").expect("the device that is always full");
+        let output = Output { file: Some(BufWriter::new(full)), path: "/dev/full".into(), unflushed: false };
+        let mut capture = Capture { inner: Box::new(Mirror::default()), file: RefCell::new(output), frame: Vec::new() };
+        for _ in 0..100 {
+            assert_eq!(with(&mut [1; 1000], |frame| capture.send(frame)).expect("sent"), Sent::Done);
+        }
+        capture.wait_on(&mut Vec::new());
+        assert!(capture.file.get_mut().file.is_none());
+        assert_eq!(with(&mut [1; 1000], |frame| capture.send(frame)).expect("sent"), Sent::Done);
+    }
+}

@@ -3,6 +3,7 @@
 
 pub mod guest;
 pub mod http;
+pub mod netns;
 pub mod ringlet;
 pub mod rules;
 

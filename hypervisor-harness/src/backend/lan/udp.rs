@@ -1,5 +1,6 @@
 //! UDP: published ports, real servers, and the servers' echo.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -189,8 +190,8 @@ impl Udp {
             let local = SocketAddr::new(plan::client(*clients, remote.is_ipv6()), CLIENT_PORT);
             *clients = clients.wrapping_add(1);
             let pair = Pair { local, remote };
-            if !self.peers.contains_key(&pair) {
-                self.peers.insert(pair, Peer { published: at, address, used: now });
+            if let Entry::Vacant(vacant) = self.peers.entry(pair) {
+                vacant.insert(Peer { published: at, address, used: now });
                 self.pairs.insert((at, address), pair);
                 return Some(pair);
             }

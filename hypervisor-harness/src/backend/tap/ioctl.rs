@@ -4,6 +4,9 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
+/// Pieces that one call takes (UIO_MAXIOV).
+pub const MOST_PIECES: usize = libc::UIO_MAXIOV as usize;
+
 /// Turns the answer of a system call into a result.
 fn check(answer: isize) -> io::Result<usize> {
     usize::try_from(answer).map_err(|_| io::Error::last_os_error())
@@ -86,7 +89,7 @@ pub fn is_up(name: &str) -> io::Result<bool> {
 
 /// Writes one frame from `pieces`, which a [`Scatter`](super::Scatter) describes.
 pub fn write_vectored(file: &File, pieces: &[libc::iovec]) -> io::Result<usize> {
-    let count = pieces.len().min(libc::UIO_MAXIOV as usize) as libc::c_int;
+    let count = pieces.len().min(MOST_PIECES) as libc::c_int;
     // SAFETY: the pieces are mapped memory (the promise of `Scatter::new`); the kernel copies from them and survives a guest
     // that changes them meanwhile.
     check(unsafe { libc::writev(file.as_raw_fd(), pieces.as_ptr(), count) })
@@ -94,7 +97,7 @@ pub fn write_vectored(file: &File, pieces: &[libc::iovec]) -> io::Result<usize> 
 
 /// Reads one frame into `pieces`: those of a [`Scatter`](super::Scatter), and a buffer of this process after them.
 pub fn read_vectored(file: &File, pieces: &[libc::iovec]) -> io::Result<usize> {
-    let count = pieces.len().min(libc::UIO_MAXIOV as usize) as libc::c_int;
+    let count = pieces.len().min(MOST_PIECES) as libc::c_int;
     // SAFETY: the pieces are mapped, writable memory (the promise of `Scatter::new`) and a buffer that nothing else touches
     // during the call; the kernel writes no further than each one's length.
     check(unsafe { libc::readv(file.as_raw_fd(), pieces.as_ptr(), count) })

@@ -6,7 +6,7 @@ mod ioctl;
 pub use error::Error;
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Instant;
@@ -36,6 +36,8 @@ pub struct Tap {
     counters: Counters,
 }
 
+/// Pieces of the guest's memory that a frame is read straight into.
+const DIRECT: usize = 63;
 /// The longest frame that the kernel hands out, with its header.
 const LONGEST: usize = NetHdr::LEN + 14 + 4 + 65_535;
 
@@ -136,8 +138,8 @@ impl Backend for Tap {
     }
 
     fn send(&mut self, frame: &Scatter<'_>) -> io::Result<Sent> {
-        if frame.len() > NetHdr::LEN {
-            match ioctl::write_vectored(&self.file, frame.pieces()) {
+        if (NetHdr::LEN + 14..=LONGEST).contains(&frame.len()) {
+            match self.write(frame) {
                 Ok(_) => {
                     self.counters.from_guest.frames += 1;
                     self.counters.from_guest.bytes += (frame.len() - NetHdr::LEN) as u64;
@@ -184,12 +186,32 @@ impl Backend for Tap {
 }
 
 impl Tap {
+    /// Writes a frame from where it lies, unless it lies in more pieces than the kernel takes.
+    fn write(&mut self, frame: &Scatter<'_>) -> io::Result<usize> {
+        if frame.pieces().len() <= ioctl::MOST_PIECES {
+            return ioctl::write_vectored(&self.file, frame.pieces());
+        }
+        self.spill.resize(LONGEST, 0);
+        let length = frame.read(0, &mut self.spill);
+        (&self.file).write(&self.spill[..length])
+    }
+
     /// Reads the next frame into `room`; if it is longer, it lies in the stash afterwards. Returns its length.
     fn read(&mut self, room: &mut Scatter<'_>) -> io::Result<Option<usize>> {
         self.spill.resize(LONGEST, 0);
-        let mut pieces = room.pieces().to_vec();
-        pieces.push(libc::iovec { iov_base: self.spill.as_mut_ptr().cast(), iov_len: self.spill.len() });
-        let length = match ioctl::read_vectored(&self.file, &pieces) {
+        let spill = libc::iovec { iov_base: self.spill.as_mut_ptr().cast(), iov_len: self.spill.len() };
+        let mut pieces = [spill; DIRECT + 1];
+        let count = room.pieces().len();
+        // More pieces than that are rare: the frame is read elsewhere and copied.
+        let direct = count <= DIRECT;
+        let pieces = if direct {
+            pieces[..count].copy_from_slice(room.pieces());
+            &pieces[..=count]
+        } else {
+            &pieces[..1]
+        };
+        let read = ioctl::read_vectored(&self.file, pieces);
+        let length = match read {
             Ok(length) => length,
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
                 return Ok(None);
@@ -198,8 +220,10 @@ impl Tap {
             Err(error) if error.raw_os_error() == Some(libc::EIO) => return Ok(None),
             Err(error) => return Err(self.gone(error)),
         };
-        if length > room.len() {
-            let fitted = room.len();
+        if !direct && length <= room.len() {
+            room.write(0, &self.spill[..length]);
+        } else if length > room.len() {
+            let fitted = if direct { room.len() } else { 0 };
             self.stash.resize(fitted, 0);
             room.read(0, &mut self.stash);
             self.stash.extend_from_slice(&self.spill[..length - fitted]);

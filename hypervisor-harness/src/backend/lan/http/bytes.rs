@@ -43,12 +43,12 @@ impl Default for Hash {
 impl Hash {
     /// Takes in more of the body.
     pub fn update(&mut self, mut bytes: &[u8]) {
-        while self.length % 8 != 0 || bytes.len() < 8 {
+        while !self.length.is_multiple_of(8) || bytes.len() < 8 {
             let Some((byte, rest)) = bytes.split_first() else { return };
             self.partial |= u64::from(*byte) << (self.length % 8 * 8);
             self.length += 1;
             bytes = rest;
-            if self.length % 8 == 0 {
+            if self.length.is_multiple_of(8) {
                 let word = std::mem::take(&mut self.partial);
                 self.word(word);
             }
@@ -74,7 +74,7 @@ impl Hash {
     /// The hash of all that was taken in.
     #[must_use]
     pub fn finish(mut self) -> u64 {
-        if self.length % 8 != 0 {
+        if !self.length.is_multiple_of(8) {
             let word = self.partial;
             self.word(word);
         }

@@ -111,6 +111,14 @@ pub struct Knock {
     told: bool,
 }
 
+/// How it ended.
+pub enum Answer {
+    /// It is connected; here is the packet to go on with.
+    Opened(Carry, Vec<u8>),
+    /// Nobody listens; here is the packet to refuse.
+    Refused(Vec<u8>),
+}
+
 impl Knock {
     /// Begins to connect to `to`.
     ///
@@ -130,8 +138,8 @@ impl Knock {
         self.told |= readiness.writable || readiness.failed;
     }
 
-    /// How it ended, if it has: with the packet to go on with, or the packet to refuse.
-    pub fn answer(&mut self) -> Option<Result<(Carry, Vec<u8>), Vec<u8>>> {
+    /// How it ended, if it has.
+    pub fn answer(&mut self) -> Option<Answer> {
         if !std::mem::take(&mut self.told) {
             return None;
         }
@@ -141,8 +149,8 @@ impl Knock {
                 self.stream = Some(stream);
                 None
             }
-            Ok(None) => Some(Ok((Carry::new(stream), std::mem::take(&mut self.syn)))),
-            Ok(Some(_)) | Err(_) => Some(Err(std::mem::take(&mut self.syn))),
+            Ok(None) => Some(Answer::Opened(Carry::new(stream), std::mem::take(&mut self.syn))),
+            Ok(Some(_)) | Err(_) => Some(Answer::Refused(std::mem::take(&mut self.syn))),
         }
     }
 }

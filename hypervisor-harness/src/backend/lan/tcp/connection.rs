@@ -14,7 +14,7 @@ use smoltcp::wire::{HardwareAddress, IpCidr, IpListenEndpoint};
 
 use super::super::fabric::Fabric;
 use super::super::poll::Readiness;
-use super::carry::{Carry, Knock};
+use super::carry::{Answer, Carry, Knock};
 use super::device::{Link, Wire, capabilities};
 use super::time_wait::Flow;
 use crate::backend::lan::http::Http;
@@ -178,8 +178,8 @@ impl Connection {
         if let Role::Knock(knock) = &mut self.role {
             match knock.answer() {
                 None => return Standing::Lives(None),
-                Some(Err(syn)) => return Standing::Refused(syn),
-                Some(Ok((carry, syn))) => {
+                Some(Answer::Refused(syn)) => return Standing::Refused(syn),
+                Some(Answer::Opened(carry, syn)) => {
                     self.role = Role::Carry(carry);
                     self.feed(&syn, fabric, now, micros);
                 }

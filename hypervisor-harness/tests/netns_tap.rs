@@ -1,0 +1,208 @@
+//! The network `tap`, and the network `lan` at its other end: Linux's own TCP talks through a TAP interface, in a network
+//! namespace of this test's, to the built-in servers. Needs root.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::netns::{self, ip};
+use ringlet::backend::lan::http::{Hash, pattern};
+use ringlet::backend::lan::{self, Lan};
+use ringlet::backend::tap::{self, Tap};
+use ringlet::backend::{Backend, Received, Scatter};
+use ringlet_driver::features::Features;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than any frame with its header.
+const ROOM: usize = 66_000;
+
+/// Shows bytes as a guest's memory.
+fn with<T>(bytes: &mut [u8], use_it: impl FnOnce(&mut Scatter<'_>) -> T) -> T {
+    let pieces = [libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() }];
+    // SAFETY: the piece is `bytes`, touched only through the scatter while it lives.
+    use_it(&mut unsafe { Scatter::new(&pieces) })
+}
+
+/// Takes all that one network has for a guest and gives it to the other.
+fn carry(from: &mut dyn Backend, to: &mut dyn Backend, buffer: &mut [u8]) -> bool {
+    let mut any = false;
+    while let Received::Frame(length) = with(buffer, |room| from.receive(room)).expect("alive") {
+        any = true;
+        with(&mut buffer[..length], |frame| to.send(frame)).expect("alive");
+    }
+    any
+}
+
+/// Plugs the two networks into each other until told to stop.
+fn plug(tap: &mut Tap, lan: &mut Lan, stop: &AtomicBool) {
+    let mut buffer = vec![0; ROOM];
+    while !stop.load(Ordering::SeqCst) {
+        let due = lan.turn(Instant::now());
+        let moved = carry(tap, lan, &mut buffer) | carry(lan, tap, &mut buffer);
+        if moved {
+            continue;
+        }
+        let mut fds = Vec::new();
+        lan.wait_on(&mut fds);
+        tap.wait_on(&mut fds);
+        let mut fds: Vec<_> = fds.iter().map(|fd| libc::pollfd { fd: *fd, events: libc::POLLIN, revents: 0 }).collect();
+        let wait = due.map_or(5, |due| due.saturating_duration_since(Instant::now()).as_millis().min(5) as libc::c_int);
+        // SAFETY: `fds` is an array of as many `pollfd` as said, and nothing else touches it meanwhile.
+        unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, wait) };
+    }
+}
+
+fn ask(address: &str, request: &str, body: &[u8]) -> Vec<u8> {
+    let address: SocketAddr = address.parse().expect("an address");
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE).expect("connected");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let head = format!("{request} HTTP/1.1\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+    stream.write_all(head.as_bytes()).expect("written");
+    stream.write_all(body).expect("written");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("an answer");
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n").expect("a head") + 4;
+    answer.split_off(end)
+}
+
+/// Everything that Linux does with the servers, over both versions of IP.
+fn converse() {
+    const LENGTH: usize = 20_000_003;
+    let mut expected = vec![0; LENGTH];
+    pattern(0, &mut expected);
+    let mut hash = Hash::default();
+    hash.update(&expected);
+    for address in ["10.0.0.11:80", "[fd00::b]:80"] {
+        assert!(ask(address, &format!("GET /bytes/{LENGTH}"), b"") == expected, "the pattern is broken");
+        let receipt = String::from_utf8(ask(address, "PUT /sink", &expected)).expect("text");
+        assert_eq!(receipt, format!("{LENGTH} {:016x}\n", hash.finish()));
+    }
+    for (own, address) in [("0.0.0.0:0", "10.0.0.12:7"), ("[::]:0", "[fd00::c]:7")] {
+        let socket = UdpSocket::bind(own).expect("bound");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        socket.send_to(&[9; 1401], address).expect("sent");
+        assert_eq!(socket.recv(&mut [0; 2000]).expect("an answer"), 1401);
+        // Nobody listens at that port, and Linux is told so.
+        socket.connect(address.replace(":7", ":9")).expect("connected");
+        socket.send(b"hello").expect("sent");
+        let error = socket.recv(&mut [0; 10]).expect_err("refused");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+    }
+    let refused = TcpStream::connect("10.0.0.11:81").expect_err("refused");
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn linux_talks_to_the_built_in_servers_with_and_without_offloads() {
+    netns::inside(|| {
+        let mut tap = Tap::open("ringlet0").expect("a tap");
+        assert!(!tap.is_up().expect("asked"));
+        assert_eq!((tap.interface(), tap.mtu()), ("ringlet0", 1500));
+        // nodad: the test need not wait until nobody else claims the address.
+        for command in [
+            "link set lo up",
+            "address add 10.0.0.2/24 dev ringlet0",
+            "address add fd00::2/64 dev ringlet0 nodad",
+            "link set ringlet0 up",
+        ] {
+            ip(command);
+        }
+        let all = tap.offloads();
+        assert!(all.contains(Features::GUEST_TSO4 | Features::GUEST_TSO6 | Features::CSUM), "{all:?}");
+        let checksums = Features::CSUM | Features::GUEST_CSUM;
+        for (from_linux, to_linux) in
+            [(all, all), (all, Features::empty()), (Features::empty(), all), (checksums, checksums)]
+        {
+            let (mut lan, handle) = Lan::open(&lan::Config::default()).expect("a network");
+            tap.negotiated(from_linux).expect("negotiated");
+            lan.negotiated(to_linux).expect("negotiated");
+            let before = tap.counters();
+            let stop = AtomicBool::new(false);
+            thread::scope(|scope| {
+                let client = scope.spawn(|| {
+                    // Whatever happens, the other thread ends.
+                    let result = std::panic::catch_unwind(converse);
+                    stop.store(true, Ordering::SeqCst);
+                    result
+                });
+                plug(&mut tap, &mut lan, &stop);
+                assert!(client.join().is_ok_and(|result| result.is_ok()), "{from_linux:?} {to_linux:?}");
+            });
+            assert_eq!(handle.statistics().bad_checksums, 0, "what Linux sent was wrong: {from_linux:?}");
+            assert_eq!(netns::checksum_errors(), 0, "what the servers sent was wrong: {to_linux:?}");
+            // An average far above the MTU, or below it: large frames passed, or none.
+            let after = tap.counters();
+            let mean = |now: u64, then: u64, frames: u64| (now - then) / frames.max(1);
+            let (to, from) = (after.to_guest, after.from_guest);
+            let up = mean(to.bytes, before.to_guest.bytes, to.frames - before.to_guest.frames);
+            let down = mean(from.bytes, before.from_guest.bytes, from.frames - before.from_guest.frames);
+            assert_eq!(up > 1514, from_linux.contains(Features::GUEST_TSO4), "{up} bytes a frame from Linux");
+            assert_eq!(down > 1514, to_linux.contains(Features::GUEST_TSO4), "{down} bytes a frame to Linux");
+        }
+    });
+}
+
+#[test]
+fn a_frame_larger_than_the_room_waits() {
+    netns::inside(|| {
+        let mut tap = Tap::open("ringlet0").expect("a tap");
+        ip("address add 192.0.2.1/24 dev ringlet0");
+        ip("neighbour add 192.0.2.2 lladdr 02:00:00:00:00:02 dev ringlet0");
+        ip("link set ringlet0 up");
+        tap.negotiated(Features::empty()).expect("negotiated");
+        let socket = UdpSocket::bind("192.0.2.1:0").expect("bound");
+        socket.send_to(&[7; 1000], "192.0.2.2:9").expect("sent");
+        let whole = 12 + 14 + 20 + 8 + 1000;
+        let mut room = vec![0; 100];
+        // Linux sends things of its own as well (router solicitations): they fit.
+        let found = std::iter::from_fn(|| match with(&mut room, |room| tap.receive(room)).expect("alive") {
+            Received::Frame(_) => Some(0),
+            Received::TooSmall(length) => Some(length),
+            Received::Empty => None,
+        })
+        .find(|length| *length == whole);
+        assert_eq!(found, Some(whole));
+        assert_eq!(with(&mut room, |room| tap.receive(room)).expect("alive"), Received::TooSmall(whole));
+        let mut room = vec![0; 2000];
+        assert_eq!(with(&mut room, |room| tap.receive(room)).expect("alive"), Received::Frame(whole));
+        assert_eq!(room[12..18], [2, 0, 0, 0, 0, 2]);
+        assert!(room[12 + 42..whole].iter().all(|byte| *byte == 7));
+    });
+}
+
+#[test]
+fn what_cannot_be_had_is_explained() {
+    netns::inside(|| {
+        let held = Tap::open("ringlet0").expect("a tap");
+        assert!(matches!(Tap::open("ringlet0"), Err(tap::Error::Busy(_))));
+        drop(held);
+        ip("link add veth0 type veth peer name veth1");
+        let error = Tap::open("veth0").expect_err("refused");
+        assert!(matches!(error, tap::Error::NotTap(_)), "{error}");
+        ip("tuntap add dev tun0 mode tun");
+        assert!(matches!(Tap::open("tun0"), Err(tap::Error::NotTap(_))));
+        // One that the user made stays, and can be had again.
+        ip("tuntap add dev tap0 mode tap");
+        for _ in 0..2 {
+            assert_eq!(Tap::open("tap0").expect("a tap").interface(), "tap0");
+        }
+    });
+}
+
+#[test]
+fn an_interface_that_is_removed_is_gone_for_good() {
+    netns::inside(|| {
+        ip("tuntap add dev tap0 mode tap");
+        let mut tap = Tap::open("tap0").expect("a tap");
+        ip("link set tap0 up");
+        ip("link delete tap0");
+        let mut buffer = vec![0; 2000];
+        let error = with(&mut buffer, |room| tap.receive(room)).expect_err("gone").to_string();
+        assert!(error.contains("tap0 is gone"), "{error}");
+        assert!(with(&mut buffer[..100], |frame| tap.send(frame)).is_err());
+    });
+}
