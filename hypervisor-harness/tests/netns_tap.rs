@@ -150,6 +150,8 @@ fn linux_talks_to_the_built_in_servers_with_and_without_offloads() {
 fn a_frame_larger_than_the_room_waits() {
     netns::inside(|| {
         let mut tap = Tap::open("ringlet0").expect("a tap");
+        // Linux has nothing of its own to say then.
+        std::fs::write("/proc/sys/net/ipv6/conf/ringlet0/disable_ipv6", "1").expect("IPv6 is off");
         ip("address add 192.0.2.1/24 dev ringlet0");
         ip("neighbour add 192.0.2.2 lladdr 02:00:00:00:00:02 dev ringlet0");
         ip("link set ringlet0 up");
@@ -158,15 +160,9 @@ fn a_frame_larger_than_the_room_waits() {
         socket.send_to(&[7; 1000], "192.0.2.2:9").expect("sent");
         let whole = 12 + 14 + 20 + 8 + 1000;
         let mut room = vec![0; 100];
-        // Linux sends things of its own as well (router solicitations): they fit.
-        let found = std::iter::from_fn(|| match with(&mut room, |room| tap.receive(room)).expect("alive") {
-            Received::Frame(_) => Some(0),
-            Received::TooSmall(length) => Some(length),
-            Received::Empty => None,
-        })
-        .find(|length| *length == whole);
-        assert_eq!(found, Some(whole));
-        assert_eq!(with(&mut room, |room| tap.receive(room)).expect("alive"), Received::TooSmall(whole));
+        for _ in 0..2 {
+            assert_eq!(with(&mut room, |room| tap.receive(room)).expect("alive"), Received::TooSmall(whole));
+        }
         let mut room = vec![0; 2000];
         assert_eq!(with(&mut room, |room| tap.receive(room)).expect("alive"), Received::Frame(whole));
         assert_eq!(room[12..18], [2, 0, 0, 0, 0, 2]);
