@@ -1,5 +1,8 @@
 //! Network namespaces for tests: traffic that never leaves them.
 
+use std::fs::File;
+use std::net::UdpSocket;
+use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::thread;
 
@@ -11,7 +14,9 @@ pub fn inside(test: impl FnOnce() + Send) {
             // SAFETY: `unshare` takes no pointers; CLONE_NEWNET concerns this thread only.
             if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
                 let error = std::io::Error::last_os_error();
-                panic!("cannot make a network namespace: {error}\nRun this test as root: sudo -E cargo test --test netns_tap");
+                panic!(
+                    "cannot make a network namespace: {error}\nRun this test as root: sudo -E cargo xtask test netns"
+                );
             }
             test();
         });
@@ -52,4 +57,70 @@ pub fn checksum_errors() -> u64 {
 
 fn number(text: &str) -> u64 {
     text.trim().parse().expect("a number")
+}
+
+/// A host: another network namespace, beside that of [`inside`]. It ends with its last socket.
+pub struct Host(File);
+
+impl Host {
+    /// A host without any interface but `lo`.
+    pub fn new() -> Self {
+        let file = thread::spawn(|| {
+            // SAFETY: as in `inside`.
+            assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "{}", std::io::Error::last_os_error());
+            File::open("/proc/thread-self/ns/net").expect("the namespace of this thread")
+        });
+        Self(file.join().expect("a namespace"))
+    }
+
+    /// Runs `work` in the host. Sockets that it makes stay there.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let fd = self.0.as_raw_fd();
+        thread::scope(|scope| {
+            let thread = scope.spawn(move || {
+                // SAFETY: `setns` takes no pointers; the descriptor is a network namespace's, and only this thread moves.
+                assert_eq!(unsafe { libc::setns(fd, libc::CLONE_NEWNET) }, 0, "{}", std::io::Error::last_os_error());
+                work()
+            });
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Takes an interface over from the namespace of the caller.
+    pub fn adopt(&self, interface: &str) {
+        ip(&format!("link set {interface} netns /proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd()));
+    }
+
+    /// Runs `ip` in the host.
+    pub fn ip(&self, words: &str) {
+        self.inside(|| ip(words));
+    }
+
+    /// Writes a setting of the host.
+    pub fn write(&self, file: &str, value: &str) {
+        self.inside(|| std::fs::write(file, value)).unwrap_or_else(|error| panic!("{file}: {error}"));
+    }
+
+    /// As [`checksum_offload`], in the host.
+    pub fn checksum_offload(&self, interface: &str, on: bool) {
+        self.inside(|| checksum_offload(interface, on));
+    }
+}
+
+/// Lets an interface leave checksums unfinished, as it does by default, or has Linux finish them before it sends.
+pub fn checksum_offload(interface: &str, on: bool) {
+    const SIOCETHTOOL: libc::Ioctl = 0x8946;
+    const ETHTOOL_STXCSUM: u32 = 0x17;
+    let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
+    let mut value = [ETHTOOL_STXCSUM, u32::from(on)];
+    // SAFETY: `ifreq` is an array of characters and a union of integers and pointers: all zeroes is a value of it.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    assert!(interface.len() < request.ifr_name.len());
+    for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
+    // SAFETY: SIOCETHTOOL reads one `ifreq`, whose data is an `ethtool_value`: two integers of 32 bits, which live longer.
+    let answer = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) };
+    assert_eq!(answer, 0, "{interface}: {}", std::io::Error::last_os_error());
 }

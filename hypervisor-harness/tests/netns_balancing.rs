@@ -1,0 +1,211 @@
+//! The whole program on a TAP interface, between real Linux hosts in network namespaces: NAT and direct routing, IPv4 and
+//! IPv6, TCP and UDP, with each set of offloads on the guest's side and with and without them on the hosts'. Needs root and
+//! KVM.
+//!
+//! ```text
+//!   client 10.2.0.9 --+                     +-- alpha 10.1.0.11, beta 10.1.0.12 (default route: the balancer)
+//!                     +-- bridge -- ringlet |
+//!   gamma 10.2.0.13 --+   (one segment)     +   (direct routing: gamma, with 10.2.0.101 on its loopback interface)
+//! ```
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::thread;
+use std::time::Duration;
+
+use common::netns::{self, Host, ip};
+use common::ringlet::Ringlet;
+use common::rules::File;
+use ringlet::backend::lan::http::{Hash, pattern};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Bytes each way of each connection.
+const LENGTH: usize = 3_000_001;
+
+const RULES: &str = "\
+-A -t 10.2.0.100:80 -s rr
+-a -t 10.2.0.100:80 -r 10.1.0.11:8080 -m -w 1
+-a -t 10.2.0.100:80 -r 10.1.0.12:8080 -m -w 1
+-A -t [fd10:2::100]:80 -s rr
+-a -t [fd10:2::100]:80 -r [fd10:1::11]:8080 -m -w 1
+-a -t [fd10:2::100]:80 -r [fd10:1::12]:8080 -m -w 1
+-A -u 10.2.0.100:53 -s rr
+-a -u 10.2.0.100:53 -r 10.1.0.11:5353 -m -w 1
+-A -u [fd10:2::100]:53 -s rr
+-a -u [fd10:2::100]:53 -r [fd10:1::11]:5353 -m -w 1
+-A -t 10.2.0.101:80 -s rr
+-a -t 10.2.0.101:80 -r 10.2.0.13:80 -g -w 1
+-A -t [fd10:2::101]:80 -s rr
+-a -t [fd10:2::101]:80 -r [fd10:2::13]:80 -g -w 1
+";
+
+/// The hosts, on a bridge that `balancer0` is to join.
+struct Segment {
+    client: Host,
+    servers: Vec<(&'static str, Host)>,
+}
+
+impl Segment {
+    fn new() -> Self {
+        ip("link add bridge0 type bridge");
+        ip("link set bridge0 up");
+        ip("tuntap add dev balancer0 mode tap");
+        ip("link set balancer0 master bridge0 up");
+        let host = |name: &str, addresses: &[&str], routes: &[&str]| {
+            let host = Host::new();
+            let inner = format!("in-{name}");
+            ip(&format!("link add {name} type veth peer name {inner}"));
+            host.adopt(&inner);
+            ip(&format!("link set {name} master bridge0 up"));
+            host.ip("link set lo up");
+            host.ip(&format!("link set {inner} name eth0"));
+            for address in addresses {
+                // No waiting for somebody else to claim the address: nobody is there.
+                let nodad = if address.contains(':') { "nodad" } else { "" };
+                host.ip(&format!("address add {address} dev eth0 {nodad}"));
+            }
+            host.ip("link set eth0 up");
+            routes.iter().for_each(|route| host.ip(&format!("route add {route}")));
+            host
+        };
+        let through_the_balancer = ["default via 10.1.0.2", "default via fd10:1::2"];
+        let client = host("client", &["10.2.0.9/24", "fd10:2::9/64"], &[]);
+        let alpha = host("alpha", &["10.1.0.11/24", "fd10:1::11/64"], &through_the_balancer);
+        let beta = host("beta", &["10.1.0.12/24", "fd10:1::12/64"], &through_the_balancer);
+        let gamma = host("gamma", &["10.2.0.13/24", "fd10:2::13/64"], &[]);
+        // It has the virtual addresses, and keeps quiet about them.
+        gamma.write("/proc/sys/net/ipv4/conf/all/arp_ignore", "1");
+        gamma.ip("address add 10.2.0.101/32 dev lo");
+        gamma.ip("address add fd10:2::101/128 dev lo nodad");
+        Self { client, servers: vec![("alpha", alpha), ("beta", beta), ("gamma", gamma)] }
+    }
+
+    fn hosts(&self) -> impl Iterator<Item = &Host> {
+        std::iter::once(&self.client).chain(self.servers.iter().map(|(_, host)| host))
+    }
+
+    /// Starts the servers.
+    fn serve(&self) {
+        for (name, host) in &self.servers {
+            let name = *name;
+            let port = if name == "gamma" { 80 } else { 8080 };
+            let listener = host.inside(|| TcpListener::bind(("::", port))).expect("bound");
+            thread::spawn(move || {
+                for stream in listener.incoming().map_while(Result::ok) {
+                    thread::spawn(move || answer(name, stream));
+                }
+            });
+            // Of both versions of IP.
+            let socket = host.inside(|| UdpSocket::bind("[::]:5353")).expect("bound");
+            thread::spawn(move || {
+                let mut buffer = [0; 2000];
+                while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+                    // The client waits for it, and complains.
+                    let _ = socket.send_to(&buffer[..length], from);
+                }
+            });
+        }
+    }
+}
+
+/// Reads all that the client sends, and answers with the server's name, the hash of what came, and as many bytes.
+fn answer(name: &str, mut stream: TcpStream) {
+    let (mut hash, mut buffer) = (Hash::default(), vec![0; 1 << 16]);
+    while let Ok(count @ 1..) = stream.read(&mut buffer) {
+        hash.update(&buffer[..count]);
+    }
+    let mut bytes = vec![0; hash.length() as usize];
+    pattern(0, &mut bytes);
+    // A client that does not get all of it complains.
+    let _ = writeln!(stream, "{name} {:016x}", hash.finish());
+    let _ = stream.write_all(&bytes);
+}
+
+/// One connection with much data each way, over a half-closed connection. Returns the server's name.
+fn converse(client: &Host, address: &str, expected: &[u8]) -> String {
+    let mut stream = client.inside(|| TcpStream::connect(address)).expect("connected");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
+    stream.write_all(expected).expect("written");
+    stream.shutdown(Shutdown::Write).expect("shut");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("an answer");
+    let line = answer.iter().position(|byte| *byte == b'\n').expect("a line");
+    let text = std::str::from_utf8(&answer[..line]).expect("text");
+    let (name, found) = text.split_once(' ').expect("a name and a hash");
+    let mut hash = Hash::default();
+    hash.update(expected);
+    assert_eq!(found, format!("{:016x}", hash.finish()), "what {name} received");
+    assert!(answer[line + 1..] == *expected, "what {name} sent");
+    name.to_owned()
+}
+
+fn names(client: &Host, address: &str, expected: &[u8]) -> Vec<String> {
+    (0..2).map(|_| converse(client, address, expected)).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+#[test]
+fn linux_hosts_are_balanced_with_every_set_of_offloads() {
+    needs_kvm!();
+    netns::inside(|| {
+        let segment = Segment::new();
+        segment.serve();
+        let rules = File::new("netns.rules", RULES);
+        let mut expected = vec![0; LENGTH];
+        pattern(0, &mut expected);
+        for features in [
+            "",
+            // The guest finishes checksums, and cuts what it was given whole.
+            "-host_tso4,-host_tso6",
+            "-csum,-host_tso4,-host_tso6",
+            "-guest_csum,-guest_tso4,-guest_tso6",
+            "-csum,-guest_csum,-host_tso4,-host_tso6,-guest_tso4,-guest_tso6,-mrg_rxbuf",
+        ] {
+            let features_option = format!("--features={features}");
+            let mut arguments = vec!["run", "--net", "tap=balancer0", "--rules", rules.path()];
+            arguments.extend([
+                "--ip",
+                "10.1.0.2/24",
+                "--ip",
+                "10.2.0.2/24",
+                "--ip",
+                "fd10:1::2/64",
+                "--ip",
+                "fd10:2::2/64",
+            ]);
+            if !features.is_empty() {
+                arguments.push(&features_option);
+            }
+            let ringlet = Ringlet::start(&arguments);
+            // With the hosts' checksums in software what the guest left unfinished is finished before it is checked.
+            for offloads in [true, false] {
+                segment.hosts().for_each(|host| host.checksum_offload("eth0", offloads));
+                for name in ["client", "alpha", "beta", "gamma"] {
+                    netns::checksum_offload(name, offloads);
+                }
+                let client = &segment.client;
+                let case = format!("features {features:?}, hosts' offloads {offloads}");
+                assert_eq!(names(client, "10.2.0.100:80", &expected), ["alpha", "beta"], "{case}");
+                assert_eq!(names(client, "[fd10:2::100]:80", &expected), ["alpha", "beta"], "{case}");
+                assert_eq!(names(client, "10.2.0.101:80", &expected), ["gamma"], "{case}");
+                assert_eq!(names(client, "[fd10:2::101]:80", &expected), ["gamma"], "{case}");
+                for (any, address) in [("0.0.0.0:0", "10.2.0.100:53"), ("[::]:0", "[fd10:2::100]:53")] {
+                    let socket = client.inside(|| UdpSocket::bind(any)).expect("bound");
+                    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+                    socket.connect(address).expect("connected");
+                    socket.send(&expected[..1400]).expect("sent");
+                    let mut answer = [0; 2000];
+                    let length = socket.recv(&mut answer).unwrap_or_else(|error| panic!("{case}, {address}: {error}"));
+                    assert_eq!(answer[..length], expected[..1400], "{case}");
+                }
+                for host in segment.hosts() {
+                    assert_eq!(host.inside(netns::checksum_errors), 0, "{case}");
+                }
+            }
+            assert_eq!(ringlet.interrupt(), 0, "{features}");
+        }
+    });
+}
