@@ -49,6 +49,16 @@ impl State {
         }
     }
 
+    /// Sinks to the first level at which somebody has a turn, or to the lowest. The rounds in between would find nobody,
+    /// and with great weights there are very many of them.
+    fn skip(&mut self, list: List<'_>) {
+        let available = list.iter().filter(|(_, d)| !d.overloaded).map(|(_, d)| d.config.weight);
+        let reached = available.max().unwrap_or(0).max(1);
+        if self.level > reached {
+            self.level -= ((self.level - reached - 1) / self.divisor + 1) * self.divisor;
+        }
+    }
+
     pub fn choose(&mut self, list: List<'_>) -> Option<u32> {
         if self.top <= 0 {
             return None;
@@ -79,6 +89,7 @@ impl State {
                 }
                 restarted = true;
             }
+            self.skip(list);
             last_pass = restarted && self.level <= self.divisor;
         }
     }
@@ -86,8 +97,8 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use super::super::State as Any;
     use super::super::tests::Fixture;
+    use super::super::{List, State as Any};
     use crate::service::Scheduler;
     use alloc::vec;
     use proptest::prelude::*;
@@ -146,7 +157,67 @@ mod tests {
         assert_eq!(f.choices(&mut state, 1), [u32::MAX]);
     }
 
+    /// [`super::State::choose`] with every round gone through, level by level, as Linux does it.
+    fn choose_slowly(state: &mut super::State, list: List<'_>) -> Option<u32> {
+        let (start, mut position, mut restarted, mut last_pass) = (state.cursor, state.cursor, false, false);
+        loop {
+            while state.top > 0 && position < list.len() {
+                position += 1;
+                let d = list.get(position - 1);
+                if !d.overloaded && d.config.weight >= state.level {
+                    state.cursor = position;
+                    return Some(list.order[position - 1]);
+                }
+                if last_pass && position == start {
+                    return None;
+                }
+            }
+            position = 0;
+            state.level -= state.divisor;
+            if state.top <= 0 {
+                return None;
+            }
+            if state.level <= 0 {
+                state.level = state.top;
+                if last_pass || start == 0 {
+                    return None;
+                }
+                restarted = true;
+            }
+            last_pass = restarted && state.level <= state.divisor;
+        }
+    }
+
+    #[test]
+    fn great_weights_that_are_overloaded_cost_no_more_than_small_ones() {
+        let (mut f, mut state) = start(&[i32::MAX, 1]);
+        f.pool[0].overloaded = true;
+        // Level by level this would be two thousand million rounds for each choice.
+        assert_eq!(f.choices(&mut state, 1000), [1; 1000]);
+        f.pool[1].overloaded = true;
+        assert_eq!(f.choices(&mut state, 1000), [u32::MAX; 1000]);
+        f.pool[0].overloaded = false;
+        assert_eq!(f.choices(&mut state, 2), [0, 0]);
+    }
+
     proptest! {
+        #[test]
+        fn rounds_that_find_nobody_make_no_difference(
+            weights in proptest::collection::vec(0i32..30, 1..6), factor in 1i32..4,
+            steps in proptest::collection::vec((0usize..6, any::<bool>(), 1usize..20), 1..20)
+        ) {
+            let weights: vec::Vec<i32> = weights.iter().map(|w| w * factor).collect();
+            let mut f = Fixture::new(&weights);
+            let (mut fast, mut slow) = (super::State::new(f.list()), super::State::new(f.list()));
+            for (which, overloaded, count) in steps {
+                let which = which % weights.len();
+                f.pool[which].overloaded = overloaded;
+                for _ in 0..count {
+                    prop_assert_eq!(fast.choose(f.list()), choose_slowly(&mut slow, f.list()));
+                }
+            }
+        }
+
         #[test]
         fn a_full_round_gives_each_its_weight(weights in proptest::collection::vec(0i32..20, 1..8)) {
             let (f, mut state) = start(&weights);
