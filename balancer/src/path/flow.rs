@@ -1,11 +1,11 @@
 //! Packets of connections that are known.
 
-use super::{Decision, Moment, nat};
+use super::{Decision, Moment, direct, nat};
 use crate::Balancer;
 use crate::connection::{Direction, Seen, TcpState};
 use crate::frame::transport::{TcpFlags, Transport};
 use crate::frame::{ETHERNET, Fragment, Ip, is_group};
-use crate::packet::{NextHop, Packet, Reason};
+use crate::packet::{Packet, Reason};
 use crate::service::Protocol;
 use crate::stats::Stats;
 use crate::time::Instant;
@@ -64,10 +64,7 @@ impl Balancer {
         let (address, port) = self.table.server(place);
         let hop = self.route(packet, ip, address, moment)?;
         if is_direct {
-            // A gateway would send it back to us: it is still addressed to the service.
-            if hop != NextHop(address) {
-                return Err(Reason::NoRoute);
-            }
+            direct(hop, address)?;
             nat::decrement_hops(packet.head, ip)?;
         } else {
             nat::rewrite(packet, ip, transport, nat::End::Destination, address, port)?;

@@ -62,6 +62,11 @@ fn tuple(ip: &Ip, transport: &Transport) -> Tuple {
     }
 }
 
+/// Whether a packet can go to a server as it is. A gateway would send it back to us: it is still addressed to the service.
+fn direct(hop: NextHop, server: IpAddr) -> Result<(), Reason> {
+    if hop == NextHop(server) { Ok(()) } else { Err(Reason::NoRoute) }
+}
+
 impl Balancer {
     /// Decides on any number of frames.
     pub(crate) fn run(&mut self, burst: &mut [Packet<'_>], moment: &mut Moment<'_>) {

@@ -1,6 +1,6 @@
 //! ICMP errors about balanced connections: they belong to the other side.
 
-use super::{Moment, nat};
+use super::{Moment, direct, nat};
 use crate::Balancer;
 use crate::connection::{Direction, Tuple};
 use crate::frame::{Ip, is_group};
@@ -49,7 +49,7 @@ impl Balancer {
         let hop = self.route(packet, ip, to, moment)?;
         match direction {
             // About a reply, to the virtual address: the server made it.
-            Direction::Inbound if is_direct => {}
+            Direction::Inbound if is_direct => direct(hop, server)?,
             Direction::Inbound => quote.for_server(packet.head, server, server_port)?,
             // About a request, to the client, as the server or a router on the way saw it.
             Direction::Outbound => {

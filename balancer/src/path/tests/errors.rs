@@ -90,6 +90,18 @@ fn an_error_reaches_a_server_with_direct_routing_as_it_is() {
 }
 
 #[test]
+fn an_error_does_not_go_round_by_a_gateway_to_a_server_with_direct_routing() {
+    let (client, virtual_end) = (end(CLIENT, 4000), end(VIRTUAL, 80));
+    let mut world = World::empty();
+    let far = DestinationKey { address: ip("10.200.0.9"), port: 80 };
+    world.balancer.add_destination(&services()[0], far, DestinationConfig::new(Forward::Direct, 1)).unwrap();
+    assert_eq!(world.drops(tcp(client, virtual_end, SYN)), Reason::NoRoute);
+    let about = tcp(virtual_end, client, SYN_ACK).frame(b"");
+    let frame = error(client.0, virtual_end.0, too_big(client.0), 64, &about);
+    assert_eq!(related(&mut world, frame), Err(Verdict::Drop(Reason::NoRoute)));
+}
+
+#[test]
 fn errors_about_nothing_of_ours_are_the_local_stacks_or_nobodys() {
     for (client, virtual_end, server, router) in families() {
         let mut world = World::new(Forward::Masquerade);
