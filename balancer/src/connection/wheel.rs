@@ -1,7 +1,7 @@
 //! The timers of the connections: a hierarchical wheel whose lists go through the entries.
 //!
-//! A tick is 2²⁴ ns, about 17 ms. Five levels of 64 slots reach 2³⁰ ticks, 208 days. A connection lies in the slot of
-//! the highest digit in which its tick differs from now, and comes down a level when that slot is reached. A packet only
+//! A tick is 2²⁴ ns, about 17 ms. Five levels of 64 slots reach 2³⁰ ticks, 208 days. A connection lies on the
+//! level of the highest digit of how far ahead its tick is, and comes down when its slot there is reached. A packet only
 //! writes the new end into the entry; the wheel looks at it when the old one comes, unless the new one is sooner.
 
 use super::entry::Entry;

@@ -4,7 +4,7 @@
 //! (`console=ringlet`) a whole message costs one.
 
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering, compiler_fence};
 
 use spin::Mutex;
 use x86_64::instructions::port::{PortReadOnly, PortWriteOnly};
@@ -44,9 +44,13 @@ pub fn write(bytes: &[u8]) {
                 block.length = part.len() as u32;
                 block.bytes[..part.len()].copy_from_slice(part);
                 let address = &raw const *block as u64 as u32;
+                // The compiler is told of port writes that they read no memory. This one has the monitor read the block.
+                compiler_fence(Ordering::SeqCst);
                 // SAFETY: the port takes the address of a `Block`, which is what `address` is (the image lies below
-                // 4 GiB and memory is mapped one to one); the monitor has copied it before the instruction ends.
+                // 4 GiB and memory is mapped one to one). The block is written (the fence sees to it), and the monitor
+                // has copied it before the instruction ends.
                 unsafe { PortWriteOnly::new(BLOCK_PORT).write(address) };
+                compiler_fence(Ordering::SeqCst);
             }
             return;
         }

@@ -122,7 +122,7 @@ impl StartInfo {
     }
 
     /// What must not be given away as free memory: everything the loader left that may lie above 1 MiB.
-    pub fn holes(&self) -> [Region; 5] {
+    pub fn holes(&self) -> [Region; 6] {
         let hole = |start: u64, size: u64| Region { start, size, kind: Kind::Reserved };
         let module = self.module().map_or(hole(0, 0), |module| hole(module.as_ptr() as u64, module.len() as u64));
         [
@@ -130,6 +130,8 @@ impl StartInfo {
             hole(super::boot::MEMORY_LIMIT, u64::MAX - super::boot::MEMORY_LIMIT),
             hole(self.0.cmdline_paddr, MAX_CMDLINE as u64),
             hole(self.0.memmap_paddr, u64::from(self.0.memmap_entries) * 24),
+            // Read again once there is a heap.
+            hole(self.0.modlist_paddr, u64::from(self.0.nr_modules) * size_of::<RawModule>() as u64),
             module,
         ]
     }
