@@ -23,7 +23,7 @@ pub fn print(out: &mut impl Write, rip: u64, mut rbp: u64) {
     let (mut last, mut repeated) = (0, 0);
     for _ in 0..DEPTH {
         let on_stack = |stack: &core::ops::Range<u64>| stack.start <= rbp && rbp <= stack.end - 16;
-        if rbp % 8 != 0 || !(on_stack(&MAIN_STACK) || on_stack(&FAULT_STACK)) {
+        if !rbp.is_multiple_of(8) || !(on_stack(&MAIN_STACK) || on_stack(&FAULT_STACK)) {
             return;
         }
         // SAFETY: both words lie inside a stack, which `boot.s` keeps mapped, and are aligned: just checked.

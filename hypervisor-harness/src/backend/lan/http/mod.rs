@@ -2,7 +2,7 @@
 //!
 //! - `GET /` answers with one line: `beta (10.0.0.12) saw 10.9.0.7:40001, connection 3`.
 //! - `GET /bytes/N` answers with N bytes of [`pattern`].
-//! - `PUT /sink` and `POST /sink` read a body and answer with its length and its [`Hash`]: `1048576 00c0ffee00c0ffee`.
+//! - `PUT /sink` and `POST /sink` read a body and answer with its length and its [hash](struct@Hash): `1048576 00c0ffee00c0ffee`.
 
 mod bytes;
 mod head;
