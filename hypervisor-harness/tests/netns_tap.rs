@@ -171,6 +171,31 @@ fn a_frame_larger_than_the_room_waits() {
 }
 
 #[test]
+fn a_driver_is_given_nothing_that_its_predecessor_ordered() {
+    netns::inside(|| {
+        let mut tap = Tap::open("ringlet0").expect("a tap");
+        std::fs::write("/proc/sys/net/ipv6/conf/ringlet0/disable_ipv6", "1").expect("IPv6 is off");
+        ip("address add 192.0.2.1/24 dev ringlet0");
+        ip("neighbour add 192.0.2.2 lladdr 02:00:00:00:00:02 dev ringlet0");
+        ip("link set ringlet0 up");
+        let socket = UdpSocket::bind("192.0.2.1:0").expect("bound");
+        let mut room = vec![0; 2000];
+        for (features, unfinished) in [(Features::GUEST_CSUM, 1), (Features::empty(), 0), (Features::GUEST_CSUM, 1)] {
+            tap.negotiated(features).expect("negotiated");
+            // This one is left to the next driver.
+            for _ in 0..2 {
+                socket.send_to(&[7; 100], "192.0.2.2:9").expect("sent");
+            }
+            assert!(matches!(with(&mut room, |room| tap.receive(room)).expect("alive"), Received::Frame(_)));
+            assert_eq!(room[0] & 1, unfinished, "{features:?}");
+            if unfinished == 0 {
+                with(&mut room, |room| tap.receive(room)).expect("alive");
+            }
+        }
+    });
+}
+
+#[test]
 fn what_cannot_be_had_is_explained() {
     netns::inside(|| {
         let held = Tap::open("ringlet0").expect("a tap");

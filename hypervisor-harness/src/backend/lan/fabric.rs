@@ -97,12 +97,13 @@ impl Host {
         Self { mac, addresses, gateway, neighbours: Neighbours::default() }
     }
 
-    /// Whether a packet that came with the host's Ethernet address is for it. A server takes any address, so that the
-    /// guest can balance by direct routing; the gateway takes those of its clients.
-    fn takes(&self, address: IpAddr) -> bool {
+    /// Whether a packet is for the host. If it came with the host's own Ethernet address (`direct`), a server takes any
+    /// address, so that the guest can balance by direct routing; the gateway takes those of its clients.
+    fn takes(&self, address: IpAddr, direct: bool) -> bool {
         let unicast = !address.is_unspecified() && !address.is_multicast() && !address.is_loopback();
         let broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
-        unicast && !broadcast && (self.addresses.contains(&address) || !self.gateway || plan::is_client(address))
+        let others = direct && unicast && !broadcast && (!self.gateway || plan::is_client(address));
+        others || self.addresses.contains(&address)
     }
 
     /// One of its addresses of the same version as `other`.
@@ -209,12 +210,12 @@ impl Fabric {
         Some(frame)
     }
 
-    /// Reads what host `at` is given, if it is IP and for it.
-    pub fn packet_for<'f>(&mut self, at: usize, header: &NetHdr, bytes: &'f [u8]) -> Option<Packet<'f>> {
+    /// Reads what host `at` is given, if it is IP and for it. `direct` tells that the frame was for it alone.
+    pub fn packet_for<'f>(&mut self, at: usize, header: &NetHdr, bytes: &'f [u8], direct: bool) -> Option<Packet<'f>> {
         let host = &self.hosts[at];
         let checked = Packet::parse(bytes).and_then(|packet| packet.verify(header).map(|()| packet));
         match checked {
-            Ok(packet) if host.takes(packet.destination) || packet.destination.is_multicast() => Some(packet),
+            Ok(packet) if host.takes(packet.destination, direct) || packet.destination.is_multicast() => Some(packet),
             Ok(_) => None,
             Err(flaw) => {
                 self.bad_checksums += u64::from(flaw == packet::Flaw::Checksum);

@@ -222,13 +222,16 @@ impl Lan {
         let kind = &frame.bytes()[NetHdr::LEN + ETHERNET - 2..HEADROOM];
         match u16::from_be_bytes([kind[0], kind[1]]) {
             packet::ARP => to.for_each(|at| resolve::arp_input(&mut self.fabric, at, packet, now)),
-            packet::IPV4 | packet::IPV6 => to.for_each(|at| self.take_packet(at, &header, packet, now)),
+            packet::IPV4 | packet::IPV6 => {
+                let direct = frame.bytes()[NetHdr::LEN] & 1 == 0;
+                to.for_each(|at| self.take_packet(at, &header, packet, direct, now));
+            }
             _ => {}
         }
     }
 
-    fn take_packet(&mut self, at: usize, header: &NetHdr, bytes: &[u8], now: Instant) {
-        let Some(packet) = self.fabric.packet_for(at, header, bytes) else { return };
+    fn take_packet(&mut self, at: usize, header: &NetHdr, bytes: &[u8], direct: bool, now: Instant) {
+        let Some(packet) = self.fabric.packet_for(at, header, bytes, direct) else { return };
         match (packet.protocol, packet.source.is_ipv4()) {
             (TCP, _) => self.tcp.input(&mut self.fabric, &self.poll, at, &packet, now),
             (UDP, _) => self.udp.input(&mut self.fabric, &self.poll, at, &packet, now),

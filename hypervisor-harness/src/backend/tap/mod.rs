@@ -6,7 +6,7 @@ mod ioctl;
 pub use error::Error;
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Instant;
@@ -29,6 +29,8 @@ pub struct Tap {
     name: String,
     mtu: u16,
     offloads: Features,
+    /// What the driver takes, as `TUN_F_` flags.
+    flags: libc::c_uint,
     /// A frame that was larger than the room offered for it, header included.
     stash: Vec<u8>,
     /// Where what has no room in the guest's buffers spills to.
@@ -36,6 +38,8 @@ pub struct Tap {
     counters: Counters,
 }
 
+/// More frames than the kernel keeps for an interface by default (500, or 1000).
+const QUEUE: usize = 4096;
 /// Pieces of the guest's memory that a frame is read straight into.
 const DIRECT: usize = 63;
 /// The longest frame that the kernel hands out, with its header.
@@ -66,6 +70,7 @@ impl Tap {
             name: name.to_owned(),
             mtu,
             offloads,
+            flags: 0,
             stash: Vec::new(),
             spill: Vec::new(),
             counters: Counters::default(),
@@ -134,7 +139,18 @@ impl Backend for Tap {
             SWITCHES.iter().filter(|(feature, _)| features.contains(*feature)).fold(0, |all, (_, flag)| all | flag);
         let flags = if flags & libc::TUN_F_CSUM == 0 { 0 } else { flags };
         self.stash.clear();
-        ioctl::set_offload(&self.file, flags)
+        ioctl::set_offload(&self.file, flags)?;
+        // Frames that wait were made for a driver that took more.
+        if std::mem::replace(&mut self.flags, flags) & !flags != 0 {
+            self.spill.resize(LONGEST, 0);
+            for _ in 0..QUEUE {
+                if !matches!((&self.file).read(&mut self.spill), Ok(1..)) {
+                    break;
+                }
+                self.counters.to_guest.dropped += 1;
+            }
+        }
+        Ok(())
     }
 
     fn send(&mut self, frame: &Scatter<'_>) -> io::Result<Sent> {

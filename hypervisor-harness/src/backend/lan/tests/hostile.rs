@@ -120,3 +120,28 @@ fn a_guest_that_never_takes_anything_fills_nothing() {
     assert!((1000..5000).contains(&count), "{count} frames were kept");
     assert_eq!(lan.counters().to_guest.dropped + count, 10_001);
 }
+
+#[test]
+fn nobody_answers_for_everybody() {
+    let (mut lan, _handle) = Lan::open(&Config::default()).expect("a network");
+    lan.negotiated(Features::empty()).expect("negotiated");
+    let mut packet = vec![0; 20];
+    packet.extend([8, 0, 0, 0, 0, 1, 0, 1]);
+    let mut room = vec![0; LONGEST];
+    // To a network's broadcast address, and to a host's address with everybody's Ethernet address.
+    for (last, answers) in [(255, 0), (12, 1)] {
+        packet::write_header(&mut packet, plan::GUEST[0], plan::server(last)[0], packet::ICMP);
+        packet::write_checksum(&mut packet, false);
+        let mut frame = vec![0; HEADROOM];
+        frame.extend(&packet);
+        frame[12..18].copy_from_slice(&[0xff; 6]);
+        frame[24..26].copy_from_slice(&packet::IPV4.to_be_bytes());
+        with(&mut frame, |frame| lan.send(frame)).expect("taken");
+        // Each that wants to answer has to ask for the guest's Ethernet address first.
+        let questions = std::iter::from_fn(|| match with(&mut room, |room| lan.receive(room)).expect("alive") {
+            Received::Frame(length) => Some(length),
+            _ => None,
+        });
+        assert_eq!(questions.count(), answers, "to 10.0.0.{last}");
+    }
+}
