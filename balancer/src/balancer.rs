@@ -89,9 +89,10 @@ impl Balancer {
     /// Finishes a frame that was to wait for `next_hop`, whose first bytes are `head`. The verdict is
     /// [`Verdict::Transmit`], [`Verdict::Wait`] if the neighbour is still not known, or [`Verdict::Drop`].
     pub fn complete(&mut self, head: &mut [u8], next_hop: NextHop) -> Verdict {
-        match (self.neighbours.get(next_hop), head.first_chunk_mut::<6>()) {
-            (Some(mac), Some(destination)) => {
-                *destination = mac;
+        match (self.neighbours.get(next_hop), head.first_chunk_mut::<12>()) {
+            (Some(mac), Some(addresses)) => {
+                addresses[..6].copy_from_slice(&mac);
+                addresses[6..].copy_from_slice(&self.config.mac);
                 Verdict::Transmit
             }
             (None, _) if self.neighbours.is_pending(next_hop) => Verdict::Wait(next_hop),
@@ -100,6 +101,12 @@ impl Balancer {
                 Verdict::Drop(Reason::Unreachable)
             }
         }
+    }
+
+    /// Tells the source of a frame, which waited for a next hop that does not answer, that its destination is unreachable
+    /// (ICMP 3/1, ICMPv6 1/3). The frame is to be as it was left with [`Verdict::Wait`]; it is of no use afterwards.
+    pub fn undeliverable(&mut self, packet: &mut Packet<'_>, now: Instant, sink: &mut dyn Sink) {
+        self.give_up(packet, &mut Moment { now, sink });
     }
 
     /// Adds a service.

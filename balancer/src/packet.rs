@@ -63,9 +63,9 @@ pub enum Verdict {
     Local,
     /// Forget it; counted by reason.
     Drop(Reason),
-    /// Keep it: it is ready but for the Ethernet destination, which is being asked for. When
+    /// Keep it: it is ready but for the Ethernet addresses, of which one is being asked for. When
     /// [`Sink::resolved`] names this next hop, give the frame to [`Balancer::complete`](crate::Balancer::complete); when
-    /// [`Sink::unreachable`] does, drop it. The caller bounds how many frames it keeps and drops the rest.
+    /// [`Sink::unreachable`] does, to [`Balancer::undeliverable`](crate::Balancer::undeliverable), and drop it. The caller bounds how many frames it keeps and drops the rest.
     Wait(NextHop),
 }
 
@@ -136,6 +136,7 @@ pub trait Sink {
     /// about frames from earlier calls; those of the call that says so are settled when it returns.
     fn resolved(&mut self, next_hop: NextHop);
 
-    /// The next hop does not answer: drop its waiting frames.
+    /// The next hop does not answer: give its waiting frames to
+    /// [`Balancer::undeliverable`](crate::Balancer::undeliverable) and drop them.
     fn unreachable(&mut self, next_hop: NextHop);
 }

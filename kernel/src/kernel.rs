@@ -207,12 +207,10 @@ impl Kernel {
         let mut egress = Egress { transmit: &mut link.transmit, pool, features: link.features, counters };
         let mut packets: Burst<Packet<'_>, BURST> = Burst::new();
         for frame in frames.iter_mut().take(count).flatten() {
-            let (len, header) = (frame.len(), frame.header());
             egress.counters.rx_frames += 1;
-            egress.counters.rx_bytes += len as u64;
-            let packet = Packet { head: frame.head_mut(), len, offload: offload_of(&header), verdict: Verdict::Local };
+            egress.counters.rx_bytes += frame.len() as u64;
             // There are no more frames than places.
-            let _ = packets.push(packet);
+            let _ = packets.push(packet_of(frame));
         }
         balancer.process(&mut packets, Instant(now), &mut BalancerSink { egress: &mut egress, waiting });
         let mut verdicts: Burst<(Verdict, Offload), BURST> = Burst::new();
@@ -250,7 +248,7 @@ impl Kernel {
             }
         }
         if waiting.news() {
-            release(waiting, balancer, &mut egress);
+            release(waiting, balancer, &mut egress, now);
         }
         if waits {
             // It has asked for a neighbour, and may want to ask again before it said it would.
@@ -280,7 +278,7 @@ impl Kernel {
             let sink = &mut BalancerSink { egress: &mut egress, waiting };
             let next = balancer.poll(Instant(now), sink).nanos();
             if waiting.news() {
-                release(waiting, balancer, &mut egress);
+                release(waiting, balancer, &mut egress, now);
             }
             self.due.balancer = next.min(now.saturating_add(BALANCER_PERIOD));
         }
@@ -386,12 +384,21 @@ impl Kernel {
     }
 }
 
+/// The balancer's view of a received frame.
+#[inline]
+fn packet_of(frame: &mut Frame) -> Packet<'_> {
+    let (len, header) = (frame.len(), frame.header());
+    Packet { head: frame.head_mut(), len, offload: offload_of(&header), verdict: Verdict::Local }
+}
+
 /// Sends, or drops, the frames of next hops that something has become of.
 #[cold]
-fn release<H: Hal>(waiting: &mut Waiting, balancer: &mut Balancer, egress: &mut Egress<'_, H>) {
+fn release<H: Hal>(waiting: &mut Waiting, balancer: &mut Balancer, egress: &mut Egress<'_, H>, now: u64) {
     while let Some((next_hop, outcome, mut frames)) = waiting.take() {
         for mut frame in frames.drain(..) {
             if outcome == Outcome::Unreachable {
+                let sink = &mut BalancerSink { egress: &mut *egress, waiting: &mut *waiting };
+                balancer.undeliverable(&mut packet_of(&mut frame), Instant(now), sink);
                 egress.counters.lose(Loss::Unreachable);
                 continue;
             }

@@ -8,6 +8,7 @@ mod nat;
 mod related;
 mod schedule;
 mod timers;
+mod undeliverable;
 
 use core::net::IpAddr;
 
@@ -248,14 +249,15 @@ impl Balancer {
     /// Sends a finished packet on its way.
     fn transmit(&mut self, packet: &mut Packet<'_>, hop: NextHop, moment: &mut Moment<'_>) -> Decision {
         let Some(ethernet) = packet.head.first_chunk_mut::<ETHERNET>() else { return Err(Reason::Malformed) };
-        ethernet[6..12].copy_from_slice(&self.config.mac);
         let Moment { now, sink } = moment;
         let mut outlet = Outlet { routes: &self.routes, sink: &mut **sink, counters: &mut self.counters };
         match self.neighbours.resolve(hop, *now, &mut outlet) {
             Some(mac) => {
                 ethernet[..6].copy_from_slice(&mac);
+                ethernet[6..12].copy_from_slice(&self.config.mac);
                 Ok(Verdict::Transmit)
             }
+            // Both addresses stay as they are: whom the packet came from is told if it waits in vain.
             None => Ok(Verdict::Wait(hop)),
         }
     }

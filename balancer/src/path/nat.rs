@@ -54,14 +54,14 @@ pub(super) fn rewrite(
             let header = field::<20>(packet.head, ETHERNET)?;
             let at = if end == End::Source { 12 } else { 16 };
             header[at..at + 4].copy_from_slice(&new.octets());
-            take_hop_v4(header, addresses);
+            set_hops_v4(header, ip.hops.saturating_sub(1), addresses);
             addresses
         }
         (IpAddr::V6(old), IpAddr::V6(new)) => {
             let header = field::<40>(packet.head, ETHERNET)?;
             let at = if end == End::Source { 8 } else { 24 };
             header[at..at + 16].copy_from_slice(&new.octets());
-            header[7] = header[7].saturating_sub(1);
+            header[7] = ip.hops.saturating_sub(1);
             Delta::ZERO.v6(old, new)
         }
         _ => return Err(Reason::Malformed),
@@ -75,19 +75,23 @@ pub(super) fn rewrite(
 
 /// Takes a hop off a packet that stays as it is otherwise.
 pub(super) fn decrement_hops(head: &mut [u8], ip: &Ip) -> Result<(), Reason> {
+    set_hops(head, ip, ip.hops.saturating_sub(1))
+}
+
+/// Gives a packet another number of hops.
+pub(super) fn set_hops(head: &mut [u8], ip: &Ip, hops: u8) -> Result<(), Reason> {
     if ip.is_v6() {
-        let [hops] = field::<1>(head, ETHERNET + 7)?;
-        *hops = hops.saturating_sub(1);
+        *field(head, ETHERNET + 7)? = [hops];
     } else {
-        take_hop_v4(field(head, ETHERNET)?, Delta::ZERO);
+        set_hops_v4(field(head, ETHERNET)?, hops, Delta::ZERO);
     }
     Ok(())
 }
 
-/// Takes a hop off an IPv4 header and adjusts its checksum to that and to what else has changed.
-fn take_hop_v4(header: &mut [u8; 20], changed: Delta) {
+/// Writes the hops of an IPv4 header and adjusts its checksum to that and to what else has changed.
+fn set_hops_v4(header: &mut [u8; 20], hops: u8, changed: Delta) {
     let old = u16::from_be_bytes([header[8], header[9]]);
-    header[8] = header[8].saturating_sub(1);
+    header[8] = hops;
     let new = u16::from_be_bytes([header[8], header[9]]);
     let checksum = changed.word(old, new).adjust(u16::from_be_bytes([header[10], header[11]]));
     header[10..12].copy_from_slice(&checksum.to_be_bytes());

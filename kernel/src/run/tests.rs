@@ -180,6 +180,7 @@ fn frames_for_neighbours_that_do_not_answer_are_bounded_and_dropped() {
     assert_eq!(gauges.waiting, 0);
     let lost = gauges.counters.lost;
     assert!(lost[Loss::Unreachable as usize] > 0 && lost[Loss::WaitingFull as usize] > 0);
+    assert_eq!(world.running.kernel.balancer.counters().icmp_sent, lost[Loss::Unreachable as usize], "each is told");
 }
 
 #[test]

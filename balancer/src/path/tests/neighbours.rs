@@ -106,6 +106,58 @@ fn a_frame_whose_neighbour_stays_silent_is_given_up_after_three_requests() {
     assert_eq!(world.balancer.complete(&mut frame, hop), Verdict::Drop(Reason::Unreachable));
 }
 
+/// Lets a frame wait in vain; the errors that are sent about it.
+fn given_up(world: &mut World, mut frame: Vec<u8>, mut offload: Offload) -> Vec<Vec<u8>> {
+    world.process(&mut frame, &mut offload).unwrap();
+    world.seconds(4);
+    world.said.frames.clear();
+    let mut packet = Packet { offload, ..Packet::new(&mut frame) };
+    world.balancer.undeliverable(&mut packet, world.now, &mut world.said);
+    core::mem::take(&mut world.said.frames)
+}
+
+#[test]
+fn who_sent_a_frame_that_waited_in_vain_is_told() {
+    for forward in [Forward::Masquerade, Forward::Direct] {
+        for (client, to, expected) in [(CLIENT, VIRTUAL, [3, 1]), (CLIENT_V6, VIRTUAL_V6, [1, 3])] {
+            let (client, to) = (end(client, 4000), end(to, 80));
+            for segment in [tcp(client, to, SYN), udp(client, to)] {
+                let mut world = World::new(forward);
+                let frame = segment.frame(b"hello");
+                let sent = given_up(&mut world, frame.clone(), Offload::default());
+                let [error] = &sent[..] else { panic!("{sent:x?}") };
+                assert_eq!((&error[..6], &error[6..12]), (&OTHER_MAC[..], &MAC[..]));
+                let at = transport_at(error);
+                assert_eq!(error[at..at + 2], expected);
+                assert_eq!(error[at + 8..], frame[14..], "as it came in");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_server_whose_replies_wait_in_vain_is_told() {
+    let (client, to) = (end(CLIENT, 4000), end(VIRTUAL, 80));
+    let mut world = World::new(Forward::Masquerade);
+    world.send(udp(client, to)).unwrap();
+    let server = server(false);
+    let frame = udp((server.address, server.port), client).frame(b"reply");
+    let sent = given_up(&mut world, frame.clone(), Offload::default());
+    let [error] = &sent[..] else { panic!("{sent:x?}") };
+    assert_eq!((&error[34..36], &error[42..]), (&[3, 1][..], &frame[14..]));
+    assert_eq!(error[30..34], [10, 0, 0, 11]);
+}
+
+#[test]
+fn nobody_is_told_of_what_is_of_no_connection() {
+    let mut world = World::new(Forward::Masquerade);
+    let mut frame = udp(end(CLIENT, 4000), end(VIRTUAL, 80)).frame(b"hello");
+    for cut in [frame.len(), 40, 13, 0] {
+        world.balancer.undeliverable(&mut Packet::new(&mut frame[..cut]), world.now, &mut world.said);
+    }
+    assert!(world.said.frames.is_empty());
+}
+
 #[test]
 fn false_answers_are_dropped_and_change_nothing() {
     let (mut world, mut heard) = (World::new(Forward::Masquerade), Heard::default());

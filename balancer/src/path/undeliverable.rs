@@ -1,0 +1,57 @@
+//! Packets that were ready to go, and whose next hop does not answer: their source is told.
+
+use core::net::IpAddr;
+
+use super::{Moment, nat, tuple};
+use crate::Balancer;
+use crate::connection::{Direction, Tuple};
+use crate::frame::transport::Transport;
+use crate::frame::{self, Content, Ip};
+use crate::icmp::Problem;
+use crate::packet::Packet;
+
+impl Balancer {
+    /// Tells the source of a packet that waited in vain. The packet is made again as it came in, since that is what its
+    /// source knows; one whose connection is gone cannot be, and one that is an ICMP error is not told of.
+    pub(crate) fn give_up(&mut self, packet: &mut Packet<'_>, moment: &mut Moment<'_>) {
+        let Some((ip, transport)) = self.read(packet) else { return };
+        let now = tuple(&ip, &transport);
+        let undone = match self.before(&now) {
+            Some((end, address, port)) => nat::rewrite(packet, &ip, &transport, end, address, port),
+            // With direct routing nothing but the hops was changed.
+            None if self.table.find(&now).is_some() => Ok(()),
+            None => return,
+        };
+        if undone.and_then(|()| nat::set_hops(packet.head, &ip, ip.hops.saturating_add(1))).is_err() {
+            return;
+        }
+        let Some((ip, _)) = self.read(packet) else { return };
+        self.complain(packet, &ip, Problem::HostUnreachable, moment);
+    }
+
+    fn read(&self, packet: &Packet<'_>) -> Option<(Ip, Transport)> {
+        match frame::parse(packet.head, packet.len.max(packet.head.len()), &self.config.mac) {
+            Ok(Content::Flow(ip, transport)) => Some((ip, transport)),
+            _ => None,
+        }
+    }
+
+    /// Which end NAT has rewritten of a packet that now has this tuple, and what it was. `None` if it was none.
+    fn before(&self, now: &Tuple) -> Option<(nat::End, IpAddr, u16)> {
+        let answer = Tuple {
+            protocol: now.protocol,
+            source: now.destination,
+            source_port: now.destination_port,
+            destination: now.source,
+            destination_port: now.source_port,
+        };
+        let (place, direction) = self.table.find(&answer)?;
+        let (end, (address, port)) = match direction {
+            // The server would answer: it was a request, to the service.
+            Direction::Outbound => (nat::End::Destination, self.table.service(place)),
+            // The client would: it was a reply, of the server.
+            Direction::Inbound => (nat::End::Source, self.table.server(place)),
+        };
+        Some((end, address, port))
+    }
+}
