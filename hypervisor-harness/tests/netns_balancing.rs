@@ -11,8 +11,10 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -41,6 +43,11 @@ const RULES: &str = "\
 -A -t [fd10:2::101]:80 -s rr
 -a -t [fd10:2::101]:80 -r [fd10:2::13]:80 -g -w 1
 ";
+
+/// The balancer's addresses.
+#[rustfmt::skip]
+const ADDRESSES: [&str; 8] =
+    ["--ip", "10.1.0.2/24", "--ip", "10.2.0.2/24", "--ip", "fd10:1::2/64", "--ip", "fd10:2::2/64"];
 
 /// The hosts, on a bridge that `balancer0` is to join.
 struct Segment {
@@ -147,6 +154,82 @@ fn names(client: &Host, address: &str, expected: &[u8]) -> Vec<String> {
     (0..2).map(|_| converse(client, address, expected)).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
+/// Python's web server on a host, serving one file that says which host it is and one large one.
+struct WebServer(Child, PathBuf);
+
+impl WebServer {
+    fn start(name: &str, host: &Host, port: &str, large: &[u8]) -> Self {
+        let directory = std::env::temp_dir().join(format!("ringlet-web-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&directory).expect("a directory");
+        std::fs::write(directory.join("name"), name).expect("written");
+        std::fs::write(directory.join("large"), large).expect("written");
+        let mut command = Command::new("python3");
+        command.args(["-u", "-m", "http.server", "--bind", "::", port]).current_dir(&directory);
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
+        let started = host.inside(|| command.spawn());
+        let mut child = started.unwrap_or_else(|error| panic!("cannot run python3: {error}\nInstall it."));
+        // It says "Serving HTTP on ..." once it listens.
+        let mut line = String::new();
+        let mut output = BufReader::new(child.stdout.take().expect("a pipe"));
+        output.read_line(&mut line).expect("a line");
+        assert!(line.starts_with("Serving HTTP"), "{line}");
+        Self(child, directory)
+    }
+}
+
+impl Drop for WebServer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+        let _ = std::fs::remove_dir_all(&self.1);
+    }
+}
+
+/// What `curl` on a host gets from there.
+fn curl(host: &Host, url: &str) -> Vec<u8> {
+    let mut command = Command::new("curl");
+    command.args(["--silent", "--show-error", "--fail", "--globoff", "--noproxy", "*", "--max-time", "60", url]);
+    let output = host.inside(|| command.output());
+    let output = output.unwrap_or_else(|error| panic!("cannot run curl: {error}\nInstall it (Debian: curl)."));
+    assert!(output.status.success(), "{url}: {}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+#[test]
+fn curl_and_pythons_web_server_are_balanced() {
+    needs_kvm!();
+    netns::inside(|| {
+        let segment = Segment::new();
+        let mut large = vec![0; 20_000_003];
+        pattern(0, &mut large);
+        let port = |name: &str| if name == "gamma" { "80" } else { "8080" };
+        let servers: Vec<_> =
+            segment.servers.iter().map(|(name, host)| WebServer::start(name, host, port(name), &large)).collect();
+        let rules = File::new("netns-programs.rules", RULES);
+        for features in ["--features=+csum", "--features=-csum,-guest_csum,-mrg_rxbuf"] {
+            let arguments = ["run", "--net", "tap=balancer0", "--rules", rules.path(), features];
+            let ringlet = Ringlet::start(&[&arguments[..], &ADDRESSES].concat());
+            let client = &segment.client;
+            for (service, names) in [
+                ("10.2.0.100", &["alpha", "beta"][..]),
+                ("[fd10:2::100]", &["alpha", "beta"]),
+                ("10.2.0.101", &["gamma"]),
+                ("[fd10:2::101]", &["gamma"]),
+            ] {
+                let found: BTreeSet<_> = (0..4).map(|_| curl(client, &format!("http://{service}/name"))).collect();
+                let names: BTreeSet<_> = names.iter().map(|name| name.as_bytes().to_vec()).collect();
+                assert_eq!(found, names, "{features}, {service}");
+                assert!(curl(client, &format!("http://{service}/large")) == large, "{features}, {service}");
+            }
+            for host in segment.hosts() {
+                assert_eq!(host.inside(netns::checksum_errors), 0, "{features}");
+            }
+            assert_eq!(ringlet.interrupt(), 0, "{features}");
+        }
+        drop(servers);
+    });
+}
+
 #[test]
 fn linux_hosts_are_balanced_with_every_set_of_offloads() {
     needs_kvm!();
@@ -166,16 +249,7 @@ fn linux_hosts_are_balanced_with_every_set_of_offloads() {
         ] {
             let features_option = format!("--features={features}");
             let mut arguments = vec!["run", "--net", "tap=balancer0", "--rules", rules.path()];
-            arguments.extend([
-                "--ip",
-                "10.1.0.2/24",
-                "--ip",
-                "10.2.0.2/24",
-                "--ip",
-                "fd10:1::2/64",
-                "--ip",
-                "fd10:2::2/64",
-            ]);
+            arguments.extend(ADDRESSES);
             if !features.is_empty() {
                 arguments.push(&features_option);
             }
