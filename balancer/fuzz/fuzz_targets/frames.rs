@@ -177,8 +177,10 @@ fuzz_target!(|steps: Vec<Step>| {
                 let mut burst: Vec<_> = bytes.iter_mut().map(Vec::as_mut_slice).zip(&frames).map(packet).collect();
                 balancer.process(&mut burst, now, &mut network);
                 for packet in &mut burst {
-                    if let Verdict::Wait(hop) = packet.verdict {
-                        balancer.complete(packet.head, hop);
+                    if let Verdict::Wait(hop) = packet.verdict
+                        && balancer.complete(packet.head, hop) != Verdict::Transmit
+                    {
+                        balancer.undeliverable(packet, now, &mut network);
                     }
                 }
             }

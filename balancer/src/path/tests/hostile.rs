@@ -69,6 +69,9 @@ proptest! {
             packet.offload = Offload { partial, gso_size, data_valid: false };
             packet.len += what * 1000;
             world.balancer.process(core::slice::from_mut(&mut packet), world.now, &mut world.said);
+            if matches!(packet.verdict, Verdict::Wait(_)) {
+                world.balancer.undeliverable(&mut packet, world.now, &mut world.said);
+            }
             if n % 16 == 0 {
                 world.seconds(30);
             }
