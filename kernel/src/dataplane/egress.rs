@@ -1,8 +1,7 @@
 //! The way out: every frame that is sent, whoever made it, goes through here.
 
-use heapless::Vec;
 use ringlet_balancer::{NextHop, Sink};
-use ringlet_driver::buffer::{Frame, MAX_SEGMENTS, Pool};
+use ringlet_driver::buffer::{Frame, Pool};
 use ringlet_driver::features::Features;
 use ringlet_driver::net::{Reason, Refused, Transmit};
 use ringlet_driver::offload::{Finish, Segmenter, finish_checksum};
@@ -56,33 +55,8 @@ impl<H: Hal> Egress<'_, H> {
                     self.counters.lose(Loss::Unsendable);
                 }
             }
-            Reason::TooManySegments => match self.pool.frame(frame.len()) {
-                Some(mut copy) => {
-                    let mut at = 0;
-                    let mut pieces = frame.segments();
-                    let mut piece: &[u8] = &[];
-                    for target in copy.segments_mut() {
-                        let mut target = target;
-                        while !target.is_empty() {
-                            if piece.is_empty() {
-                                match pieces.next() {
-                                    Some(next) => piece = next,
-                                    None => break,
-                                }
-                                continue;
-                            }
-                            let count = piece.len().min(target.len());
-                            target[..count].copy_from_slice(&piece[..count]);
-                            piece = &piece[count..];
-                            target = &mut target[count..];
-                            at += count;
-                        }
-                    }
-                    drop(pieces);
-                    debug_assert_eq!(at, frame.len());
-                    copy.set_header(header);
-                    self.send_finished(copy);
-                }
+            Reason::TooManySegments => match self.pool.copy_of(&frame) {
+                Some(copy) => self.send_finished(copy),
                 None => self.counters.lose(Loss::NoBuffer),
             },
             Reason::Header(_) | Reason::TooLong | Reason::TooShort => self.counters.lose(Loss::Unsendable),
@@ -104,21 +78,15 @@ impl<H: Hal> Egress<'_, H> {
 
     /// Cuts a super-frame and sends the pieces.
     fn send_segments(&mut self, header: &NetHdr, frame: Frame) {
-        let mut pieces: Vec<&[u8], { MAX_SEGMENTS + 2 }> = Vec::new();
-        for piece in frame.segments() {
-            if pieces.push(piece).is_err() {
-                return self.counters.lose(Loss::Unsendable);
-            }
-        }
         let finish = if self.features.contains(Features::CSUM) { Finish::Partial } else { Finish::Complete };
-        let Ok(mut segmenter) = Segmenter::new(header, frame.head(), &pieces[..], finish) else {
+        let Ok(mut segmenter) = Segmenter::new(header, frame.head(), &frame, finish) else {
             return self.counters.lose(Loss::Unsendable);
         };
         self.counters.software_offloads += 1;
         while let Some(length) = segmenter.next_len() {
             // A segment must lie in one piece to be written; it does unless the peer asked for enormous ones.
             let Some(mut segment) = self.pool.frame(length) else { return self.counters.lose(Loss::NoBuffer) };
-            match segmenter.write_next(&pieces[..], segment.head_mut()) {
+            match segmenter.write_next(&frame, segment.head_mut()) {
                 Some((_, header)) => {
                     segment.set_header(header);
                     self.send_finished(segment);
@@ -142,15 +110,7 @@ impl<H: Hal> Egress<'_, H> {
 
 /// Completes the partial checksum that `header` tells of. Whether that was possible.
 fn finish(frame: &mut Frame, header: &NetHdr) -> bool {
-    let sum = {
-        let mut pieces: Vec<&[u8], { MAX_SEGMENTS + 2 }> = Vec::new();
-        for piece in frame.segments() {
-            if pieces.push(piece).is_err() {
-                return false;
-            }
-        }
-        finish_checksum(&pieces[..], header.csum_start, header.csum_offset)
-    };
+    let sum = finish_checksum(&*frame, header.csum_start, header.csum_offset);
     let at = usize::from(header.csum_start) + usize::from(header.csum_offset);
     let Some(field) = frame.head_mut().get_mut(at..at + 2) else { return false };
     field.copy_from_slice(&sum.to_be_bytes());
