@@ -119,7 +119,7 @@ pub struct Meter {
 impl Meter {
     /// Begins to make load.
     pub fn start(&self) {
-        self.shared.running.store(true, Ordering::Relaxed);
+        self.shared.running.store(true, Ordering::Release);
         // Full means that it is readable already.
         let _ = self.wake.write(1);
     }
@@ -207,7 +207,7 @@ impl Generator {
     }
 
     fn running(&self) -> bool {
-        self.shared.running.load(Ordering::Relaxed)
+        self.shared.running.load(Ordering::Acquire)
     }
 
     /// Looks at a frame that is not a forwarded one.
@@ -306,13 +306,15 @@ impl Backend for Generator {
 
     fn turn(&mut self, now: Instant) -> Option<Instant> {
         self.publish();
+        if !self.running() {
+            // Emptied before the last look at `running`: a start after that look leaves it readable, and ends the sleep.
+            let _ = self.wake.read();
+        }
         // While there is load there is always a next frame.
         self.running().then_some(now)
     }
 
     fn wait_on(&self, fds: &mut Vec<RawFd>) {
-        // It has woken the device before, or not; either way the next turn looks at `running`.
-        let _ = self.wake.read();
         fds.push(self.wake.as_raw_fd());
     }
 

@@ -173,3 +173,22 @@ fn flows_are_told_apart() {
     assert!(Generator::new(Load { flows: 0, ..Load::default() }).is_err());
     assert!(Generator::new(Load { frame: 59, ..Load::default() }).is_err());
 }
+
+#[test]
+fn a_start_just_before_the_sleep_ends_it() {
+    let (mut generator, meter) = Generator::new(Load::default()).unwrap();
+    let now = Instant::now();
+    assert_eq!(generator.turn(now), None);
+    // The device's thread has seen no load, and is about to sleep.
+    meter.start();
+    let mut fds = Vec::new();
+    generator.wait_on(&mut fds);
+    assert_eq!(fds, [generator.wake.as_raw_fd()]);
+    assert_eq!(meter.wake.read().ok(), Some(1), "the descriptor is readable still");
+    assert_eq!(generator.turn(now), Some(now));
+    // What an earlier start has left does not end later sleeps.
+    meter.start();
+    meter.stop();
+    assert_eq!(generator.turn(now), None);
+    assert!(meter.wake.read().is_err());
+}
