@@ -83,10 +83,23 @@ pub fn main(started: Instant) -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("ringlet: {error:#}");
+            eprintln!("ringlet: {}", message(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error with its causes, where it has not named them itself already.
+fn message(error: &anyhow::Error) -> String {
+    let mut message = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if message.is_empty() {
+            message = cause;
+        } else if !message.contains(&cause) {
+            message = format!("{message}: {cause}");
+        }
+    }
+    message
 }
 
 #[cfg(test)]
@@ -101,6 +114,18 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn each_cause_is_named_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("no file: {source}")]
+        struct Named {
+            source: std::io::Error,
+        }
+        let error = anyhow::Error::from(Named { source: std::io::Error::other("gone") });
+        assert_eq!(message(&error), "no file: gone");
+        assert_eq!(message(&error.context("nothing works")), "nothing works: no file: gone");
     }
 
     #[test]
