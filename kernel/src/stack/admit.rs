@@ -9,8 +9,8 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use smoltcp::phy::{Checksum, ChecksumCapabilities};
 use smoltcp::wire::{
-    ArpPacket, EthernetAddress, EthernetFrame, EthernetProtocol, Icmpv6Message, Icmpv6Packet, Icmpv6Repr, IpProtocol,
-    Ipv4Packet, Ipv6Packet, Ipv6Repr, NdiscNeighborFlags, NdiscRepr, TcpPacket,
+    ArpPacket, EthernetAddress, EthernetFrame, EthernetProtocol, Icmpv6Message, Icmpv6Packet, Icmpv6Repr, IpAddress,
+    IpEndpoint, IpProtocol, Ipv4Packet, Ipv6Packet, Ipv6Repr, NdiscNeighborFlags, NdiscRepr, TcpPacket,
 };
 
 /// Every address that is ours.
@@ -182,23 +182,23 @@ fn verify_tcp(segment: &[u8], source: IpAddr, target: IpAddr) -> Option<()> {
     tcp.verify_checksum(&source.into(), &target.into()).then_some(())
 }
 
-/// The port a frame asks for a connection with: that of a TCP segment with SYN and without ACK.
-pub(crate) fn connection_request(frame: &[u8]) -> Option<u16> {
+/// The address and port a frame asks for a connection with: those of a TCP segment with SYN and without ACK.
+pub(crate) fn connection_request(frame: &[u8]) -> Option<IpEndpoint> {
     let ethernet = EthernetFrame::new_checked(frame).ok()?;
     let payload = ethernet.payload();
-    let (protocol, segment) = match ethernet.ethertype() {
+    let (protocol, target, segment) = match ethernet.ethertype() {
         EthernetProtocol::Ipv4 => {
             let packet = Ipv4Packet::new_checked(payload).ok()?;
-            (packet.next_header(), packet.payload())
+            (packet.next_header(), IpAddress::from(packet.dst_addr()), packet.payload())
         }
         EthernetProtocol::Ipv6 => {
             let packet = Ipv6Packet::new_checked(payload).ok()?;
-            (packet.next_header(), packet.payload())
+            (packet.next_header(), IpAddress::from(packet.dst_addr()), packet.payload())
         }
         _ => return None,
     };
     let tcp = TcpPacket::new_checked(segment).ok().filter(|_| protocol == IpProtocol::Tcp)?;
-    (tcp.syn() && !tcp.ack()).then(|| tcp.dst_port())
+    (tcp.syn() && !tcp.ack()).then(|| IpEndpoint::new(target, tcp.dst_port()))
 }
 
 /// Whether a packet can come from there: not "this network", loopback, multicast, reserved or broadcast.

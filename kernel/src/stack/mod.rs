@@ -18,7 +18,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketSet};
 use smoltcp::socket::{AnySocket, tcp};
 use smoltcp::time::Instant;
-use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
+use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, IpEndpoint};
 
 use self::admit::{Addresses, Admission, admit, connection_request};
 use self::device::{Device, Scratch};
@@ -143,7 +143,7 @@ impl Stack {
             outlet.send(&self.scratch.frame()[..length], ringlet_driver::wire::NetHdr::default());
             return false;
         }
-        if connection_request(frame).is_some_and(|port| self.is_crowded(port)) {
+        if connection_request(frame).is_some_and(|target| self.is_crowded(target)) {
             self.counters.crowded += 1;
             return false;
         }
@@ -152,13 +152,14 @@ impl Stack {
         matches!(result, PollIngressSingleResult::SocketStateChanged)
     }
 
-    /// Whether somebody serves a port and has no socket left to listen. A request for a connection is not answered then, as
+    /// Whether somebody serves an address and port and has no socket left to listen. A request for a connection is not answered then, as
     /// Linux does with a full backlog: the client tries again in a second, where a reset would turn it away.
-    fn is_crowded(&self, port: u16) -> bool {
+    fn is_crowded(&self, target: IpEndpoint) -> bool {
         let mut served = false;
         for (_, socket) in self.sockets.iter() {
             let Some(socket) = tcp::Socket::downcast(socket) else { continue };
-            if socket.listen_endpoint().port == port {
+            let served_at = socket.listen_endpoint();
+            if served_at.port == target.port && served_at.addr.is_none_or(|address| address == target.addr) {
                 if socket.state() == tcp::State::Listen {
                     return false;
                 }
