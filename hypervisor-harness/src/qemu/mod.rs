@@ -7,6 +7,7 @@
 pub mod command;
 pub mod segment;
 
+use std::cell::RefCell;
 use std::fs;
 use std::io::{self, IsTerminal, Read};
 use std::os::unix::fs::DirBuilderExt;
@@ -14,7 +15,7 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
@@ -117,14 +118,19 @@ pub fn run(args: &QemuArgs, started: Instant) -> anyhow::Result<u8> {
     let mut child = spawn(&plan)?;
     let console = Console::new(Arc::new(Symbols::new(image)), watch.events().sink());
     let ended = watch.events().ended();
-    let reader = read_console(&mut child, console, ended)?;
-    let child = Mutex::new(child);
+    let reader = read_console(&mut child, console, ended).inspect_err(|_| {
+        // Nobody would hear it: it must not stay. It may have ended already.
+        let _ = child.kill();
+        let _ = child.wait();
+    });
+    let reader = reader?;
+    let child = RefCell::new(child);
     let until = args.seconds.map(|seconds| started + duration(seconds));
     let stopped = watch.until_the_end(until, &|| {
         // Fails only if it has ended already.
-        let _ = lock(&child).kill();
+        let _ = child.borrow_mut().kill();
     });
-    let status = lock(&child).wait().context("cannot wait for QEMU")?;
+    let status = child.borrow_mut().wait().context("cannot wait for QEMU")?;
     if let Err(panic) = reader.join() {
         std::panic::resume_unwind(panic);
     }
@@ -133,10 +139,6 @@ pub fn run(args: &QemuArgs, started: Instant) -> anyhow::Result<u8> {
     watch.end(&outcome);
     drop(directory);
     Ok(outcome.exit_code())
-}
-
-fn lock(child: &Mutex<Child>) -> std::sync::MutexGuard<'_, Child> {
-    child.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// Shows how to do the same by hand.
