@@ -11,17 +11,16 @@ use super::{Args, Measured};
 /// What the rounds of one case gave.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Samples {
-    values: Vec<f64>,
-    remark: String,
+    /// From the least to the greatest.
+    rounds: Vec<Measured>,
     errors: Vec<String>,
 }
 
 impl Samples {
-    /// Takes one measurement. The last remark is the one that is told.
+    /// Takes one measurement.
     pub fn add(&mut self, measured: Measured) {
-        let at = self.values.partition_point(|value| value.total_cmp(&measured.value).is_lt());
-        self.values.insert(at, measured.value);
-        self.remark = measured.remark;
+        let at = self.rounds.partition_point(|round| round.value.total_cmp(&measured.value).is_lt());
+        self.rounds.insert(at, measured);
     }
 
     /// A round failed.
@@ -38,15 +37,20 @@ impl Samples {
     /// The middle value, or the mean of the two in the middle.
     #[must_use]
     pub fn median(&self) -> Option<f64> {
-        let (values, half) = (&self.values, self.values.len() / 2);
-        let upper = *values.get(half)?;
-        Some(if values.len() % 2 == 1 { upper } else { (values[half - 1] + upper) / 2.0 })
+        let (rounds, half) = (&self.rounds, self.rounds.len() / 2);
+        let upper = rounds.get(half)?.value;
+        Some(if rounds.len() % 2 == 1 { upper } else { (rounds[half - 1].value + upper) / 2.0 })
+    }
+
+    /// What there is to say about the middle one, or the greater of the two in the middle.
+    fn remark(&self) -> &str {
+        self.rounds.get(self.rounds.len() / 2).map_or("", |round| &round.remark)
     }
 
     /// The least and the greatest value.
     #[must_use]
     pub fn range(&self) -> Option<(f64, f64)> {
-        Some((*self.values.first()?, *self.values.last()?))
+        Some((self.rounds.first()?.value, self.rounds.last()?.value))
     }
 }
 
@@ -74,7 +78,7 @@ impl fmt::Display for Table<'_> {
         for (case, samples) in self.0 {
             if let (Some(median), Some((least, greatest))) = (samples.median(), samples.range()) {
                 let range = format!("{} .. {}", Short(least), Short(greatest));
-                writeln!(f, "{:26} {:>10} {range:>21}  {:8}{}", case.name, Short(median), case.unit, samples.remark)?;
+                writeln!(f, "{:26} {:>10} {range:>21}  {:8}{}", case.name, Short(median), case.unit, samples.remark())?;
             }
             if let Some(error) = samples.errors.last() {
                 writeln!(f, "{:26} FAILED in {} rounds: {error}", case.name, samples.errors.len())?;
@@ -93,8 +97,8 @@ pub fn json(facts: &Facts, args: &Args, results: &[(&Case, Samples)]) -> Value {
                 "name": case.name,
                 "unit": case.unit,
                 "median": samples.median(),
-                "values": samples.values,
-                "remark": samples.remark,
+                "values": samples.rounds.iter().map(|round| round.value).collect::<Vec<_>>(),
+                "remark": samples.remark(),
                 "errors": samples.errors,
             })
         })
@@ -112,7 +116,7 @@ mod tests {
     fn samples(values: &[f64]) -> Samples {
         let mut samples = Samples::default();
         for &value in values {
-            samples.add(Measured { value, remark: "  loss 0 %".into() });
+            samples.add(Measured { value, remark: format!("  was {value}") });
         }
         samples
     }
@@ -133,7 +137,7 @@ mod tests {
         assert_eq!(
             Table(&results).to_string(),
             "case                           median     least .. greatest  unit    \n\
-             forward-1-flow                  0.875        0.500 .. 1.250  Mpps      loss 0 %\n\
+             forward-1-flow                  0.875        0.500 .. 1.250  Mpps      was 1.25\n\
              forward-10k-flows          FAILED in 1 rounds: no guest\n"
         );
         let args = Args::parse_from(["bench", "--quick"]);
