@@ -94,8 +94,13 @@ impl Plan {
                 "wire0"
             }
         };
-        let device = if microvm { "virtio-net-device" } else { "virtio-net-pci" };
-        option("device", format!("{device},netdev={netdev},mac=52:54:00:12:34:02"));
+        // Both PCI device ids are used: 0x1000 (transitional) on pc, 0x1041 (modern only) on q35.
+        let (device, more) = match self.machine {
+            QemuMachine::Pc => ("virtio-net-pci", ""),
+            QemuMachine::Q35 => ("virtio-net-pci", ",disable-legacy=on"),
+            QemuMachine::Microvm => ("virtio-net-device", ""),
+        };
+        option("device", format!("{device},netdev={netdev},mac=52:54:00:12:34:02{more}"));
         if microvm {
             option("global", "virtio-mmio.force-legacy=false".into());
         }
@@ -167,6 +172,8 @@ mod tests {
         ] {
             let arguments = plan(machine).arguments();
             assert!(arguments.iter().any(|argument| argument.starts_with(device)), "{arguments:?}");
+            let modern_only = arguments.iter().any(|argument| argument.ends_with(",disable-legacy=on"));
+            assert_eq!(modern_only, machine == QemuMachine::Q35, "pc shows the other device id");
             let modern = arguments.iter().any(|argument| argument == "virtio-mmio.force-legacy=false");
             assert_eq!(modern, machine == QemuMachine::Microvm);
         }
