@@ -2,14 +2,13 @@
 
 mod common;
 
-use common::ringlet::{PROGRAM, run};
+use common::ringlet::{PROGRAM, run, run_exactly};
 use common::rules::File;
 
 const FREE_PORT: &str = "0:10.0.0.100:80";
 
 #[test]
 fn faults_of_the_guest() {
-    needs_kvm!();
     for (kind, code, parts) in [
         ("panic", 0x11, &["panicked", "the guest panicked (exit code 0x11)", "  at 0x", "::"][..]),
         ("exception", 0x12, &["exception", "the guest met an exception", "  at 0x", "rip"]),
@@ -19,6 +18,8 @@ fn faults_of_the_guest() {
     ] {
         let (status, text) = run(&["--publish", FREE_PORT, "--append", &format!("crash={kind}"), "--for", "30"]);
         assert_eq!(status, code, "crash={kind}:\n{text}");
+        // A triple fault leaves nothing of QEMU's machine to look at.
+        let parts = if kind == "triple" && common::emulated() { &parts[..1] } else { parts };
         for part in parts {
             assert!(text.to_lowercase().contains(part), "crash={kind}: `{part}` is missing:\n{text}");
         }
@@ -39,7 +40,6 @@ fn a_bad_rule_file() {
 
 #[test]
 fn a_bad_image() {
-    needs_kvm!();
     let noise = File::new("noise.elf", [0x5a; 5000]);
     let (status, text) = run(&["--kernel", noise.path()]);
     assert!(status == 1 && text.contains("noise.elf cannot be booted"), "{text}");
@@ -55,7 +55,6 @@ fn a_bad_image() {
 
 #[test]
 fn a_port_that_is_taken() {
-    needs_kvm!();
     let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = other.local_addr().unwrap().port();
     let (status, text) = run(&["--publish", &format!("{port}:10.0.0.100:80")]);
@@ -74,18 +73,18 @@ fn wrong_flags() {
         ("--net wifi", "expected `lan` or `tap=NAME`"),
         ("--net tap=t0", "--ip"),
         ("--features -warp", "warp"),
-        ("--real 10.0.9.9:80=9001", "10.0.0.0/24"),
         ("--for soon", "seconds"),
         ("qemu --qemu /nonexistent/qemu", "apt-get install qemu-system-x86"),
     ] {
-        let (status, text) = run(&line.split(' ').collect::<Vec<_>>());
+        let (status, text) = run_exactly(line.split(' ').map(str::to_owned).collect());
         assert!(status != 0 && text.contains(part), "{line}: {status}: {text}");
     }
+    let (status, text) = run(&["--real", "10.0.9.9:80=9001"]);
+    assert!(status != 0 && text.contains("10.0.0.0/24"), "{status}: {text}");
 }
 
 #[test]
 fn an_unknown_word_on_the_guests_command_line_is_reported() {
-    needs_kvm!();
     let (status, text) = run(&["--publish", FREE_PORT, "--append", "colour=blue", "--for", "0.5"]);
     assert_eq!(status, 0, "{text}");
     assert!(text.contains("'colour=blue': unknown option"), "{text}");

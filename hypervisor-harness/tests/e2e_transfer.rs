@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use common::emulated;
 use common::ringlet::Ringlet;
 use ringlet::backend::lan::http::{Hash, pattern};
 
@@ -88,12 +89,14 @@ fn transfer(flags: &[&str], expect: impl Fn(&str) -> bool) {
     let ringlet = Ringlet::start(&[&publish[..], flags].concat());
     let boot = ringlet.seen.iter().find(|record| record["type"] == "boot").expect("it has booted");
     assert!(expect(&boot["feature_names"].to_string()), "{boot}");
-    let expected = hash_of_pattern(GIB);
+    // QEMU's user networking, by translation, is a hundred times slower.
+    let length = if emulated() { GIB / 128 } else { GIB };
+    let expected = hash_of_pattern(length);
     for (way, result) in [("to the client", download as fn(&Ringlet, u64) -> u64), ("to the server", upload)] {
         let began = Instant::now();
-        assert_eq!(result(&ringlet, GIB), expected, "{way}, with {flags:?}");
+        assert_eq!(result(&ringlet, length), expected, "{way}, with {flags:?}");
         let seconds = began.elapsed().as_secs_f64();
-        println!("1 GiB {way} in {seconds:.1} s, {:.2} Gbit/s, with {flags:?}", 8.0 * GIB as f64 / seconds / 1e9);
+        println!("{length} bytes {way}: {:.2} Gbit/s, with {flags:?}", 8.0 * length as f64 / seconds / 1e9);
     }
     assert_eq!(ringlet.interrupt(), 0);
 }
@@ -106,7 +109,6 @@ fn a_gibibyte_each_way_with_every_offload() {
 
 #[test]
 fn a_gibibyte_each_way_with_none() {
-    needs_kvm!();
     transfer(&["--features", PLAIN], |features| !features.contains("csum") && !features.contains("mrg_rxbuf"));
 }
 

@@ -159,8 +159,9 @@ fn kvm_exists() -> bool {
 fn no_kvm() {
     println!(
         "================================================================\n\
-         == There is no /dev/kvm here. The tests that need KVM DO NOT  ==\n\
-         == RUN; the image is booted only in QEMU, by translation.     ==\n\
+         == There is no /dev/kvm here. What should run in KVM runs in  ==\n\
+         == QEMU, BY TRANSLATION, and what is about KVM itself NOT AT  ==\n\
+         == ALL: its tests say so.                                     ==\n\
          ================================================================"
     );
 }

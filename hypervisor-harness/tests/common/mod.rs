@@ -7,17 +7,45 @@ pub mod netns;
 pub mod ringlet;
 pub mod rules;
 
-/// Whether the tests that need KVM can run. Without KVM they fail, unless `RINGLET_TEST_NO_KVM=1` says that this is known;
-/// then they say loudly that they did not run.
-pub fn kvm() -> bool {
+/// Whether there is KVM. Without it this fails, unless `RINGLET_TEST_NO_KVM=1` says that this is known.
+fn has_kvm() -> bool {
     match ::ringlet::vmm::host::open() {
         Ok(_) => true,
-        Err(error) if std::env::var_os("RINGLET_TEST_NO_KVM").is_some_and(|value| value == "1") => {
-            eprintln!("==== NOT RUN, for want of KVM (RINGLET_TEST_NO_KVM=1): {error} ====");
-            false
-        }
-        Err(error) => panic!("{error}\nThese tests need KVM. Set RINGLET_TEST_NO_KVM=1 to go without them."),
+        Err(_) if std::env::var_os("RINGLET_TEST_NO_KVM").is_some_and(|value| value == "1") => false,
+        Err(error) => panic!("{error}\nThese tests need KVM. Set RINGLET_TEST_NO_KVM=1 to go without."),
     }
+}
+
+/// Whether the tests that concern KVM itself, or devices that only our own monitor has, can run. They say loudly when they do
+/// not.
+pub fn kvm() -> bool {
+    let there = has_kvm();
+    if !there {
+        eprintln!("==== NOT RUN, for want of KVM (RINGLET_TEST_NO_KVM=1) ====");
+    }
+    there
+}
+
+/// Whether `ringlet run` has to be tested as `ringlet qemu --accel tcg`, because there is no KVM.
+pub fn emulated() -> bool {
+    !has_kvm()
+}
+
+/// What to start instead of `ringlet ARGUMENTS`: the same, except where there is no KVM to run it in.
+pub fn runnable(arguments: &[&str]) -> Vec<String> {
+    let own = match arguments {
+        ["run", rest @ ..] => Some(rest),
+        [flag, ..] if flag.starts_with('-') => Some(arguments),
+        _ => None,
+    };
+    let words = match own.filter(|_| emulated()) {
+        Some(rest) => {
+            eprintln!("==== IN QEMU BY TRANSLATION (TCG), for want of KVM (RINGLET_TEST_NO_KVM=1) ====");
+            [&["qemu", "--machine", "microvm", "--accel", "tcg"][..], rest].concat()
+        }
+        None => arguments.to_vec(),
+    };
+    words.into_iter().map(str::to_owned).collect()
 }
 
 /// Returns from the test where there is no KVM.

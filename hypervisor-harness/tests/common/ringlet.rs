@@ -24,7 +24,7 @@ pub struct Ringlet {
 }
 
 impl Ringlet {
-    /// Starts `ringlet ARGUMENTS --json`, with the management ports on any free ports, and waits until it is ready.
+    /// Starts `ringlet ARGUMENTS --json` (in QEMU where there is no KVM), with the management ports on any free ports, and waits until it is ready.
     pub fn start(arguments: &[&str]) -> Self {
         let mut ringlet = Self::begin(arguments);
         ringlet.wait("ready");
@@ -34,7 +34,7 @@ impl Ringlet {
     /// As [`Ringlet::start`], without waiting.
     pub fn begin(arguments: &[&str]) -> Self {
         let mut child = Command::new(PROGRAM)
-            .args(arguments)
+            .args(super::runnable(arguments))
             .args(["--json", "--status-interval", "0.1"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -151,11 +151,16 @@ impl Drop for Ringlet {
     }
 }
 
-/// Runs `ringlet ARGUMENTS` to its end, which has to come within [`PATIENCE`]. Returns its exit code, and standard output
-/// and error together.
+/// Runs `ringlet ARGUMENTS` (in QEMU where there is no KVM) to its end, which has to come within [`PATIENCE`]. Returns its
+/// exit code, and standard output and error together.
 pub fn run(arguments: &[&str]) -> (i32, String) {
+    run_exactly(super::runnable(arguments))
+}
+
+/// As [`run`], with these very arguments.
+pub fn run_exactly(arguments: Vec<String>) -> (i32, String) {
     let mut child = Command::new(PROGRAM)
-        .args(arguments)
+        .args(&arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
