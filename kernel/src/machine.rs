@@ -18,8 +18,6 @@ pub struct Machine<'a, T> {
     /// The transport of the network device, with its interrupts routed so that they end
     /// [`idle`](crate::platform::Platform::idle).
     pub transport: T,
-    /// The transport's name in records: `mmio` or `pci`.
-    pub transport_name: &'static str,
     /// Memory for packet buffers: [`Layout::pool`](crate::memory_map::Layout), identity-mapped.
     pub pool: &'static mut [u8],
     /// What the command line asks for.

@@ -1,6 +1,6 @@
 //! The Ringlet unikernel: from the boot stub to the loop.
-#![cfg_attr(not(test), no_std, no_main)]
-#![cfg_attr(test, allow(unused_crate_dependencies))]
+#![no_std]
+#![no_main]
 
 extern crate alloc;
 
@@ -67,7 +67,6 @@ fn start(start_info: u64) -> u8 {
     };
     let mut build_id = [0; 2 * boot::BUILD_ID_MAX];
     let machine = Machine {
-        transport_name: ringlet_driver::transport::NetTransport::name(&transport),
         transport,
         pool,
         options,
@@ -80,7 +79,6 @@ fn start(start_info: u64) -> u8 {
 }
 
 /// Reports a panic on the console, with a backtrace, and ends the virtual machine.
-#[cfg(not(test))]
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     /// Looks whether a message begins like the one of `alloc`'s own panic for want of memory, the only sign of it there is.

@@ -69,8 +69,9 @@ impl<H: Hal, T: NetTransport> Running<H, T> {
     /// # Errors
     /// The exit code, where that cannot be done; why is on the console.
     pub fn boot<P: Platform>(machine: Machine<'_, T>, platform: &P, console: &Console<'_>) -> Result<Self, u8> {
-        let Machine { transport, transport_name, pool, options, connections, memory, rules, build_id } = machine;
+        let Machine { transport, pool, options, connections, memory, rules, build_id } = machine;
         info!(console, "Ringlet {VERSION} (build {build_id}), {} MiB of memory", memory >> 20);
+        let transport_name = transport.name();
         let pool = Pool::new::<H>(pool).map_err(|why| {
             error!(console, "packet buffers: {why}");
             BAD_CONFIGURATION

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::backend;
+use crate::backend::{self, Flow};
 
 /// A counter with one writing thread and any number of readers.
 #[derive(Debug, Default)]
@@ -40,7 +40,7 @@ impl LiveFlow {
         Flow { frames: self.frames.get(), bytes: self.bytes.get(), dropped: self.dropped.get() }
     }
 
-    fn set(&self, flow: backend::Flow) {
+    fn set(&self, flow: Flow) {
         self.frames.set(flow.frames);
         self.bytes.set(flow.bytes);
         self.dropped.set(flow.dropped);
@@ -87,24 +87,12 @@ impl Live {
     }
 }
 
-/// Packets and bytes of one direction.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Flow {
-    /// Frames moved.
-    pub frames: u64,
-    /// Bytes moved, without the virtio header.
-    pub bytes: u64,
-    /// Frames given up. From the guest: malformed, longer than the network takes, or with an offload that was not
-    /// negotiated. To the guest: larger than its buffers can hold.
-    pub dropped: u64,
-}
-
 /// The counters of a device, as they were at one moment (each by itself; they are not read all at once).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// What the guest sent.
+    /// What the guest sent. Dropped: malformed, longer than the network takes, or with an offload that was not negotiated.
     pub from_guest: Flow,
-    /// What the guest received.
+    /// What the guest received. Dropped: larger than its buffers can hold.
     pub to_guest: Flow,
     /// What the backend says about the guest's frames; its drops come on top of the device's.
     pub backend_from_guest: Flow,

@@ -30,5 +30,5 @@ mod wait;
 pub mod worker;
 
 pub use attach::{Error, Handle, Options, attach};
-pub use counters::{Counters, Flow};
+pub use counters::Counters;
 pub use shared::{Report, Shared};

@@ -157,13 +157,11 @@ idle:
     add rsp, 8
     iretq
 
-# wrmsr: the paravirtual clock (MSR_KVM_SYSTEM_TIME_NEW) and the TSC deadline only.
+# wrmsr: the paravirtual clock (MSR_KVM_SYSTEM_TIME_NEW) only.
 write_msr:
     cmp ecx, 0x4b564d01
-    je 1f
-    cmp ecx, 0x6e0
     jne not_a_service
-1:  mov rax, [rsp]
+    mov rax, [rsp]
     wrmsr
     add qword ptr [rsp + 16], 2
     pop rax
@@ -353,9 +351,7 @@ tss:
 port_bitmap:
     .fill 0x40 / 8, 1, 0xff
     .byte 0xf0                      # 0x40-0x43: interval timer
-    .fill 3, 1, 0xff
-    .byte 0xfd                      # 0x61: its channel 2 gate
-    .fill 0x1e - 0x0d, 1, 0xff
+    .fill 0x1e - 0x09, 1, 0xff
     .byte 0xef                      # 0xf4: exit device
     .fill 0x7f - 0x1f, 1, 0xff
     .byte 0                         # 0x3f8-0x3ff: serial port

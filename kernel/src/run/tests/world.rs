@@ -134,7 +134,6 @@ pub fn machine<'a>(device: &Device, command_line: &str, rules: &'a str) -> Machi
     let options = cmdline::parse(command_line.as_bytes(), &mut |diagnostic| panic!("{diagnostic}"));
     Machine {
         transport: device.transport(),
-        transport_name: "mmio",
         pool: vec![0; 2048 * 2304].leak(),
         options,
         connections: 1024,
