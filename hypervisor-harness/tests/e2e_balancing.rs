@@ -69,6 +69,7 @@ fn ten_thousand_requests_by_round_robin() {
         .map(|line| line.split_whitespace().nth(2).expect("a column").parse().expect("a number"))
         .collect();
     assert_eq!(connections.iter().sum::<u32>(), requests, "{table}");
+    ringlet.wait_for_wakeups();
     let metrics = get(ringlet.host("10.0.0.2:9100"), "/metrics").unwrap();
     assert!(metrics.contains("# TYPE") && metrics.contains("10.0.0.100"), "{metrics}");
     assert_eq!(ringlet.interrupt(), 0);

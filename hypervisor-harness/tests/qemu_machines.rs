@@ -25,6 +25,7 @@ fn balance(machine: &str, accel: &str, transport: &str) {
     let page = get_bytes(address, "/bytes/1000000").expect("much data");
     assert_eq!(page.len(), 1_000_000);
     assert!(get(ringlet.host("10.0.0.2:9100"), "/metrics").expect("metrics").contains("# TYPE"));
+    ringlet.wait_for_wakeups();
     let table = ringlet.ipvsadm("-L -n");
     assert!(table.contains("10.0.0.13:80"), "{table}");
     ringlet.wait_for_status("connections", |status| status["connections"] == 31);

@@ -28,6 +28,8 @@ const DEVICE_PERIOD: u64 = 5_000_000_000;
 const REPORT_PERIOD: u64 = 200_000_000;
 /// How long the stack waits for room in the transmit queue, in nanoseconds, at least.
 const BLOCKED_PERIOD: u64 = 20_000;
+/// So long before its time a sleep is ended by no timer, in nanoseconds.
+const EARLY: u64 = 1_000_000;
 /// How often services and stack take turns before frames are looked for again.
 const ROUNDS: usize = 4;
 
@@ -357,6 +359,9 @@ impl Kernel {
             self.counters.sleeps += 1;
             let until = self.next_due;
             platform.idle((until != u64::MAX).then_some(until));
+            if platform.now_ns().saturating_add(EARLY) < until {
+                self.counters.wakeups += 1;
+            }
             // Whatever ended the sleep. Why the device interrupted is not asked: that would be an exit, and the configuration is
             // read again from time to time.
             link.control.acknowledge_used();

@@ -83,6 +83,8 @@ pub struct Counters {
     pub bursts: u64,
     /// Times the loop went to sleep.
     pub sleeps: u64,
+    /// Sleeps that ended well before the time that was asked for: by an interrupt of the device.
+    pub wakeups: u64,
     /// Times the device had to be reset.
     pub resets: u64,
     /// Frames whose checksum or segmentation was done in software.

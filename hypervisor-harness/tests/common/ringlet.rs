@@ -126,6 +126,18 @@ impl Ringlet {
             .expect("the program starts")
     }
 
+    /// Waits until the device's interrupts have been seen to end sleeps of the guest. Without them everything goes on, at the
+    /// pace of the guest's timers, so that nothing else would notice.
+    pub fn wait_for_wakeups(&self) {
+        let metrics = self.host("10.0.0.2:9100");
+        let woken = || {
+            let text = super::http::get(metrics, "/metrics").expect("metrics");
+            let line = text.lines().find_map(|line| line.strip_prefix("ringlet_wakeups_total "));
+            line.expect("a counter").parse::<u64>().expect("a number") > 3
+        };
+        assert!((0..40).any(|_| woken()), "no sleep of the guest was ended by an interrupt");
+    }
+
     /// Asks it to end, as Ctrl-C does, and waits for that. Returns its exit code.
     pub fn interrupt(self) -> i32 {
         let pid = i32::try_from(self.child.id()).expect("a process id");

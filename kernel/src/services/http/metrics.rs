@@ -47,6 +47,12 @@ static METRICS: &[(&str, Kind, &str, Source)] = &[
     ("ringlet_transmit_bytes_total", Counter, "Bytes sent.", Machine(|v| v.gauges.counters.tx_bytes)),
     ("ringlet_bursts_total", Counter, "Bursts of frames received.", Machine(|v| v.gauges.counters.bursts)),
     ("ringlet_sleeps_total", Counter, "Times the loop went to sleep.", Machine(|v| v.gauges.counters.sleeps)),
+    (
+        "ringlet_wakeups_total",
+        Counter,
+        "Sleeps that an interrupt of the device ended.",
+        Machine(|v| v.gauges.counters.wakeups),
+    ),
     ("ringlet_device_resets_total", Counter, "Times the device was reset.", Machine(|v| v.gauges.counters.resets)),
     (
         "ringlet_software_offloads_total",
