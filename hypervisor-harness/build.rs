@@ -14,7 +14,8 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed={}", ringlet_image::FORCE_VARIABLE);
     for source in SOURCES {
-        println!("cargo::rerun-if-changed={}", workspace.join(source).display());
+        // Relative to this package: checkouts that share a target directory share what is printed here.
+        println!("cargo::rerun-if-changed=../{source}");
     }
 
     if let Err(message) = build(workspace, &out) {
