@@ -3,6 +3,7 @@
 use core::fmt;
 use core::ptr::NonNull;
 
+use ringlet_driver::features::Features;
 use ringlet_driver::transport::{
     Doorbell, Message, MmioError, MmioTransport, NetTransport, PciError, PciTransport, Refused, pci,
 };
@@ -120,8 +121,8 @@ impl NetTransport for AnyTransport {
         either!(self, t => t.name())
     }
 
-    fn doorbell(&mut self, queue: u16) -> Result<Doorbell, Refused> {
-        either!(self, t => t.doorbell(queue))
+    fn doorbell(&mut self, queue: u16, features: Features) -> Result<Doorbell, Refused> {
+        either!(self, t => t.doorbell(queue, features))
     }
 
     fn acknowledge_used(&mut self) {

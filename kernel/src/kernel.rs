@@ -5,9 +5,9 @@ use alloc::vec::Vec;
 use heapless::Vec as Burst;
 use ringlet_balancer::{Balancer, Instant, Offload, Packet, Partial, Verdict};
 use ringlet_driver::buffer::{Frame, Pool};
+use ringlet_driver::ring::Virtqueue;
 use ringlet_driver::transport::NetTransport;
 use ringlet_driver::wire::NetHdr;
-use virtio_drivers::Hal;
 
 use crate::cmdline::Options;
 use crate::console::Console;
@@ -178,9 +178,9 @@ impl Kernel {
     ///
     /// # Errors
     /// If the device has to be reset.
-    pub(crate) fn turn<H: Hal, T: NetTransport>(
+    pub(crate) fn turn<R: Virtqueue<Frame>, T: NetTransport>(
         &mut self,
-        link: &mut Link<H, T>,
+        link: &mut Link<R, T>,
         platform: &impl Platform,
         console: &Console<'_>,
     ) -> Result<(), LinkError> {
@@ -204,7 +204,7 @@ impl Kernel {
     }
 
     /// Takes `count` received frames where they belong. Returns whether a service may have something to do.
-    fn burst<H: Hal, T: NetTransport>(&mut self, count: usize, link: &mut Link<H, T>, now: u64) -> bool {
+    fn burst<R: Virtqueue<Frame>, T: NetTransport>(&mut self, count: usize, link: &mut Link<R, T>, now: u64) -> bool {
         let Self { balancer, pool, stack, waiting, counters, frames, linear, .. } = self;
         let mut egress = Egress { transmit: &mut link.transmit, pool, features: link.features, counters };
         let mut packets: Burst<Packet<'_>, BURST> = Burst::new();
@@ -261,10 +261,10 @@ impl Kernel {
 
     /// Does what is due at this time, and what services have to do if `local` says so.
     #[cold]
-    fn due<H: Hal, T: NetTransport>(
+    fn due<R: Virtqueue<Frame>, T: NetTransport>(
         &mut self,
         local: bool,
-        link: &mut Link<H, T>,
+        link: &mut Link<R, T>,
         platform: &impl Platform,
         console: &Console<'_>,
         now: u64,
@@ -325,9 +325,9 @@ impl Kernel {
     }
 
     /// Reads the device's configuration again.
-    fn refresh<H: Hal, T: NetTransport>(
+    fn refresh<R: Virtqueue<Frame>, T: NetTransport>(
         &mut self,
-        link: &mut Link<H, T>,
+        link: &mut Link<R, T>,
         console: &Console<'_>,
     ) -> Result<(), LinkError> {
         link.control.refresh().map_err(LinkError::Device)?;
@@ -341,9 +341,9 @@ impl Kernel {
 
     /// Sleeps until the device or a timer has something, unless there is something already.
     #[cold]
-    fn sleep<H: Hal, T: NetTransport>(
+    fn sleep<R: Virtqueue<Frame>, T: NetTransport>(
         &mut self,
-        link: &mut Link<H, T>,
+        link: &mut Link<R, T>,
         platform: &impl Platform,
     ) -> Result<(), LinkError> {
         // Frames that were sent give their buffers back: somebody may be waiting for them.
@@ -398,7 +398,7 @@ fn packet_of(frame: &mut Frame) -> Packet<'_> {
 
 /// Sends, or drops, the frames of next hops that something has become of.
 #[cold]
-fn release<H: Hal>(waiting: &mut Waiting, balancer: &mut Balancer, egress: &mut Egress<'_, H>, now: u64) {
+fn release<R: Virtqueue<Frame>>(waiting: &mut Waiting, balancer: &mut Balancer, egress: &mut Egress<'_, R>, now: u64) {
     while let Some((next_hop, outcome, mut frames)) = waiting.take() {
         for mut frame in frames.drain(..) {
             if outcome == Outcome::Unreachable {

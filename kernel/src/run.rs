@@ -5,13 +5,14 @@ use alloc::vec::Vec;
 use core::net::IpAddr;
 
 use ringlet_balancer::{Balancer, Config, ipvsadm};
-use ringlet_driver::buffer::Pool;
+use ringlet_driver::buffer::{Frame, Pool};
+use ringlet_driver::ring::Virtqueue;
 use ringlet_driver::transport::NetTransport;
 use virtio_drivers::Hal;
 
 use crate::cmdline::{Cidr, Options};
 use crate::console::Console;
-use crate::dataplane::{Link, LinkError};
+use crate::dataplane::{AnyLink, Link, LinkError, with_link};
 use crate::exit_code::{BAD_CONFIGURATION, DRIVER_FAILURE};
 use crate::kernel::Kernel;
 use crate::machine::Machine;
@@ -44,7 +45,7 @@ pub fn run<H: Hal, T: NetTransport, P: Platform>(machine: Machine<'_, T>, platfo
         warn!(console, "crash=: this machine cannot make that fault");
     }
     loop {
-        if let Err(code) = running.turn(platform, &console) {
+        if let Err(code) = running.turns(platform, &console) {
             return code;
         }
     }
@@ -54,7 +55,7 @@ pub fn run<H: Hal, T: NetTransport, P: Platform>(machine: Machine<'_, T>, platfo
 pub(crate) struct Running<H: Hal, T: NetTransport> {
     pub kernel: Kernel,
     /// Only absent while the device is reset.
-    link: Option<Link<H, T>>,
+    link: Option<AnyLink<H, T>>,
     pool: Pool,
     options: Options,
     /// The address a device has that tells none.
@@ -76,12 +77,12 @@ impl<H: Hal, T: NetTransport> Running<H, T> {
             error!(console, "packet buffers: {why}");
             BAD_CONFIGURATION
         })?;
-        let link = Link::<H, T>::start(transport, &options, &pool, console).map_err(|why| {
+        let link = AnyLink::<H, T>::start(transport, &options, &pool, console).map_err(|why| {
             error!(console, "network device: {why}");
             DRIVER_FAILURE
         })?;
         let own_mac = local_mac(platform.random());
-        let mut facts = facts(&link, own_mac, &options);
+        let mut facts = with_link!(&link, link => facts(link, own_mac, &options));
         (facts.transport, facts.memory) = (transport_name, memory);
         build_id.clone_into(&mut facts.build_id);
         info!(
@@ -89,7 +90,7 @@ impl<H: Hal, T: NetTransport> Running<H, T> {
             "device: virtio-net over {transport_name}, {}, mtu {}, link {}, queues of {}, {} packet buffers",
             Mac(facts.mac),
             facts.mtu,
-            if link.control.link_up() { "up" } else { "down" },
+            if with_link!(&link, link => link.control.link_up()) { "up" } else { "down" },
             facts.queue_size,
             pool.capacity()
         );
@@ -122,14 +123,28 @@ impl<H: Hal, T: NetTransport> Running<H, T> {
         Ok(Self { kernel, link: Some(link), pool, options, own_mac, failures: 0, failed_at: 0 })
     }
 
+    /// Works until the device fails, and resets it.
+    ///
+    /// # Errors
+    /// The exit code, when the machine cannot go on; why is on the console.
+    pub fn turns<P: Platform>(&mut self, platform: &P, console: &Console<'_>) -> Result<(), u8> {
+        let Some(link) = &mut self.link else { return Err(DRIVER_FAILURE) };
+        let why = with_link!(link, link => loop {
+            if let Err(why) = self.kernel.turn(link, platform, console) {
+                break why;
+            }
+        });
+        self.reset(&why, platform, console)
+    }
+
     /// Looks for work once and does it, or sleeps until there is some. A device that fails is reset.
     ///
     /// # Errors
     /// The exit code, when the machine cannot go on; why is on the console.
-    #[inline]
+    #[cfg(test)]
     pub fn turn<P: Platform>(&mut self, platform: &P, console: &Console<'_>) -> Result<(), u8> {
         let Some(link) = &mut self.link else { return Err(DRIVER_FAILURE) };
-        match self.kernel.turn(link, platform, console) {
+        match with_link!(link, link => self.kernel.turn(link, platform, console)) {
             Ok(()) => Ok(()),
             Err(why) => self.reset(&why, platform, console),
         }
@@ -155,11 +170,11 @@ impl<H: Hal, T: NetTransport> Running<H, T> {
         let counters = self.kernel.counters_mut();
         counters.resets += 1;
         // What the device had not sent yet is lost.
-        counters.lost[Loss::Reset as usize] += link.transmit.under_way() as u64;
+        counters.lost[Loss::Reset as usize] += with_link!(&link, link => link.transmit.under_way()) as u64;
         let transport = link.close().map_err(|why| fail(&why))?;
-        let link = Link::start(transport, &self.options, &self.pool, console).map_err(|why| fail(&why))?;
+        let link = AnyLink::start(transport, &self.options, &self.pool, console).map_err(|why| fail(&why))?;
         let before = self.kernel.facts();
-        let mut facts = facts(&link, self.own_mac, &self.options);
+        let mut facts = with_link!(&link, link => facts(link, self.own_mac, &self.options));
         (facts.transport, facts.memory) = (before.transport, before.memory);
         facts.build_id.clone_from(&before.build_id);
         if (facts.mac, facts.mtu) != (before.mac, before.mtu) {
@@ -172,7 +187,7 @@ impl<H: Hal, T: NetTransport> Running<H, T> {
 }
 
 /// What a device that works tells; the rest is to be filled in.
-fn facts<H: Hal, T: NetTransport>(link: &Link<H, T>, own_mac: [u8; 6], options: &Options) -> Facts {
+fn facts<R: Virtqueue<Frame>, T: NetTransport>(link: &Link<R, T>, own_mac: [u8; 6], options: &Options) -> Facts {
     Facts {
         build_id: alloc::string::String::new(),
         transport: "",

@@ -10,14 +10,15 @@
 //! Device and driver are to be used on one thread: the device works when it is called.
 //!
 //! ```
-//! use ringlet_driver::{buffer::Pool, fake, features::Features, net::{Negotiation, Settings}, wire::NetHdr};
+//! use ringlet_driver::{buffer::Pool, fake, features::Features, net::{AnyDevice, Negotiation, Settings}, wire::NetHdr};
 //!
 //! let fake = fake::Device::new(Features::IMPLEMENTED, [2, 0, 0, 0, 0, 1], 1500);
 //! let pool = Pool::allocate::<fake::FakeHal>(512).unwrap();
-//! let mut device = Negotiation::begin(fake.transport())
+//! let device = Negotiation::begin(fake.transport())
 //!     .unwrap()
 //!     .accept::<fake::FakeHal>(Features::IMPLEMENTED, Features::MAC, &pool, Settings::default())
 //!     .unwrap();
+//! let AnyDevice::Split(mut device) = device;
 //!
 //! assert!(fake.inject(NetHdr::default(), &[0x55; 60]));
 //! let frame = device.receive().take().unwrap().expect("a frame was injected");

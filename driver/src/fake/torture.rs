@@ -5,7 +5,8 @@ use std::vec::Vec;
 use super::{Device, FakeHal, FakeTransport, Mischief};
 use crate::buffer::{Frame, Pool};
 use crate::features::Features;
-use crate::net::{self, Negotiation, Settings};
+use crate::net::{self, AnyDevice, Negotiation, Settings};
+use crate::ring::Virtqueue;
 use crate::wire::{NetHdr, RECEIVE_QUEUE, TRANSMIT_QUEUE};
 
 /// Lets `script` decide what device, driver and caller do, one after another, and checks that the driver bears it: every script
@@ -34,7 +35,9 @@ fn round(script: &mut Script<'_>, pool: &Pool, held: &mut Vec<Frame>) {
     fake.set_reversed(script.byte() & 1 != 0);
     let settings = Settings { reserve: usize::from(script.byte() % 32), ..Settings::default() };
     let begun = Negotiation::begin(fake.transport()).expect("the device is a network device");
-    let Ok(mut device) = begun.accept::<FakeHal>(Features::IMPLEMENTED, Features::VERSION_1, pool, settings) else {
+    let Ok(AnyDevice::Split(mut device)) =
+        begun.accept::<FakeHal>(Features::IMPLEMENTED, Features::VERSION_1, pool, settings)
+    else {
         return;
     };
     while !script.bytes.is_empty() {
@@ -51,10 +54,10 @@ fn round(script: &mut Script<'_>, pool: &Pool, held: &mut Vec<Frame>) {
 }
 
 /// One action. Nothing if the life of the device ends.
-fn step(
+fn step<R: Virtqueue<Frame>>(
     script: &mut Script<'_>,
     fake: &Device,
-    device: &mut net::Device<FakeHal, FakeTransport>,
+    device: &mut net::Device<R, FakeTransport>,
     held: &mut Vec<Frame>,
 ) -> Option<()> {
     let queue = if script.byte() & 1 == 0 { RECEIVE_QUEUE } else { TRANSMIT_QUEUE };

@@ -60,10 +60,11 @@ impl NetTransport for FakeTransport {
         "fake"
     }
 
-    fn doorbell(&mut self, queue: u16) -> core::result::Result<Doorbell, Refused> {
+    fn doorbell(&mut self, queue: u16, features: Features) -> core::result::Result<Doorbell, Refused> {
         let place = self.shared.doorbells.get(usize::from(queue)).ok_or(Refused::Doorbell(queue))?;
         // SAFETY: aligned memory that is never freed, and in which nothing is kept but what rings write.
-        Ok(unsafe { Doorbell::new(NonNull::from(place).cast(), queue, Width::Bits32) })
+        let doorbell = unsafe { Doorbell::new(NonNull::from(place).cast(), queue, Width::Bits32) };
+        Ok(doorbell.with_data(features.contains(Features::NOTIFICATION_DATA)))
     }
 
     fn acknowledge_used(&mut self) {

@@ -42,23 +42,31 @@ pub enum CloseError {
 }
 
 /// The parts of a [`Device`].
-pub type Parts<H, T> = (Receive<H>, Transmit<H>, Control<T>);
+pub type Parts<R, T> = (Receive<R>, Transmit<R>, Control<T>);
 
 /// A running device.
 ///
 /// Dropped, or dropped in parts, without [`Device::close`] it keeps the memory of its queues and the buffers in them for good:
 /// nobody has told the device to leave them alone.
 #[derive(Debug)]
-pub struct Device<H: Hal, T: NetTransport> {
-    receive: Receive<H>,
-    transmit: Transmit<H>,
+pub struct Device<R, T: NetTransport> {
+    receive: Receive<R>,
+    transmit: Transmit<R>,
     control: Control<T>,
 }
 
-impl<H: Hal, T: NetTransport> Device<H, T> {
+/// A running device, whose kind of ring was found out when it was negotiated: the one place where that is asked. What handles
+/// packets is best generic over the ring, and called from one `match` on this.
+#[derive(Debug)]
+pub enum AnyDevice<H: Hal, T: NetTransport> {
+    /// With split virtqueues.
+    Split(Device<Split<H, Frame>, T>),
+}
+
+impl<R: Virtqueue<Frame>, T: NetTransport> Device<R, T> {
     /// The parts.
     #[must_use]
-    pub fn split(self) -> Parts<H, T> {
+    pub fn split(self) -> Parts<R, T> {
         (self.receive, self.transmit, self.control)
     }
 
@@ -67,7 +75,7 @@ impl<H: Hal, T: NetTransport> Device<H, T> {
     /// # Errors
     /// Gives the parts back if they are not of the same device.
     #[expect(clippy::result_large_err, reason = "the parts must not be lost, and there may be no heap to box them")]
-    pub fn join(receive: Receive<H>, transmit: Transmit<H>, control: Control<T>) -> Result<Self, Parts<H, T>> {
+    pub fn join(receive: Receive<R>, transmit: Transmit<R>, control: Control<T>) -> Result<Self, Parts<R, T>> {
         if receive.device == control.device && transmit.device == control.device {
             Ok(Self { receive, transmit, control })
         } else {
@@ -76,12 +84,12 @@ impl<H: Hal, T: NetTransport> Device<H, T> {
     }
 
     /// Receiving.
-    pub fn receive(&mut self) -> &mut Receive<H> {
+    pub fn receive(&mut self) -> &mut Receive<R> {
         &mut self.receive
     }
 
     /// Transmitting.
-    pub fn transmit(&mut self) -> &mut Transmit<H> {
+    pub fn transmit(&mut self) -> &mut Transmit<R> {
         &mut self.transmit
     }
 
@@ -108,18 +116,18 @@ impl<H: Hal, T: NetTransport> Device<H, T> {
 }
 
 /// Sets the queues up and sets the device going.
-pub(super) fn start<H: Hal, T: NetTransport>(
+pub(super) fn start<R: Virtqueue<Frame>, T: NetTransport>(
     mut transport: T,
     features: Features,
     config: Config,
     pool: &Pool,
     settings: Settings,
-) -> Result<Device<H, T>, SetupError> {
+) -> Result<Device<R, T>, SetupError> {
     let posting = Posting::new(features, config.mtu);
-    let queues = make::<H, T>(&mut transport, RECEIVE_QUEUE, settings.receive_queue, posting.buffers(), features)
+    let queues = make::<R, T>(&mut transport, RECEIVE_QUEUE, settings.receive_queue, posting.buffers(), features)
         .and_then(|receive| {
             let size = settings.transmit_queue;
-            Ok((receive, make::<H, T>(&mut transport, TRANSMIT_QUEUE, size, MAX_SEGMENTS, features)?))
+            Ok((receive, make::<R, T>(&mut transport, TRANSMIT_QUEUE, size, MAX_SEGMENTS, features)?))
         });
     let ((receive, receive_doorbell), (transmit, transmit_doorbell)) = match queues {
         Ok(queues) => queues,
@@ -142,30 +150,32 @@ pub(super) fn start<H: Hal, T: NetTransport>(
     })
 }
 
-type Queue<H> = ManuallyDrop<Split<H, Frame>>;
-
 /// Makes a queue and tells the device of it. It is never dropped unless the device has been reset: if setting up fails, a
 /// few pages are lost.
-fn make<H: Hal, T: NetTransport>(
+fn make<R: Virtqueue<Frame>, T: NetTransport>(
     transport: &mut T,
     queue: u16,
     size: u16,
     segments: usize,
     features: Features,
-) -> Result<(Queue<H>, Doorbell), SetupError> {
-    let size = queue_size(transport, queue, size)?;
+) -> Result<(ManuallyDrop<R>, Doorbell), SetupError> {
+    let size = queue_size::<R, T>(transport, queue, size)?;
     // SAFETY: it lies in a `ManuallyDrop`, which only `Device::close` drops, after the reset.
-    let ring = unsafe { Split::<H, Frame>::new(size, segments, features) }.ok_or(SetupError::NoMemory(queue))?;
+    let ring = unsafe { R::new(size, segments, features) }.ok_or(SetupError::NoMemory(queue))?;
     let ring = ManuallyDrop::new(ring);
     let [descriptors, driver, device] = ring.areas();
     transport.queue_set(queue, u32::from(ring.size()), descriptors, driver, device);
-    Ok((ring, transport.doorbell(queue)?))
+    Ok((ring, transport.doorbell(queue, features)?))
 }
 
-/// The size of a queue: the greatest power of two (virtio 1.3, section 2.7) that neither device nor caller finds too large.
-pub(super) fn queue_size<T: NetTransport>(transport: &mut T, queue: u16, most: u16) -> Result<u16, SetupError> {
+/// The size of a queue: the greatest that its format can have and that neither device nor caller finds too large.
+pub(super) fn queue_size<R: Virtqueue<Frame>, T: NetTransport>(
+    transport: &mut T,
+    queue: u16,
+    most: u16,
+) -> Result<u16, SetupError> {
     let most = u16::try_from(transport.max_queue_size(queue)).unwrap_or(u16::MAX).min(most);
-    most.checked_ilog2().map(|log| 1 << log).ok_or(SetupError::NoQueue(queue))
+    R::size_within(most).ok_or(SetupError::NoQueue(queue))
 }
 
 /// A number for each device, so that parts of different ones are not put together.

@@ -1,7 +1,7 @@
 //! The network device (virtio 1.3, section 5.1).
 //!
-//! [`Negotiation`] finds out what the device offers, agrees with it, and makes a [`Device`]. That is three parts, which can be
-//! used apart: [`Receive`] and [`Transmit`] own a queue each, and [`Control`] owns the transport and with it everything slow
+//! [`Negotiation`] finds out what the device offers, agrees with it, and makes an [`AnyDevice`]: a [`Device`] with the kind of ring
+//! that was agreed on. That is three parts, which can be used apart: [`Receive`] and [`Transmit`] own a queue each, and [`Control`] owns the transport and with it everything slow
 //! (configuration changes, interrupt status, reset).
 //!
 //! When the device lies, a queue says so with a [`RingError`](crate::ring::RingError) and does nothing more. The parts are then
@@ -21,7 +21,7 @@ mod transmit;
 pub use config::Config;
 pub use control::{Control, Interrupt};
 pub use counters::{ReceiveCounters, TransmitCounters};
-pub use device::{CloseError, Device, Parts, Settings};
+pub use device::{AnyDevice, CloseError, Device, Parts, Settings};
 pub use header::HeaderError;
 pub use negotiation::{Negotiation, SetupError};
 pub use receive::Receive;

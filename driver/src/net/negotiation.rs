@@ -4,10 +4,11 @@ use virtio_drivers::Hal;
 use virtio_drivers::transport::{DeviceStatus, DeviceType};
 
 use super::config::Config;
-use super::device::{self, Device, Settings};
+use super::device::{self, AnyDevice, Settings};
 use super::receive::Posting;
-use crate::buffer::Pool;
+use crate::buffer::{Frame, Pool};
 use crate::features::{Features, NegotiationError};
+use crate::ring::Split;
 use crate::transport::{NetTransport, Refused};
 use crate::wire::RECEIVE_QUEUE;
 
@@ -104,18 +105,16 @@ impl<T: NetTransport> Negotiation<T> {
         required: Features,
         pool: &Pool,
         settings: Settings,
-    ) -> Result<Device<H, T>, SetupError> {
+    ) -> Result<AnyDevice<H, T>, SetupError> {
         let Self { mut transport, offered, config } = self;
-        let size = device::queue_size(&mut transport, RECEIVE_QUEUE, settings.receive_queue)
+        let size = device::queue_size::<Split<H, Frame>, T>(&mut transport, RECEIVE_QUEUE, settings.receive_queue)
             .map_err(|error| give_up(&mut transport, error))?;
         let possible = feasible(config.plausible(offered), wanted, config.mtu, size);
         let agreed = Features::negotiate(possible, wanted, required)
             .map_err(SetupError::from)
             .and_then(|features| agree(&mut transport, features));
-        match agreed {
-            Ok(features) => device::start(transport, features, config.only(features), pool, settings),
-            Err(error) => Err(give_up(&mut transport, error)),
-        }
+        let features = agreed.map_err(|error| give_up(&mut transport, error))?;
+        device::start(transport, features, config.only(features), pool, settings).map(AnyDevice::Split)
     }
 }
 

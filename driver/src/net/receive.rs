@@ -2,13 +2,11 @@
 
 use core::mem::ManuallyDrop;
 
-use virtio_drivers::Hal;
-
 use super::ReceiveCounters;
 use super::header::Allowed;
 use crate::buffer::{DEVICE_CAPACITY, Frame, MAX_SEGMENTS, Pool};
 use crate::features::Features;
-use crate::ring::{Access, RingError, Split, Used, Virtqueue};
+use crate::ring::{Access, RingError, Used, Virtqueue};
 use crate::transport::Doorbell;
 use crate::wire::{ETHERNET_HEADER, MAX_GSO_FRAME, NetHdr};
 
@@ -52,8 +50,8 @@ impl Posting {
 /// [`Transmit::reap`](super::Transmit::reap) and [`Receive::refill`], lest the device have no buffer to interrupt for; then
 /// [`Receive::arm_interrupt`], and if that says that nothing has come, sleep until there is an interrupt.
 #[derive(Debug)]
-pub struct Receive<H: Hal> {
-    pub(super) ring: ManuallyDrop<Split<H, Frame>>,
+pub struct Receive<R> {
+    pub(super) ring: ManuallyDrop<R>,
     pub(super) device: u64,
     doorbell: Doorbell,
     pool: Pool,
@@ -67,9 +65,9 @@ pub struct Receive<H: Hal> {
     counters: ReceiveCounters,
 }
 
-impl<H: Hal> Receive<H> {
+impl<R: Virtqueue<Frame>> Receive<R> {
     pub(super) fn new(
-        ring: ManuallyDrop<Split<H, Frame>>,
+        ring: ManuallyDrop<R>,
         doorbell: Doorbell,
         device: u64,
         pool: Pool,
@@ -114,7 +112,7 @@ impl<H: Hal> Receive<H> {
             }
         }
         if self.ring.publish() {
-            self.doorbell.ring();
+            self.doorbell.ring(self.ring.position());
             self.counters.doorbells += 1;
         }
     }

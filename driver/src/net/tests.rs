@@ -7,14 +7,14 @@ use super::*;
 use crate::buffer::{Frame, Pool};
 use crate::fake::{self, FakeHal, FakeTransport, Mischief};
 use crate::features::{Features, NegotiationError};
-use crate::ring::RingError;
+use crate::ring::{RingError, Split};
 use crate::wire::{NetHdr, RECEIVE_QUEUE, TRANSMIT_QUEUE, status};
 
 const ALL: Features = Features::IMPLEMENTED;
 const NONE: Features = Features::empty();
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
-type Driven = Device<FakeHal, FakeTransport>;
+type Driven = Device<Split<FakeHal, Frame>, FakeTransport>;
 
 struct Bench {
     fake: fake::Device,
@@ -27,7 +27,9 @@ impl Bench {
     }
 
     fn try_start(&self, wanted: Features) -> Result<Driven, SetupError> {
-        Negotiation::begin(self.fake.transport())?.accept(wanted, NONE, &self.pool, Settings::default())
+        let begun = Negotiation::begin(self.fake.transport())?;
+        let AnyDevice::Split(device) = begun.accept(wanted, NONE, &self.pool, Settings::default())?;
+        Ok(device)
     }
 
     fn start(&self, without: Features) -> Driven {
@@ -140,7 +142,7 @@ fn an_mtu_or_a_mac_that_cannot_be_counts_as_none() {
     let pool = Pool::allocate::<FakeHal>(100).unwrap();
     let begun = Negotiation::begin(fake.transport()).unwrap();
     assert_eq!(begun.config().mtu, Some(67));
-    let mut device = begun.accept::<FakeHal>(ALL, NONE, &pool, Settings::default()).unwrap();
+    let AnyDevice::Split(mut device) = begun.accept::<FakeHal>(ALL, NONE, &pool, Settings::default()).unwrap();
     assert_eq!(device.control().features(), ALL - Features::MTU - Features::MAC);
     assert_eq!((device.control().mtu(), device.control().mac()), (None, None));
     device.close().unwrap();
@@ -390,7 +392,7 @@ fn every_lie_breaks_the_queue_and_a_reset_mends_it() {
         assert_eq!(bench.pool.available(), bench.pool.capacity());
         let _ = bench.fake.take_sent();
         let begun = Negotiation::begin(transport).unwrap();
-        device = begun.accept(ALL, NONE, &bench.pool, Settings::default()).unwrap();
+        AnyDevice::Split(device) = begun.accept(ALL, NONE, &bench.pool, Settings::default()).unwrap();
         assert!(bench.fake.inject(NetHdr::default(), &bytes(60)));
         assert!(device.receive().take().unwrap().is_some(), "it works again");
     }
@@ -453,7 +455,8 @@ fn a_queue_too_short_for_large_frames_goes_without() {
         fake.set_queue_size(size);
         let pool = Pool::allocate::<FakeHal>(1200).unwrap();
         let begun = Negotiation::begin(fake.transport()).unwrap();
-        let mut device = begun.accept::<FakeHal>(ALL - without, NONE, &pool, Settings::default()).unwrap();
+        let AnyDevice::Split(mut device) =
+            begun.accept::<FakeHal>(ALL - without, NONE, &pool, Settings::default()).unwrap();
         assert_eq!(fake.accepted(), ALL - without - given_up);
         assert!(device.receive().posted() > 0);
         assert!(fake.inject(NetHdr::default(), &bytes(1514)));

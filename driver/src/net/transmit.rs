@@ -2,13 +2,11 @@
 
 use core::mem::ManuallyDrop;
 
-use virtio_drivers::Hal;
-
 use super::TransmitCounters;
 use super::header::{Allowed, HeaderError};
 use crate::buffer::{Frame, MAX_SEGMENTS};
 use crate::features::Features;
-use crate::ring::{Access, RingError, Split, Virtqueue};
+use crate::ring::{Access, RingError, Virtqueue};
 use crate::transport::Doorbell;
 use crate::wire::{ETHERNET_HEADER, MAX_GSO_FRAME, NetHdr};
 
@@ -53,8 +51,8 @@ pub struct Refused {
 /// [`Transmit::push`] any number of frames, then [`Transmit::flush`] once. Frames that were sent are dropped, and so go back to
 /// their pool, when room is needed, when a batch was sent, or by [`Transmit::reap`].
 #[derive(Debug)]
-pub struct Transmit<H: Hal> {
-    pub(super) ring: ManuallyDrop<Split<H, Frame>>,
+pub struct Transmit<R> {
+    pub(super) ring: ManuallyDrop<R>,
     pub(super) device: u64,
     doorbell: Doorbell,
     allowed: Allowed,
@@ -67,9 +65,9 @@ pub struct Transmit<H: Hal> {
     counters: TransmitCounters,
 }
 
-impl<H: Hal> Transmit<H> {
+impl<R: Virtqueue<Frame>> Transmit<R> {
     pub(super) fn new(
-        ring: ManuallyDrop<Split<H, Frame>>,
+        ring: ManuallyDrop<R>,
         doorbell: Doorbell,
         device: u64,
         features: Features,
@@ -174,7 +172,7 @@ impl<H: Hal> Transmit<H> {
     #[inline]
     pub fn flush(&mut self) -> Result<(), RingError> {
         if self.ring.publish() {
-            self.doorbell.ring();
+            self.doorbell.ring(self.ring.position());
             self.counters.doorbells += 1;
         }
         if self.ring.outstanding() >= self.reap_at { self.reap().map(drop) } else { Ok(()) }

@@ -18,6 +18,8 @@ pub use split::Split;
 
 use virtio_drivers::PhysAddr;
 
+use crate::features::Features;
+
 /// A lie of the device (or a bug in it). The ring gives nothing out any more; reset the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RingError {
@@ -78,7 +80,30 @@ pub struct Used<T> {
 pub type Segment = (PhysAddr, u32);
 
 /// What the packet path asks of a virtqueue, whatever its format. `T` owns the memory of a buffer.
-pub trait Virtqueue<T> {
+pub trait Virtqueue<T>: Sized {
+    /// The greatest size up to `most` that a queue of this format may have; nothing if there is none.
+    fn size_within(most: u16) -> Option<u16>;
+
+    /// A queue of `size` descriptors. With INDIRECT_DESC in `features`, buffers of up to `max_segments` segments take one
+    /// descriptor each; with EVENT_IDX notifications are suppressed by position.
+    ///
+    /// Nothing if there is no DMA memory.
+    ///
+    /// # Panics
+    /// If a queue of this format cannot have that size; see [`Virtqueue::size_within`].
+    ///
+    /// # Safety
+    /// Once the device has been told of the queue, the queue must not be dropped before the device is reset: dropping frees
+    /// the memory that the device accesses, and that of every buffer.
+    #[must_use]
+    unsafe fn new(size: u16, max_segments: usize, features: Features) -> Option<Self>;
+
+    /// Addresses of descriptor area, driver area and device area (section 2.6).
+    fn areas(&self) -> [PhysAddr; 3];
+
+    /// Where the driver will make the next buffer available, as a doorbell with NOTIFICATION_DATA tells it (section 2.9).
+    fn position(&self) -> u16;
+
     /// How many descriptors the queue has.
     fn size(&self) -> u16;
 
@@ -110,9 +135,7 @@ pub trait Virtqueue<T> {
         count: usize,
         access: Access,
         token: T,
-    ) -> Result<(), T>
-    where
-        Self: Sized;
+    ) -> Result<(), T>;
 
     /// Shows the device what was added. Whether it wants to be told by the doorbell.
     #[must_use = "the device sleeps until its doorbell is rung"]

@@ -49,49 +49,6 @@ pub struct Split<H: Hal, T> {
 }
 
 impl<H: Hal, T> Split<H, T> {
-    /// A queue of `size` descriptors, a power of two up to 32768. With INDIRECT_DESC in `features`, buffers of up to
-    /// `max_segments` segments take one descriptor each; with EVENT_IDX notifications are suppressed by index.
-    ///
-    /// Nothing if there is no DMA memory.
-    ///
-    /// # Panics
-    /// If `size` is no power of two.
-    ///
-    /// # Safety
-    /// Once the device has been told of the queue, the queue must not be dropped before the device is reset: dropping frees
-    /// the memory that the device accesses, and that of every buffer.
-    #[must_use]
-    pub unsafe fn new(size: u16, max_segments: usize, features: Features) -> Option<Self> {
-        // A chain must not be longer than the queue, not even an indirect one (section 2.7.5.3.1).
-        let max_segments = max_segments.min(usize::from(size));
-        let indirect = features.contains(Features::INDIRECT_DESC) && max_segments > 1;
-        let memory = Memory::new(size, if indirect { max_segments } else { 0 })?;
-        let slots =
-            (0..size).map(|id| Slot { token: None, capacity: 0, next: (id + 1) % size, descriptors: 0 }).collect();
-        let mut ring = Self {
-            memory,
-            slots,
-            free: 0,
-            free_count: size,
-            avail: 0,
-            published: 0,
-            taken: 0,
-            used: 0,
-            outstanding: 0,
-            event_idx: features.contains(Features::EVENT_IDX),
-            interrupts: true,
-            broken: None,
-        };
-        ring.disable_interrupts();
-        Some(ring)
-    }
-
-    /// Addresses of descriptor area, driver area and device area.
-    #[must_use]
-    pub fn areas(&self) -> [PhysAddr; 3] {
-        self.memory.areas()
-    }
-
     /// Sets where both indices begin, so that tests need not go all the way to see them wrap.
     #[cfg(any(test, feature = "fake"))]
     pub fn start_at(&mut self, index: u16) {
@@ -182,6 +139,46 @@ impl<H: Hal, T> Split<H, T> {
 }
 
 impl<H: Hal, T> Virtqueue<T> for Split<H, T> {
+    /// A power of two (section 2.7).
+    fn size_within(most: u16) -> Option<u16> {
+        most.checked_ilog2().map(|log| 1 << log)
+    }
+
+    unsafe fn new(size: u16, max_segments: usize, features: Features) -> Option<Self> {
+        // A chain must not be longer than the queue, not even an indirect one (section 2.7.5.3.1).
+        let max_segments = max_segments.min(usize::from(size));
+        let indirect = features.contains(Features::INDIRECT_DESC) && max_segments > 1;
+        let memory = Memory::new(size, if indirect { max_segments } else { 0 })?;
+        let slots =
+            (0..size).map(|id| Slot { token: None, capacity: 0, next: (id + 1) % size, descriptors: 0 }).collect();
+        let mut ring = Self {
+            memory,
+            slots,
+            free: 0,
+            free_count: size,
+            avail: 0,
+            published: 0,
+            taken: 0,
+            used: 0,
+            outstanding: 0,
+            event_idx: features.contains(Features::EVENT_IDX),
+            interrupts: true,
+            broken: None,
+        };
+        ring.disable_interrupts();
+        Some(ring)
+    }
+
+    fn areas(&self) -> [PhysAddr; 3] {
+        self.memory.areas()
+    }
+
+    /// The available index.
+    #[inline]
+    fn position(&self) -> u16 {
+        self.avail
+    }
+
     #[inline]
     fn size(&self) -> u16 {
         self.memory.size()

@@ -9,6 +9,7 @@ pub struct Doorbell {
     register: NonNull<u8>,
     queue: u16,
     width: Width,
+    data: bool,
 }
 
 /// How wide the register is.
@@ -31,7 +32,7 @@ impl Doorbell {
     /// thread; and such a write must have no effect on memory that Rust knows of.
     #[must_use]
     pub unsafe fn new(register: NonNull<u8>, queue: u16, width: Width) -> Self {
-        Self { register, queue, width }
+        Self { register, queue, width, data: false }
     }
 
     /// The queue whose doorbell this is.
@@ -40,15 +41,29 @@ impl Doorbell {
         self.queue
     }
 
-    /// Tells the device to look at the queue. Everything published before is visible to it.
+    /// The same doorbell, which also says how far the queue has got if `data` (NOTIFICATION_DATA, section 2.9).
+    ///
+    /// # Panics
+    /// If that does not fit into the register.
+    #[must_use]
+    pub fn with_data(self, data: bool) -> Self {
+        assert!(!data || self.width == Width::Bits32, "a doorbell with data is 32 bits wide");
+        Self { data, ..self }
+    }
+
+    /// Tells the device to look at the queue, whose next buffer will be at `position`
+    /// ([`Virtqueue::position`](crate::ring::Virtqueue::position)). Everything published before is visible to it.
     #[inline]
-    pub fn ring(&self) {
+    pub fn ring(&self, position: u16) {
+        let data = if self.data { u32::from(position) << 16 } else { 0 };
         fence(Ordering::Release);
         // SAFETY: the promise of `new`.
         unsafe {
             match self.width {
                 Width::Bits16 => self.register.cast::<u16>().as_ptr().write_volatile(self.queue.to_le()),
-                Width::Bits32 => self.register.cast::<u32>().as_ptr().write_volatile(u32::from(self.queue).to_le()),
+                Width::Bits32 => {
+                    self.register.cast::<u32>().as_ptr().write_volatile((data | u32::from(self.queue)).to_le())
+                }
             }
         }
     }
@@ -59,18 +74,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn writes_the_queue_index_as_wide_as_the_register() {
+    fn writes_the_queue_index_as_wide_as_the_register_and_the_position_if_that_was_agreed_on() {
         let mut word = [0xffff_ffff_u32; 1];
         let register = NonNull::from(&mut word).cast();
         // SAFETY: an aligned array of plain memory that outlives both doorbells.
         let (narrow, wide) =
             unsafe { (Doorbell::new(register, 1, Width::Bits16), Doorbell::new(register, 0x102, Width::Bits32)) };
-        narrow.ring();
+        narrow.ring(7);
         // SAFETY: as above.
         assert_eq!(unsafe { register.cast::<u32>().as_ptr().read_volatile() }.to_le(), 0xffff_0001);
-        wide.ring();
+        wide.ring(7);
         // SAFETY: as above.
         assert_eq!(unsafe { register.cast::<u32>().as_ptr().read_volatile() }.to_le(), 0x102);
         assert_eq!((narrow.queue(), wide.queue()), (1, 0x102));
+        let wide = wide.with_data(true);
+        for position in [0, 7, 0x8001, 0xffff] {
+            wide.ring(position);
+            // SAFETY: as above.
+            let value = unsafe { register.cast::<u32>().as_ptr().read_volatile() }.to_le();
+            assert_eq!(value, u32::from(position) << 16 | 0x102);
+        }
     }
 }

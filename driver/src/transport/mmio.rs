@@ -8,6 +8,7 @@ use virtio_drivers::{PhysAddr, Result};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::{Doorbell, NetTransport, Refused, Width};
+use crate::features::Features;
 use crate::wire::mmio::{CONFIG, INTERRUPT_ACK, QUEUE_NOTIFY};
 use crate::wire::status::INTERRUPT_QUEUE;
 
@@ -71,10 +72,11 @@ impl NetTransport for MmioTransport {
         "mmio"
     }
 
-    fn doorbell(&mut self, queue: u16) -> core::result::Result<Doorbell, Refused> {
+    fn doorbell(&mut self, queue: u16, features: Features) -> core::result::Result<Doorbell, Refused> {
         // SAFETY: QueueNotify is one of the registers that the caller of `new` has promised, 4-aligned; all it does is to
         // make the device look at the queue.
-        Ok(unsafe { Doorbell::new(self.registers.byte_add(QUEUE_NOTIFY), queue, Width::Bits32) })
+        let doorbell = unsafe { Doorbell::new(self.registers.byte_add(QUEUE_NOTIFY), queue, Width::Bits32) };
+        Ok(doorbell.with_data(features.contains(Features::NOTIFICATION_DATA)))
     }
 
     fn acknowledge_used(&mut self) {

@@ -13,6 +13,8 @@ pub use pci::{Message, PciError, PciTransport};
 
 use virtio_drivers::transport::Transport;
 
+use crate::features::Features;
+
 /// Something the device refused while its queues were set up, noticed by reading back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
@@ -32,11 +34,12 @@ pub trait NetTransport: Transport {
     /// A short name for messages: `mmio` or `pci`.
     fn name(&self) -> &'static str;
 
-    /// The doorbell of `queue`, to be called after [`Transport::queue_set`]. It stays good until the device is reset.
+    /// The doorbell of `queue`, as `features` make it (NOTIFICATION_DATA), to be called after [`Transport::queue_set`]. It stays
+    /// good until the device is reset.
     ///
     /// # Errors
     /// Whatever the device refused of this queue since the last reset: its doorbell, or its interrupt vector.
-    fn doorbell(&mut self, queue: u16) -> Result<Doorbell, Refused>;
+    fn doorbell(&mut self, queue: u16, features: Features) -> Result<Doorbell, Refused>;
 
     /// Acknowledges an interrupt for used buffers without asking whether there was one, so with at most one register
     /// access. To be called after each wake-up, before the rings are looked at: a device whose interrupt is a level (virtio

@@ -6,6 +6,7 @@
 pub mod config;
 pub mod header;
 pub mod mmio;
+pub mod packed;
 pub mod pci;
 pub mod split;
 pub mod status;

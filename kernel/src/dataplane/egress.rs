@@ -5,8 +5,8 @@ use ringlet_driver::buffer::{Frame, Pool};
 use ringlet_driver::features::Features;
 use ringlet_driver::net::{Reason, Refused, Transmit};
 use ringlet_driver::offload::{Finish, Segmenter, finish_checksum};
+use ringlet_driver::ring::Virtqueue;
 use ringlet_driver::wire::NetHdr;
-use virtio_drivers::Hal;
 
 use super::waiting::{Outcome, Waiting};
 use crate::stack::Outlet;
@@ -17,14 +17,14 @@ use crate::status::{Counters, Loss};
 const RESERVE: usize = 64;
 
 /// What is needed to send.
-pub(crate) struct Egress<'a, H: Hal> {
-    pub transmit: &'a mut Transmit<H>,
+pub(crate) struct Egress<'a, R> {
+    pub transmit: &'a mut Transmit<R>,
     pub pool: &'a Pool,
     pub features: Features,
     pub counters: &'a mut Counters,
 }
 
-impl<H: Hal> Egress<'_, H> {
+impl<R: Virtqueue<Frame>> Egress<'_, R> {
     /// Sends a frame with the header it has. What cannot be sent is dropped and counted.
     #[inline]
     pub fn send(&mut self, frame: Frame) {
@@ -118,7 +118,7 @@ fn finish(frame: &mut Frame, header: &NetHdr) -> bool {
     true
 }
 
-impl<H: Hal> Outlet for Egress<'_, H> {
+impl<R: Virtqueue<Frame>> Outlet for Egress<'_, R> {
     fn is_ready(&mut self) -> bool {
         let reserve = RESERVE.min((self.transmit.room() + self.transmit.under_way()).div_ceil(2));
         if self.transmit.room() < reserve {
@@ -134,12 +134,12 @@ impl<H: Hal> Outlet for Egress<'_, H> {
 }
 
 /// Takes what the balancer says besides its verdicts.
-pub(crate) struct BalancerSink<'a, 'b, H: Hal> {
-    pub egress: &'a mut Egress<'b, H>,
+pub(crate) struct BalancerSink<'a, 'b, R> {
+    pub egress: &'a mut Egress<'b, R>,
     pub waiting: &'a mut Waiting,
 }
 
-impl<H: Hal> Sink for BalancerSink<'_, '_, H> {
+impl<R: Virtqueue<Frame>> Sink for BalancerSink<'_, '_, R> {
     fn transmit(&mut self, frame: &[u8]) {
         self.egress.send_copy(frame, NetHdr::default());
     }

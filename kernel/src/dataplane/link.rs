@@ -1,9 +1,11 @@
 //! The network device in operation, and its negotiation.
 
-use ringlet_driver::buffer::Pool;
+use ringlet_driver::buffer::{Frame, Pool};
 use ringlet_driver::features::Features;
-use ringlet_driver::net::{CloseError, Control, Device, Negotiation, Receive, Settings, SetupError, Transmit};
-use ringlet_driver::ring::RingError;
+use ringlet_driver::net::{
+    AnyDevice, CloseError, Control, Device, Negotiation, Receive, Settings, SetupError, Transmit,
+};
+use ringlet_driver::ring::{RingError, Split, Virtqueue};
 use ringlet_driver::transport::NetTransport;
 use virtio_drivers::Hal;
 
@@ -36,11 +38,11 @@ impl core::fmt::Display for LinkError {
 }
 
 /// A device that works, in its parts.
-pub struct Link<H: Hal, T: NetTransport> {
+pub struct Link<R, T: NetTransport> {
     /// Receiving.
-    pub receive: Receive<H>,
+    pub receive: Receive<R>,
     /// Transmitting.
-    pub transmit: Transmit<H>,
+    pub transmit: Transmit<R>,
     /// Everything else.
     pub control: Control<T>,
     /// What the device offered.
@@ -49,6 +51,22 @@ pub struct Link<H: Hal, T: NetTransport> {
     pub features: Features,
 }
 
+/// A link with the kind of ring that was agreed on. Asked once for each start of the device; behind that nothing asks again.
+pub enum AnyLink<H: Hal, T: NetTransport> {
+    /// With split virtqueues.
+    Split(Link<Split<H, Frame>, T>),
+}
+
+/// Evaluates an expression, compiled for each kind of ring, with the link that there is.
+macro_rules! with_link {
+    ($any:expr, $link:ident => $value:expr) => {
+        match $any {
+            AnyLink::Split($link) => $value,
+        }
+    };
+}
+pub(crate) use with_link;
+
 /// What is wanted of a device: all that is implemented, as the command line changes it, and what the command line asks for
 /// that there is no code for.
 fn wanted(options: &Options) -> (Features, Features) {
@@ -56,7 +74,7 @@ fn wanted(options: &Options) -> (Features, Features) {
     (asked & Features::IMPLEMENTED, asked - Features::IMPLEMENTED)
 }
 
-impl<H: Hal, T: NetTransport> Link<H, T> {
+impl<H: Hal, T: NetTransport> AnyLink<H, T> {
     /// Resets the device, agrees with it, and starts it. What the command line asks for and does not get is reported.
     ///
     /// # Errors
@@ -71,12 +89,10 @@ impl<H: Hal, T: NetTransport> Link<H, T> {
         // Half of the buffers are for receiving at most: what is received lies in the transmit queue, waits for neighbours, or is
         // a copy of the stack, before it is free again.
         let settings = Settings { reserve: pool.capacity() / 2, ..Settings::default() };
-        let device: Device<H, T> = negotiation.accept(wanted, Features::empty(), pool, settings)?;
-        let (mut receive, mut transmit, control) = device.split();
-        // The loop asks for interrupts before it sleeps, and at no other time.
-        receive.disarm_interrupt();
-        transmit.disarm_interrupt();
-        let features = control.features();
+        let link = match negotiation.accept::<H>(wanted, Features::empty(), pool, settings)? {
+            AnyDevice::Split(device) => Self::Split(Link::new(device, offered)),
+        };
+        let features = with_link!(&link, link => link.features);
         info!(console, "device: offered {offered}");
         info!(console, "device: agreed on {features}");
         let refused = (wanted & offered) - features;
@@ -87,7 +103,7 @@ impl<H: Hal, T: NetTransport> Link<H, T> {
         if !missing.is_empty() {
             warn!(console, "virtio_net.features: the device does not offer {missing}");
         }
-        Ok(Self { receive, transmit, control, offered, features })
+        Ok(link)
     }
 
     /// Resets the device and takes everything back that it had.
@@ -95,6 +111,21 @@ impl<H: Hal, T: NetTransport> Link<H, T> {
     /// # Errors
     /// If it does not reset. Its buffers are lost then, since it may still write to them.
     pub fn close(self) -> Result<T, CloseError> {
+        with_link!(self, link => link.close())
+    }
+}
+
+impl<R: Virtqueue<Frame>, T: NetTransport> Link<R, T> {
+    fn new(device: Device<R, T>, offered: Features) -> Self {
+        let (mut receive, mut transmit, control) = device.split();
+        // The loop asks for interrupts before it sleeps, and at no other time.
+        receive.disarm_interrupt();
+        transmit.disarm_interrupt();
+        let features = control.features();
+        Self { receive, transmit, control, offered, features }
+    }
+
+    fn close(self) -> Result<T, CloseError> {
         // The parts are of one device: they were made together and have not been apart.
         let Ok(device) = Device::join(self.receive, self.transmit, self.control) else {
             return Err(CloseError::Reset);

@@ -5,7 +5,8 @@ mod link;
 mod waiting;
 
 pub(crate) use egress::{BalancerSink, Egress};
-pub use link::{Link, LinkError};
+pub(crate) use link::with_link;
+pub use link::{AnyLink, Link, LinkError};
 pub(crate) use waiting::{Outcome, Waiting};
 
 /// Frames that are worked on together.

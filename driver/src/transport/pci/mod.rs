@@ -9,6 +9,7 @@ mod tests;
 pub use msix::Message;
 
 use core::cell::Cell;
+use core::ptr::NonNull;
 
 use virtio_drivers::transport::pci::bus::{Command, ConfigurationAccess, DeviceFunction, PciRoot};
 use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
@@ -18,6 +19,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use self::msix::Vectors;
 use self::registers::Registers;
 use super::{Doorbell, NetTransport, Refused, Width};
+use crate::features::Features;
 use crate::wire::pci::{DEVICE_MODERN_NETWORK, DEVICE_TRANSITIONAL_NETWORK, MSIX_NO_VECTOR, VENDOR, common};
 
 /// Why a PCI function cannot be driven.
@@ -140,18 +142,25 @@ impl NetTransport for PciTransport {
         "pci"
     }
 
-    fn doorbell(&mut self, queue: u16) -> core::result::Result<Doorbell, Refused> {
+    fn doorbell(&mut self, queue: u16, features: Features) -> core::result::Result<Doorbell, Refused> {
         if let Some(refused) = self.refused.get() {
             return Err(refused);
         }
         self.select(queue);
         let offset = self.common.read_u16(common::QUEUE_NOTIFY_OFF);
         let offset = u64::from(offset) * u64::from(self.notify_multiplier);
-        let register = usize::try_from(offset).ok().and_then(|offset| self.notify.at::<u16>(offset));
+        let offset = usize::try_from(offset).map_err(|_| Refused::Doorbell(queue))?;
+        // With the position in it, it is wider (section 4.1.5.2).
+        let with_data = features.contains(Features::NOTIFICATION_DATA);
+        let (register, width) = if with_data {
+            (self.notify.at::<u32>(offset).map(NonNull::cast), Width::Bits32)
+        } else {
+            (self.notify.at::<u16>(offset).map(NonNull::cast), Width::Bits16)
+        };
         let register = register.ok_or(Refused::Doorbell(queue))?;
         // SAFETY: an aligned register inside the doorbell structure, mapped for good; all it does is to make the device look
         // at the queue.
-        Ok(unsafe { Doorbell::new(register.cast(), queue, Width::Bits16) })
+        Ok(unsafe { Doorbell::new(register, queue, width) }.with_data(with_data))
     }
 
     fn acknowledge_used(&mut self) {}
@@ -189,8 +198,8 @@ impl Transport for PciTransport {
     }
 
     fn notify(&mut self, queue: u16) {
-        if let Ok(doorbell) = self.doorbell(queue) {
-            doorbell.ring();
+        if let Ok(doorbell) = self.doorbell(queue, Features::empty()) {
+            doorbell.ring(0);
         }
     }
 

@@ -137,8 +137,10 @@ fn finds_the_structures_and_programs_the_vectors() {
     assert_eq!([at(common::QUEUE_DESC), at(common::QUEUE_DESC + 4)], [0x1000, 1]);
     assert_eq!(at(common::QUEUE_SIZE), 256 | 2 << 16, "the size, and beside it the vector");
     assert!(transport.queue_used(1));
-    transport.doorbell(1).unwrap().ring();
+    transport.doorbell(1, Features::empty()).unwrap().ring(7);
     assert_eq!(fake.u32(0x3004) & 0xffff, 1);
+    transport.doorbell(1, Features::NOTIFICATION_DATA).unwrap().ring(7);
+    assert_eq!(fake.u32(0x3004), 7 << 16 | 1);
 }
 
 #[test]
@@ -158,7 +160,7 @@ fn a_doorbell_outside_of_its_structure_is_refused() {
     let mut transport = fake.open(3).unwrap();
     for (offset, good) in [(3, true), (4, false), (u16::MAX, false)] {
         fake.set_u16(common::QUEUE_NOTIFY_OFF, offset);
-        assert_eq!(transport.doorbell(1).is_ok(), good, "offset {offset}");
+        assert_eq!(transport.doorbell(1, Features::empty()).is_ok(), good, "offset {offset}");
     }
 }
 
@@ -201,7 +203,9 @@ proptest! {
         }
         if let Ok(mut transport) = fake.open(3) {
             transport.queue_set(0, 256, 1, 2, 3);
-            let _ = transport.doorbell(0).map(|doorbell| doorbell.ring());
+            for features in [Features::empty(), Features::NOTIFICATION_DATA] {
+                let _ = transport.doorbell(0, features).map(|doorbell| doorbell.ring(7));
+            }
             let _ = transport.read_config_space::<u64>(0);
         }
     }
