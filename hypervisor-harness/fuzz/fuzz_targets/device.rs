@@ -14,8 +14,10 @@ use libfuzzer_sys::fuzz_target;
 use ringlet::backend::{Backend, Counters, Received, Scatter, Sent};
 use ringlet::virtio::Shared;
 use ringlet::virtio::memory::Memory;
-use ringlet::virtio::mmio::{Control, Registers};
+use ringlet::virtio::mmio::{Line, Mmio};
 use ringlet::virtio::net::{self, Activation, Net};
+use ringlet::virtio::queue::Place;
+use ringlet::virtio::registers::{Control, Identity, Registers};
 use ringlet::vmm::{GuestRam, MmioDevice};
 use ringlet_driver::features::Features;
 use ringlet_driver::wire::{MAX_GSO_FRAME, NetHdr, mmio as register, status};
@@ -138,6 +140,10 @@ impl Control for Inline {
         self.0.stop_queue(queue);
     }
 
+    fn restart_queue(&mut self, queue: u16, place: Place) {
+        self.0.restart_queue(queue, &place);
+    }
+
     fn reset(&mut self) {
         self.0.reset();
     }
@@ -160,7 +166,7 @@ fn available(queue: usize) -> u64 {
 }
 
 struct Guest {
-    registers: Registers<Inline>,
+    registers: Mmio<Inline>,
     wire: Arc<Mutex<State>>,
     shared: Arc<Shared>,
     indices: [u16; 2],
@@ -215,13 +221,14 @@ fn descriptor(table: u64, index: u8, address: u64, length: u32, flags: u16, next
 fuzz_target!(|acts: Vec<Act>| {
     ram().zero(BASE, BASE + 0x2_0000).expect("in memory");
     let wire = Arc::<Mutex<State>>::default();
-    let interrupt = EventFd::new(EFD_NONBLOCK).expect("an eventfd");
-    let shared = Arc::new(Shared::new(interrupt, Box::new(|_| ())));
+    let line = Arc::new(Line::new(EventFd::new(EFD_NONBLOCK).expect("an eventfd")));
+    let shared = Arc::new(Shared::new(line.clone(), Box::new(|_| ())));
     let memory = Memory::new(ram().clone());
     let backend = Wire(wire.clone());
     let offered = net::offered(&backend, Features::all());
     let control = Inline(Net::new(memory.clone(), Box::new(backend), shared.clone()));
-    let registers = Registers::new(control, shared.clone(), memory, offered, [2, 0, 0, 0, 0, 1], 1500);
+    let identity = Identity { offered, mac: [2, 0, 0, 0, 0, 1], mtu: 1500 };
+    let registers = Mmio::new(Registers::new(control, shared.clone(), memory, identity), line);
     let mut guest = Guest { registers, wire, shared, indices: [0; 2] };
     let mut now = Instant::now();
     for act in acts.into_iter().take(200) {
@@ -246,10 +253,10 @@ fuzz_target!(|acts: Vec<Act>| {
                 guest.wire.lock().unwrap().waiting.push_back((NetHdr::LEN + length).min(MAX_GSO_FRAME + NetHdr::LEN));
             }
             Act::Full(full) => guest.wire.lock().unwrap().full = full,
-            Act::Turn => drop(guest.registers.control().0.turn(now)),
+            Act::Turn => drop(guest.registers.registers.control().0.turn(now)),
             Act::Sleep => {
-                guest.registers.control().0.listen(true);
-                guest.registers.control().0.quieten();
+                guest.registers.registers.control().0.listen(true);
+                guest.registers.registers.control().0.quieten();
             }
             Act::Wait(time) => now += Duration::from_millis(time.into()),
         }
@@ -261,7 +268,7 @@ fuzz_target!(|acts: Vec<Act>| {
     ram().write(BASE + 0x8000, &[0; 72]).expect("in memory");
     guest.offer(1, 0);
     let before = guest.shared.counters().from_guest.frames;
-    guest.registers.control().0.turn(now);
+    guest.registers.registers.control().0.turn(now);
     assert_eq!(guest.shared.counters().from_guest.frames, before + 1);
     assert!(!guest.shared.needs_reset());
 });

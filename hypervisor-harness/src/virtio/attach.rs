@@ -12,8 +12,9 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::Counters;
 use super::memory::Memory;
-use super::mmio::Registers;
+use super::mmio::{Line, Mmio};
 use super::net::{self, Net};
+use super::registers::{Identity, Registers};
 use super::shared::{Report, Shared};
 use super::worker::{self, DEFAULT_SPIN, Remote};
 use crate::backend::Backend;
@@ -132,14 +133,17 @@ pub fn attach(machine: &mut Machine, backend: Box<dyn Backend>, options: Options
     // that the device has nothing to do then. InterruptStatus goes on to say "used buffers", which is always worth a look.
     let acknowledgement = layout::NET_BASE + INTERRUPT_ACK as u64;
     let acknowledged = machine.notification(acknowledgement, status::INTERRUPT_QUEUE.into())?;
-    let shared = Arc::new(Shared::new(machine.interrupt(layout::NET_GSI)?, report));
+    let line = Arc::new(Line::new(machine.interrupt(layout::NET_GSI)?));
+    let shared = Arc::new(Shared::new(line.clone(), report));
     let memory = Memory::new(machine.ram().clone());
     let (offered, mtu) = (net::offered(&*backend, mask), backend.mtu());
     let net = Net::new(memory.clone(), backend, shared.clone());
     let (remote, thread) = worker::spawn(net, shared.clone(), doorbells, spin).map_err(Error::Thread)?;
     let control = remote.try_clone().map_err(Error::Thread)?;
-    let registers = Registers::new(control, shared.clone(), memory, offered, mac, mtu);
+    let registers = Registers::new(control, shared.clone(), memory, Identity { offered, mac, mtu });
     // A thread without a device would sleep for ever.
-    machine.add_device(layout::NET_BASE, layout::NET_SIZE, Box::new(registers)).inspect_err(|_| remote.stop())?;
+    machine
+        .add_device(layout::NET_BASE, layout::NET_SIZE, Box::new(Mmio::new(registers, line)))
+        .inspect_err(|_| remote.stop())?;
     Ok(Handle { remote, shared, thread, offered, _acknowledged: acknowledged })
 }

@@ -2,7 +2,8 @@
 //! [`Backend`](crate::backend::Backend).
 //!
 //! From the guest inwards:
-//! - [`mmio`]: the registers (virtio 1.3, section 4.2), on the vCPU's thread.
+//! - [`mmio`]: how a guest reaches the registers (virtio 1.3, section 4.2), on the vCPU's thread.
+//! - [`registers`]: what the registers mean, whatever the transport.
 //! - [`worker`]: the device's thread, which owns everything that moves frames.
 //! - [`net`]: the network device: receive and transmit paths, without a thread of their own.
 //! - [`queue`]: the device's side of a virtqueue.
@@ -23,6 +24,7 @@ pub mod memory;
 pub mod mmio;
 pub mod net;
 pub mod queue;
+pub mod registers;
 mod shared;
 #[cfg(test)]
 mod testing;
@@ -31,4 +33,4 @@ pub mod worker;
 
 pub use attach::{Error, Handle, Options, attach};
 pub use counters::Counters;
-pub use shared::{Report, Shared};
+pub use shared::{Interrupts, Report, Shared};

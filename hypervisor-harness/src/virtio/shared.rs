@@ -1,10 +1,9 @@
-//! What the vCPU's thread, the device's thread and the status line share: atomics and the interrupt.
+//! What the vCPU's thread, the device's thread and the status line share: atomics and the interrupts.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use ringlet_driver::features::Features;
-use ringlet_driver::wire::status;
-use vmm_sys_util::eventfd::EventFd;
 
 use super::counters::{Counters, Live};
 
@@ -14,15 +13,25 @@ pub type Report = Box<dyn Fn(&str) + Send + Sync>;
 /// A guest that breaks the rules again and again, with resets between, fills no terminal: so many faults are told of.
 const SAID: u64 = 8;
 
+/// How a device interrupts its driver: each transport has its own way. Called from the device's thread and the vCPU's; must
+/// not block.
+pub trait Interrupts: std::fmt::Debug + Send + Sync {
+    /// Buffers of this queue were used, and the driver wants to know.
+    fn queue(&self, queue: u16);
+    /// The configuration space has changed, or the device needs a reset.
+    fn configuration(&self);
+    /// The device was reset: what was said of interrupts before is forgotten.
+    fn reset(&self);
+}
+
 /// The state of a device that more than one thread sees.
 pub struct Shared {
     pub(super) live: Live,
-    interrupt_status: AtomicU32,
     generation: AtomicU32,
     link: AtomicBool,
     needs_reset: AtomicBool,
     negotiated: AtomicU64,
-    interrupt: EventFd,
+    interrupts: Arc<dyn Interrupts>,
     report: Report,
 }
 
@@ -33,17 +42,16 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Shared {
-    /// Makes the state of a device whose link is up. `interrupt` raises its interrupt when written.
+    /// Makes the state of a device whose link is up.
     #[must_use]
-    pub fn new(interrupt: EventFd, report: Report) -> Self {
+    pub fn new(interrupts: Arc<dyn Interrupts>, report: Report) -> Self {
         Self {
             live: Live::default(),
-            interrupt_status: AtomicU32::new(0),
             generation: AtomicU32::new(0),
             link: AtomicBool::new(true),
             needs_reset: AtomicBool::new(false),
             negotiated: AtomicU64::new(0),
-            interrupt,
+            interrupts,
             report,
         }
     }
@@ -69,27 +77,10 @@ impl Shared {
         (self.report)(line);
     }
 
-    /// Raises an interrupt: buffers were used.
-    pub(super) fn interrupt_queue(&self) {
+    /// Raises an interrupt: buffers of this queue were used.
+    pub(super) fn interrupt_queue(&self, queue: u16) {
         self.live.interrupts.add(1);
-        self.raise(status::INTERRUPT_QUEUE);
-    }
-
-    fn raise(&self, reason: u8) {
-        self.interrupt_status.fetch_or(reason.into(), Ordering::SeqCst);
-        // Writing fails only when the counter is full, and then the interrupt is pending anyway. A driver that does not
-        // acknowledge gets its interrupts all the same: they are edges.
-        let _ = self.interrupt.write(1);
-    }
-
-    /// InterruptStatus.
-    pub(super) fn interrupt_status(&self) -> u32 {
-        self.interrupt_status.load(Ordering::SeqCst)
-    }
-
-    /// InterruptACK.
-    pub(super) fn acknowledge(&self, bits: u32) {
-        self.interrupt_status.fetch_and(!bits, Ordering::SeqCst);
+        self.interrupts.queue(queue);
     }
 
     /// ConfigGeneration.
@@ -107,7 +98,7 @@ impl Shared {
     pub(super) fn link_lost(&self) {
         if self.link.swap(false, Ordering::SeqCst) {
             self.generation.fetch_add(1, Ordering::SeqCst);
-            self.raise(status::INTERRUPT_CONFIG);
+            self.interrupts.configuration();
         }
     }
 
@@ -127,7 +118,7 @@ impl Shared {
                 SAID => self.say(&format!("the network device needs a reset: {why} (more of this is only counted)")),
                 _ => {}
             }
-            self.raise(status::INTERRUPT_CONFIG);
+            self.interrupts.configuration();
         }
     }
 
@@ -135,7 +126,7 @@ impl Shared {
     pub(super) fn reset(&self) {
         self.live.resets.add(1);
         self.needs_reset.store(false, Ordering::SeqCst);
-        self.interrupt_status.store(0, Ordering::SeqCst);
+        self.interrupts.reset();
         self.set_negotiated(Features::empty());
     }
 }

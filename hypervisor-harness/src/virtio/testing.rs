@@ -12,9 +12,10 @@ use ringlet_driver::wire::{NetHdr, mmio as register, status};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::memory::Memory;
-use super::mmio::{Control, Registers};
+use super::mmio::{Line, Mmio};
 use super::net::{self, Activation, Net, Turn};
 use super::queue::Place;
+use super::registers::{Control, Identity, Registers};
 use super::{Counters, Shared};
 use crate::backend::{self, Backend, Received, Scatter, Sent};
 use crate::vmm::{GuestRam, MmioDevice};
@@ -136,6 +137,10 @@ impl Control for Inline {
         self.net.stop_queue(queue);
     }
 
+    fn restart_queue(&mut self, queue: u16, place: Place) {
+        self.net.restart_queue(queue, &place);
+    }
+
     fn reset(&mut self) {
         self.net.reset();
     }
@@ -239,7 +244,7 @@ pub struct Guest {
     /// Its memory.
     pub ram: GuestRam,
     /// The registers, with the device behind them.
-    pub registers: Registers<Inline>,
+    pub registers: Mmio<Inline>,
     /// What the device tells.
     pub shared: Arc<Shared>,
     /// The network.
@@ -256,17 +261,24 @@ pub struct Guest {
 impl Guest {
     /// A guest whose device has not been touched yet.
     pub fn new() -> Self {
+        Self::offering(Features::empty())
+    }
+
+    /// As [`Guest::new`], and the device offers these features besides.
+    pub fn offering(more: Features) -> Self {
         let ram = GuestRam::new(MEMORY).unwrap();
         let (wire, said) = (Wire::default(), Arc::new(Mutex::new(Vec::new())));
         let interrupt = EventFd::new(EFD_NONBLOCK).unwrap();
         let sink = said.clone();
         let report = Box::new(move |line: &str| sink.lock().unwrap().push(line.to_owned()));
-        let shared = Arc::new(Shared::new(interrupt.try_clone().unwrap(), report));
+        let line = Arc::new(Line::new(interrupt.try_clone().unwrap()));
+        let shared = Arc::new(Shared::new(line.clone(), report));
         let memory = Memory::new(ram.clone());
         let net = Net::new(memory.clone(), Box::new(wire.clone()), shared.clone());
-        let offered = net::offered(&wire, Features::all());
+        let offered = net::offered(&wire, Features::all()) | more;
         let control = Inline { net, doorbells: 0 };
-        let registers = Registers::new(control, shared.clone(), memory, offered, MAC, wire.mtu());
+        let identity = Identity { offered, mac: MAC, mtu: wire.mtu() };
+        let registers = Mmio::new(Registers::new(control, shared.clone(), memory, identity), line);
         Self { ram, registers, shared, wire, rings: Vec::new(), said, interrupt, now: Instant::now() }
     }
 
@@ -331,7 +343,7 @@ impl Guest {
 
     /// The device's turn.
     pub fn turn(&mut self) -> Turn {
-        self.registers.control().net.turn(self.now)
+        self.registers.registers.control().net.turn(self.now)
     }
 
     /// Lets time pass, for the device.

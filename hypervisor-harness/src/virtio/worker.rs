@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::Shared;
-use super::mmio::Control;
 use super::net::{Activation, Net, QUEUES};
+use super::queue::Place;
+use super::registers::Control;
 use super::wait::Wait;
 
 /// How long the thread looks for more to do before it sleeps, when nothing else is asked for.
@@ -27,6 +28,7 @@ const LEAST_SPIN: Duration = Duration::from_micros(5);
 enum Command {
     Start(Activation),
     StopQueue(u16),
+    RestartQueue(u16, Place),
     Reset,
     Stop,
 }
@@ -76,6 +78,10 @@ impl Control for Remote {
 
     fn stop_queue(&mut self, queue: u16) {
         self.call(Command::StopQueue(queue));
+    }
+
+    fn restart_queue(&mut self, queue: u16, place: Place) {
+        self.call(Command::RestartQueue(queue, place));
     }
 
     fn reset(&mut self) {
@@ -177,6 +183,7 @@ impl Worker {
         match command {
             Command::Start(activation) => self.net.start(&activation),
             Command::StopQueue(queue) => self.net.stop_queue(queue),
+            Command::RestartQueue(queue, place) => self.net.restart_queue(queue, &place),
             Command::Reset | Command::Stop => self.net.reset(),
         }
         // Nobody waits any more: that is their business.

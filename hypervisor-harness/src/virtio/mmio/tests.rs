@@ -1,7 +1,9 @@
 use proptest::prelude::*;
+use ringlet_driver::features::Features;
 
 use super::*;
-use crate::virtio::testing::{Guest, MAC, RECEIVE, TRANSMIT, frame, place};
+use crate::virtio::registers::QueueRegisters;
+use crate::virtio::testing::{Guest, MAC, RECEIVE, Ring, TRANSMIT, frame, place};
 
 fn status_of(guest: &mut Guest) -> u32 {
     guest.load(register::STATUS)
@@ -52,7 +54,7 @@ fn verify_3_1_1_features_are_accepted_only_if_they_make_sense() {
         // And so the device does not start.
         guest.store(register::STATUS, 15);
         assert_eq!(status_of(&mut guest), 3);
-        assert!(!guest.registers.control().net.is_active());
+        assert!(!guest.registers.registers.control().net.is_active());
     }
     // Once accepted, they are fixed.
     assert!(guest.negotiate(all));
@@ -76,7 +78,7 @@ fn verify_2_1_1_status_bits_are_only_added() {
     assert_eq!(status_of(&mut guest), 15, "needs_reset is not the driver's to set");
     guest.store(register::STATUS, 128);
     assert_eq!(status_of(&mut guest), 143);
-    assert!(!guest.registers.control().net.is_active(), "the driver has given up");
+    assert!(!guest.registers.registers.control().net.is_active(), "the driver has given up");
     guest.store(register::STATUS, 0);
     assert_eq!(status_of(&mut guest), 0);
 }
@@ -142,12 +144,70 @@ fn verify_4_2_2_2_a_queue_can_be_stopped() {
 }
 
 #[test]
+fn verify_2_6_1_a_queue_is_reset_and_brought_back_elsewhere() {
+    let mut guest = Guest::offering(Features::RING_RESET);
+    guest.start(Features::EVENT_IDX | Features::RING_RESET, 8);
+    let bytes = frame(wire::NetHdr::default(), 60, 0);
+    guest.send(0, &bytes, &[]);
+    guest.turn();
+    guest.send(1, &bytes, &[]);
+    guest.store(register::QUEUE_SEL, TRANSMIT as u32);
+    guest.store(register::QUEUE_RESET, 0);
+    assert_eq!(guest.load(register::QUEUE_READY), 1, "writing 0 does nothing");
+    guest.store(register::QUEUE_RESET, 1);
+    assert_eq!((guest.load(register::QUEUE_RESET), guest.load(register::QUEUE_READY)), (0, 0));
+    guest.turn();
+    assert_eq!(guest.rings[TRANSMIT].used_index(), 1, "what was available when the queue was reset stays untouched");
+    // The other queue goes on meanwhile.
+    guest.wire.state().waiting.push_back(bytes.clone());
+    guest.buffer(0, 2000);
+    assert_eq!(guest.turn().moved, 1);
+    // Its old place is forgotten; it comes back where and as large as the driver says.
+    assert_eq!(guest.registers.registers.queue(), Some(&QueueRegisters::default()));
+    guest.rings[TRANSMIT] = Ring::new(&guest.ram, place(2, 16));
+    assert!(guest.set_queue(TRANSMIT, place(2, 16)));
+    for index in 0..12 {
+        guest.send(index, &bytes, &[]);
+    }
+    assert_eq!(guest.turn().moved, 12);
+    assert_eq!(guest.rings[TRANSMIT].used_index(), 12, "indices begin at zero again");
+    assert_eq!(guest.wire.state().sent.len(), 13);
+    assert_eq!((guest.counters().misuses, guest.counters().faults), (0, 0));
+}
+
+#[test]
+fn a_queue_is_reset_only_where_that_was_negotiated() {
+    let mut guest = Guest::offering(Features::RING_RESET);
+    guest.start(Features::EVENT_IDX, 8);
+    guest.store(register::QUEUE_SEL, TRANSMIT as u32);
+    guest.store(register::QUEUE_RESET, 1);
+    assert_eq!((guest.load(register::QUEUE_READY), guest.counters().misuses), (1, 1));
+    // Nor does a queue come back to a device that has broken down, or to a driver that has given up.
+    for end in [None, Some(status::FAILED)] {
+        let mut guest = Guest::offering(Features::RING_RESET);
+        guest.start(Features::RING_RESET, 8);
+        match end {
+            Some(bits) => guest.store(register::STATUS, bits.into()),
+            None => {
+                guest.rings[TRANSMIT].set_available(100);
+                guest.turn();
+                assert!(guest.shared.needs_reset());
+            }
+        }
+        guest.store(register::QUEUE_SEL, TRANSMIT as u32);
+        guest.store(register::QUEUE_RESET, 1);
+        guest.set_queue(TRANSMIT, place(TRANSMIT, 8));
+        assert!(!guest.registers.registers.control().net.is_active());
+    }
+}
+
+#[test]
 fn doorbells_without_eventfd_arrive() {
     let mut guest = Guest::started(Features::EVENT_IDX, 8);
     for queue in [0, 1, 2, 0x1_0000] {
         guest.store(register::QUEUE_NOTIFY, queue);
     }
-    assert_eq!((guest.registers.control().doorbells, guest.counters().misuses), (2, 2));
+    assert_eq!((guest.registers.registers.control().doorbells, guest.counters().misuses), (2, 2));
 }
 
 #[test]
@@ -179,7 +239,7 @@ proptest! {
                 _ => guest.store((value & 0x3f) as usize * 4, value >> 8),
             }
             let status = guest.load(register::STATUS) as u8;
-            let runs = guest.registers.control().net.is_active();
+            let runs = guest.registers.registers.control().net.is_active();
             let may = status & (status::DRIVER_OK | status::FAILED) == status::DRIVER_OK;
             prop_assert!(!runs || may, "{status:#x}");
             if status & status::DRIVER_OK != 0 {

@@ -84,6 +84,8 @@ pub struct Net {
     memory: Memory,
     backend: Box<dyn Backend>,
     shared: Arc<Shared>,
+    /// What was negotiated, from DRIVER_OK on.
+    features: Option<Features>,
     receive: Option<Receive>,
     transmit: Option<Transmit>,
     /// Where frames go that the guest cannot take; made when first needed.
@@ -102,7 +104,7 @@ impl Net {
     /// Makes the device, inactive.
     #[must_use]
     pub fn new(memory: Memory, backend: Box<dyn Backend>, shared: Arc<Shared>) -> Self {
-        Self { memory, backend, shared, receive: None, transmit: None, sink: None, gone: false }
+        Self { memory, backend, shared, features: None, receive: None, transmit: None, sink: None, gone: false }
     }
 
     /// Whether there is a queue to work on.
@@ -136,6 +138,7 @@ impl Net {
             Ok((receive, transmit)) => {
                 self.receive = receive.map(|queue| Receive::new(queue, features, mtu));
                 self.transmit = transmit.map(|queue| Transmit::new(queue, features, mtu));
+                self.features = Some(features);
                 self.shared.set_negotiated(features);
             }
             Err(error) => self.shared.break_down(&error.to_string()),
@@ -144,7 +147,7 @@ impl Net {
 
     /// Gives up all queues. The guest's memory is not touched after this returns.
     pub fn reset(&mut self) {
-        (self.receive, self.transmit) = (None, None);
+        (self.features, self.receive, self.transmit) = (None, None, None);
     }
 
     /// Gives up one queue.
@@ -153,6 +156,26 @@ impl Net {
             wire::RECEIVE_QUEUE => self.receive = None,
             wire::TRANSMIT_QUEUE => self.transmit = None,
             _ => {}
+        }
+    }
+
+    /// Takes up a queue that was given up by [`Net::stop_queue`], at a place of the driver's choice, from index 0 on. Nothing
+    /// happens if the device is not at work: it needs a reset then, or gets one.
+    pub fn restart_queue(&mut self, index: u16, place: &Place) {
+        let Some(features) = self.features else { return };
+        let (mtu, mode) = (self.backend.mtu(), Mode::from(features));
+        let queue = |direction| Queue::new(&self.memory, place, direction, mode);
+        let made = match index {
+            wire::RECEIVE_QUEUE => {
+                queue(Direction::ToGuest).map(|queue| self.receive = Some(Receive::new(queue, features, mtu)))
+            }
+            wire::TRANSMIT_QUEUE => {
+                queue(Direction::FromGuest).map(|queue| self.transmit = Some(Transmit::new(queue, features, mtu)))
+            }
+            _ => Ok(()),
+        };
+        if let Err(error) = made {
+            self.shared.break_down(&error.to_string());
         }
     }
 
@@ -169,7 +192,8 @@ impl Net {
 
     fn try_turn(&mut self, now: Instant) -> Result<Turn, Fault> {
         let live = &self.shared.live;
-        let (mut moved, mut lost, mut interrupt, mut published) = (0, None, false, false);
+        let (mut moved, mut lost, mut published) = (0, None, false);
+        let mut interrupts = [false; QUEUES];
         let (mut held, mut starved) = (false, false);
         if let Some(transmit) = &mut self.transmit {
             let backend: &mut dyn Backend = &mut *self.backend;
@@ -177,7 +201,7 @@ impl Net {
             (held, lost) = (burst.held, burst.lost);
             moved += burst.taken;
             published |= burst.taken != 0;
-            interrupt |= transmit.queue.interrupt_due();
+            interrupts[usize::from(wire::TRANSMIT_QUEUE)] = transmit.queue.interrupt_due();
         }
         let mut deadline = if self.gone { None } else { self.backend.turn(now) };
         if let Some(receive) = self.receive.as_mut().filter(|_| !self.gone && lost.is_none()) {
@@ -185,11 +209,12 @@ impl Net {
             (starved, lost) = (burst.starved, burst.lost);
             moved += burst.moved;
             published |= burst.moved != 0;
-            interrupt |= receive.queue.interrupt_due();
+            interrupts[usize::from(wire::RECEIVE_QUEUE)] = receive.queue.interrupt_due();
         }
-        if interrupt {
-            self.shared.interrupt_queue();
-        } else if published {
+        for (queue, _) in (0..).zip(interrupts).filter(|(_, due)| *due) {
+            self.shared.interrupt_queue(queue);
+        }
+        if published && interrupts == [false; QUEUES] {
             live.spared.add(1);
         }
         if moved != 0 {

@@ -250,11 +250,11 @@ fn doorbells_are_wanted_only_before_a_sleep() {
     let mut guest = Guest::started(Features::empty(), 8);
     guest.turn();
     assert_eq!((guest.rings[TRANSMIT].used_flags(), guest.rings[RECEIVE].used_flags()), (1, 1));
-    assert!(!guest.registers.control().net.listen(false));
+    assert!(!guest.registers.registers.control().net.listen(false));
     assert_eq!((guest.rings[TRANSMIT].used_flags(), guest.rings[RECEIVE].used_flags()), (0, 1));
-    assert!(!guest.registers.control().net.listen(true));
+    assert!(!guest.registers.registers.control().net.listen(true));
     assert_eq!(guest.rings[RECEIVE].used_flags(), 0, "a starved device wants to hear of buffers");
-    guest.registers.control().net.quieten();
+    guest.registers.registers.control().net.quieten();
     assert_eq!((guest.rings[TRANSMIT].used_flags(), guest.rings[RECEIVE].used_flags()), (1, 1));
 }
 
