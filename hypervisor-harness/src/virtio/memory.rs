@@ -1,10 +1,21 @@
 //! Guest memory as a device reaches it: every address is checked once, then kept as a host pointer.
 //!
-//! All of the device's `unsafe` code about memory is in this file. It rests on one fact: the memory behind a [`GuestRam`] stays mapped as
-//! long as the process lives, and no Rust reference to its bytes is ever made (only to atomics, which may be shared with
+//! All of the device's `unsafe` code about memory is in this file and those below it. It rests on one fact: host addresses behind which a
+//! guest's memory is, be it a [`GuestRam`] or a frontend's ([`Table`]), are mapped and hold guests' memory or nothing as
+//! long as the process lives, and no Rust reference to their bytes is ever made (only to atomics, which may be shared with
 //! a guest that runs meanwhile).
 
+mod ground;
+mod sigbus;
+mod table;
+
+pub use sigbus::lost;
+pub use table::{MOST_REGIONS, Region, Table, TableError};
+
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+use self::ground::Lot;
 
 use crate::backend::Scatter;
 use crate::vmm::GuestRam;
@@ -17,7 +28,7 @@ use crate::vmm::memory::OutOfRange;
 #[repr(transparent)]
 pub struct Piece(libc::iovec);
 
-// SAFETY: the pointer goes to memory that stays mapped for the life of the process and that is accessed by copies only;
+// SAFETY: the pointer goes to addresses that are guest memory for the life of the process and are accessed by copies only;
 // nothing about it is tied to one thread.
 unsafe impl Send for Piece {}
 
@@ -51,18 +62,67 @@ pub fn scatter(pieces: &[Piece]) -> Scatter<'_> {
     unsafe { Scatter::new(vectors) }
 }
 
+/// Guest-physical addresses that lie side by side in this process too.
+#[derive(Debug, Clone, Copy)]
+struct Window {
+    /// The first of them.
+    guest: u64,
+    /// How many bytes.
+    size: u64,
+    /// The first byte's address in this process.
+    host: *mut u8,
+}
+
+// SAFETY: as for `Piece`.
+unsafe impl Send for Window {}
+// SAFETY: as for `Piece`; shared access only reads the fields.
+unsafe impl Sync for Window {}
+
+impl Window {
+    /// The host's address of `length` bytes at `address`, if all of them lie here.
+    #[inline]
+    fn find(&self, address: u64, length: u64) -> Option<*mut u8> {
+        // Addresses below the window wrap around to offsets that are too large.
+        let offset = address.wrapping_sub(self.guest);
+        let inside = offset <= self.size && length <= self.size - offset;
+        inside.then(|| self.host.wrapping_add(offset as usize))
+    }
+}
+
+/// What keeps the memory there.
+#[derive(Debug, Clone)]
+#[expect(dead_code, reason = "held, not looked at")]
+enum Backing {
+    /// The machine's own.
+    Ram(GuestRam),
+    /// Files of another process'.
+    Mapped(Arc<Vec<Lot>>),
+}
+
 /// The guest's memory, for one device.
 #[derive(Debug, Clone)]
 pub struct Memory {
-    ram: GuestRam,
-    size: u64,
+    /// The only window, or the largest one.
+    first: Window,
+    /// The others.
+    others: Arc<[Window]>,
+    /// What the device has used is given back to the host only when the last clone of this is dropped.
+    _backing: Backing,
 }
 
 impl Memory {
     /// Makes the device's view of `ram`.
     #[must_use]
     pub fn new(ram: GuestRam) -> Self {
-        Self { size: ram.size(), ram }
+        let first = Window { guest: 0, size: ram.size(), host: ram.host_start() };
+        Self { first, others: Arc::default(), _backing: Backing::Ram(ram) }
+    }
+
+    /// Memory in several windows, the most important first, that are mapped as long as `lots` exists.
+    fn mapped(windows: &[Window], lots: Arc<Vec<Lot>>) -> Self {
+        let nothing = Window { guest: 0, size: 0, host: std::ptr::dangling_mut() };
+        let (first, others) = windows.split_first().map_or((nothing, &[][..]), |(first, others)| (*first, others));
+        Self { first, others: others.into(), _backing: Backing::Mapped(lots) }
     }
 
     /// Checks that `length` bytes at guest-physical `address` are RAM.
@@ -71,12 +131,18 @@ impl Memory {
     /// If one of them is not.
     #[inline]
     pub fn piece(&self, address: u64, length: u32) -> Result<Piece, OutOfRange> {
-        let inside = address <= self.size && u64::from(length) <= self.size - address;
-        if !inside {
-            return Err(OutOfRange { address, length: length as usize });
-        }
-        let base = self.ram.host_start().wrapping_add(address as usize);
+        let base = match self.first.find(address, length.into()) {
+            Some(base) => base,
+            None => self.elsewhere(address, length)?,
+        };
         Ok(Piece(libc::iovec { iov_base: base.cast(), iov_len: length as usize }))
+    }
+
+    /// The same, where it does not lie in the first window.
+    #[cold]
+    fn elsewhere(&self, address: u64, length: u32) -> Result<*mut u8, OutOfRange> {
+        let found = self.others.iter().find_map(|window| window.find(address, length.into()));
+        found.ok_or(OutOfRange { address, length: length as usize })
     }
 
     /// Checks a table that is to be accessed by words. The caller has checked that it is aligned to its widest word.
@@ -225,8 +291,13 @@ impl Headed {
 mod tests {
     use super::*;
 
+    fn ram() -> (GuestRam, Memory) {
+        let ram = GuestRam::new(32).unwrap();
+        (ram.clone(), Memory::new(ram))
+    }
+
     fn memory() -> Memory {
-        Memory::new(GuestRam::new(32).unwrap())
+        ram().1
     }
 
     #[test]
@@ -244,8 +315,8 @@ mod tests {
 
     #[test]
     fn pieces_are_guest_memory() {
-        let memory = memory();
-        memory.ram.write(0x1000, b"a ring of bells").unwrap();
+        let (ram, memory) = ram();
+        ram.write(0x1000, b"a ring of bells").unwrap();
         let pieces = [memory.piece(0x1002, 4).unwrap(), memory.piece(0x1006, 9).unwrap().skip(4)];
         let mut bytes = [0; 9];
         assert_eq!(scatter(&pieces).read(0, &mut bytes), 9);
@@ -262,12 +333,12 @@ mod tests {
 
     #[test]
     fn tables_are_little_endian_words() {
-        let memory = memory();
+        let (ram, memory) = ram();
         let area = memory.area(0x2000, 16).unwrap();
         area.store16(0, 0x0201, Ordering::Relaxed);
         area.store32(4, 0x0807_0605);
         let mut bytes = [0; 8];
-        memory.ram.read(0x2000, &mut bytes).unwrap();
+        ram.read(0x2000, &mut bytes).unwrap();
         assert_eq!(bytes, [1, 2, 0, 0, 5, 6, 7, 8]);
         assert_eq!((area.load16(4, Ordering::Acquire), area.load64(0)), (0x0605, 0x0807_0605_0000_0201));
         assert!(memory.area((32 << 20) - 8, 16).is_err());
