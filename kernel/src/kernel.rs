@@ -230,14 +230,13 @@ impl Kernel {
                 }
                 Verdict::Local => {
                     let header = frame.header();
-                    let checked = header.flags & (NetHdr::NEEDS_CSUM | NetHdr::DATA_VALID) != 0;
                     let bytes = if frame.segment_count() == 1 {
                         frame.head()
                     } else {
                         let length = frame.copy_to_slice(linear);
                         &linear[..length]
                     };
-                    local |= stack.receive(bytes, checked, now, &mut egress);
+                    local |= stack.receive(bytes, &header, now, &mut egress);
                 }
                 Verdict::Drop(_) => {}
                 Verdict::Wait(next_hop) => {

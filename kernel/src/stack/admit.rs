@@ -10,8 +10,11 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use smoltcp::phy::{Checksum, ChecksumCapabilities};
 use smoltcp::wire::{
     ArpPacket, EthernetAddress, EthernetFrame, EthernetProtocol, Icmpv6Message, Icmpv6Packet, Icmpv6Repr, IpAddress,
-    IpEndpoint, IpProtocol, Ipv4Packet, Ipv6Packet, Ipv6Repr, NdiscNeighborFlags, NdiscRepr, TcpPacket,
+    IpEndpoint, IpProtocol, Ipv4Packet, Ipv6Packet, Ipv6Repr, NdiscNeighborFlags, NdiscRepr, TcpOption, TcpPacket,
+    UdpPacket,
 };
+
+use super::peers::Ends;
 
 /// Every address that is ours.
 #[derive(Debug, Default)]
@@ -91,8 +94,8 @@ fn admit_ipv4(payload: &[u8], checked: bool, addresses: &Addresses) -> Option<()
     if !whole || !addressed {
         return None;
     }
-    if packet.next_header() == IpProtocol::Tcp && !checked {
-        verify_tcp(packet.payload(), source.into(), target.into())?;
+    if !checked {
+        verify(packet.next_header(), packet.payload(), source.into(), target.into())?;
     }
     Some(())
 }
@@ -120,8 +123,8 @@ fn judge_ipv6(
     if source.is_unspecified() || !addresses.contains(&IpAddr::V6(target)) {
         return None;
     }
-    if packet.next_header() == IpProtocol::Tcp && !checked {
-        verify_tcp(packet.payload(), source.into(), target.into())?;
+    if !checked {
+        verify(packet.next_header(), packet.payload(), source.into(), target.into())?;
     }
     Some(Admission::Admit)
 }
@@ -176,29 +179,68 @@ fn judge_solicitation(
     Some(Admission::Answer(bytes))
 }
 
-/// The checksum of a TCP segment, in software: smoltcp is told not to look at it.
-fn verify_tcp(segment: &[u8], source: IpAddr, target: IpAddr) -> Option<()> {
-    let tcp = TcpPacket::new_checked(segment).ok()?;
-    tcp.verify_checksum(&source.into(), &target.into()).then_some(())
+/// The checksum of a TCP segment or UDP datagram, in software: smoltcp is told not to look at it.
+fn verify(protocol: IpProtocol, payload: &[u8], source: IpAddr, target: IpAddr) -> Option<()> {
+    let sound = match protocol {
+        IpProtocol::Tcp => TcpPacket::new_checked(payload).ok()?.verify_checksum(&source.into(), &target.into()),
+        IpProtocol::Udp => {
+            let udp = UdpPacket::new_checked(payload).ok()?;
+            match udp.checksum() {
+                // None was made, which IPv6 does not allow (RFC 8200, section 8.1).
+                0 => source.is_ipv4(),
+                _ => udp.verify_checksum(&source.into(), &target.into()),
+            }
+        }
+        _ => true,
+    };
+    sound.then_some(())
 }
 
-/// The address and port a frame asks for a connection with: those of a TCP segment with SYN and without ACK.
-pub(crate) fn connection_request(frame: &[u8]) -> Option<IpEndpoint> {
+/// The first segment of a connection, from either side.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Opening {
+    /// The connection, our end first.
+    pub ends: Ends,
+    /// Whether it answers a request of ours; otherwise it is one.
+    pub answer: bool,
+    /// The largest segment the peer takes, if it says so.
+    pub mss: Option<u16>,
+}
+
+/// Reads a TCP segment with SYN.
+pub(crate) fn opening(frame: &[u8]) -> Option<Opening> {
     let ethernet = EthernetFrame::new_checked(frame).ok()?;
     let payload = ethernet.payload();
-    let (protocol, target, segment) = match ethernet.ethertype() {
+    let (protocol, source, target, segment) = match ethernet.ethertype() {
         EthernetProtocol::Ipv4 => {
             let packet = Ipv4Packet::new_checked(payload).ok()?;
-            (packet.next_header(), IpAddress::from(packet.dst_addr()), packet.payload())
+            let (source, target) = (packet.src_addr(), packet.dst_addr());
+            (packet.next_header(), IpAddress::from(source), IpAddress::from(target), packet.payload())
         }
         EthernetProtocol::Ipv6 => {
             let packet = Ipv6Packet::new_checked(payload).ok()?;
-            (packet.next_header(), IpAddress::from(packet.dst_addr()), packet.payload())
+            let (source, target) = (packet.src_addr(), packet.dst_addr());
+            (packet.next_header(), IpAddress::from(source), IpAddress::from(target), packet.payload())
         }
         _ => return None,
     };
-    let tcp = TcpPacket::new_checked(segment).ok().filter(|_| protocol == IpProtocol::Tcp)?;
-    (tcp.syn() && !tcp.ack()).then(|| IpEndpoint::new(target, tcp.dst_port()))
+    if protocol != IpProtocol::Tcp {
+        return None;
+    }
+    let tcp = TcpPacket::new_checked(segment).ok().filter(|tcp| tcp.syn() && !tcp.rst() && !tcp.fin())?;
+    let mut options = tcp.options();
+    let mut mss = None;
+    while !options.is_empty() {
+        let Ok((rest, option)) = TcpOption::parse(options) else { break };
+        match option {
+            TcpOption::EndOfList => break,
+            TcpOption::MaxSegmentSize(announced) => mss = Some(announced),
+            _ => {}
+        }
+        options = rest;
+    }
+    let ends = (IpEndpoint::new(target, tcp.dst_port()), IpEndpoint::new(source, tcp.src_port()));
+    Some(Opening { ends, answer: tcp.ack(), mss })
 }
 
 /// Whether a packet can come from there: not "this network", loopback, multicast, reserved or broadcast.
@@ -207,11 +249,12 @@ fn is_source_v4(address: Ipv4Addr) -> bool {
     first != 0 && first != 127 && first < 224
 }
 
-/// What smoltcp computes and checks itself. It checks no TCP checksum, since [`admit`] did, and computes none if the
-/// device does (`offload`).
+/// What smoltcp computes and checks itself. It checks no checksum of TCP and UDP, since [`admit`] did, and computes none if
+/// the device does (`offload`).
 pub(crate) fn checksums(offload: bool) -> ChecksumCapabilities {
     let mut capabilities = ChecksumCapabilities::default();
-    capabilities.tcp = if offload { Checksum::None } else { Checksum::Tx };
+    let transport = || if offload { Checksum::None } else { Checksum::Tx };
+    (capabilities.tcp, capabilities.udp) = (transport(), transport());
     capabilities
 }
 

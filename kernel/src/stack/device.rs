@@ -8,18 +8,18 @@ use ringlet_driver::features::Features;
 use ringlet_driver::wire::NetHdr;
 use smoltcp::phy::{self, DeviceCapabilities, Medium, PacketMeta};
 use smoltcp::time::Instant;
-use smoltcp::wire::{
-    EthernetFrame, EthernetProtocol, IpAddress, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket, checksum,
-};
+use smoltcp::wire::EthernetFrame;
 
 use super::admit::checksums;
 use super::echo;
+use super::peers::Peers;
+use super::transmit;
 
 /// The longest frame the stack makes, in bytes with the Ethernet header: the IPv4 total length ends at 65,535.
 pub(crate) const LONGEST_FRAME: usize = 14 + 65_535;
 
 /// Length of an Ethernet header.
-const ETHERNET: usize = EthernetFrame::<&[u8]>::header_len();
+pub(crate) const ETHERNET: usize = EthernetFrame::<&[u8]>::header_len();
 
 /// Where the stack's frames go.
 pub trait Outlet {
@@ -41,6 +41,8 @@ pub struct LinkFacts {
     pub checksum: bool,
     /// The device cuts large TCP segments over IPv4 (HOST_TSO4).
     pub segmentation_v4: bool,
+    /// The device cuts large TCP segments over IPv6 (HOST_TSO6).
+    pub segmentation_v6: bool,
 }
 
 impl LinkFacts {
@@ -48,17 +50,27 @@ impl LinkFacts {
     #[must_use]
     pub fn new(features: Features, mac: [u8; 6], mtu: u16) -> Self {
         let checksum = features.contains(Features::CSUM);
-        Self { mac, mtu, checksum, segmentation_v4: checksum && features.contains(Features::HOST_TSO4) }
+        let segmentation = |feature| checksum && features.contains(feature);
+        Self {
+            mac,
+            mtu,
+            checksum,
+            segmentation_v4: segmentation(Features::HOST_TSO4),
+            segmentation_v6: segmentation(Features::HOST_TSO6),
+        }
     }
 
-    /// In smoltcp's words. Segmentation over IPv6 stays off: smoltcp 0.14 drops every IPv6 packet above the MTU, whatever the
-    /// device can do.
+    /// In smoltcp's words. Where the device cuts segments over IPv6 the MTU is said to be 64 KiB, since smoltcp 0.14 drops
+    /// every IPv6 packet above it, whatever the device can do: [`transmit`] has the real one kept.
     pub(crate) fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = ETHERNET + usize::from(self.mtu);
+        capabilities.max_transmission_unit =
+            if self.segmentation_v6 { LONGEST_FRAME } else { ETHERNET + usize::from(self.mtu) };
         capabilities.checksum = checksums(self.checksum);
-        capabilities.segmentation.tcpv4 = NonZeroUsize::new(LONGEST_FRAME).filter(|_| self.segmentation_v4);
+        let longest = NonZeroUsize::new(LONGEST_FRAME);
+        capabilities.segmentation.tcpv4 = longest.filter(|_| self.segmentation_v4);
+        capabilities.segmentation.tcpv6 = longest.filter(|_| self.segmentation_v6);
         capabilities
     }
 }
@@ -102,8 +114,23 @@ pub(crate) struct Device<'a, O> {
     /// The frame to be received, if one is.
     pub received: Option<&'a [u8]>,
     pub facts: &'a LinkFacts,
+    pub peers: &'a Peers,
     pub scratch: &'a mut Scratch,
     pub outlet: &'a mut O,
+    /// Bytes that may still be sent. The frame that exceeds it is the last.
+    pub budget: &'a mut usize,
+}
+
+impl<'a, O: Outlet> Device<'a, O> {
+    fn token(&mut self) -> TxToken<'_, O> {
+        TxToken {
+            facts: self.facts,
+            peers: self.peers,
+            scratch: self.scratch,
+            outlet: self.outlet,
+            budget: self.budget,
+        }
+    }
 }
 
 impl<O: Outlet> phy::Device for Device<'_, O> {
@@ -119,17 +146,11 @@ impl<O: Outlet> phy::Device for Device<'_, O> {
     fn receive(&mut self, _: Instant) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
         // Received whether or not the answer can be sent: an outlet that is full drops it, as a wire would.
         let frame = self.received.take()?;
-        let token = TxToken { facts: self.facts, scratch: self.scratch, outlet: self.outlet, gso_size: 0 };
-        Some((RxToken(frame), token))
+        Some((RxToken(frame), self.token()))
     }
 
     fn transmit(&mut self, _: Instant) -> Option<Self::TxToken<'_>> {
-        self.outlet.is_ready().then_some(TxToken {
-            facts: self.facts,
-            scratch: self.scratch,
-            outlet: self.outlet,
-            gso_size: 0,
-        })
+        (*self.budget > 0 && self.outlet.is_ready()).then(|| self.token())
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -149,9 +170,10 @@ impl phy::RxToken for RxToken<'_> {
 /// Takes a frame to be sent.
 pub(crate) struct TxToken<'a, O> {
     facts: &'a LinkFacts,
+    peers: &'a Peers,
     scratch: &'a mut Scratch,
     outlet: &'a mut O,
-    gso_size: u16,
+    budget: &'a mut usize,
 }
 
 impl<O: Outlet> phy::TxToken for TxToken<'_, O> {
@@ -161,50 +183,13 @@ impl<O: Outlet> phy::TxToken for TxToken<'_, O> {
             return f(&mut vec![0; len]);
         };
         let result = f(frame);
-        let header = if self.facts.checksum { offload(frame, self.gso_size) } else { NetHdr::default() };
+        let header =
+            if self.facts.checksum { transmit::offload(frame, self.facts.mtu, self.peers) } else { NetHdr::default() };
+        *self.budget = self.budget.saturating_sub(len);
         self.outlet.send(frame, header);
         result
     }
 
-    fn set_meta(&mut self, meta: PacketMeta) {
-        self.gso_size = meta.segmentation_offload_size.map_or(0, Into::into);
-    }
-}
-
-/// Leaves the checksum of a TCP segment, and its segmentation if `gso_size` is not 0, to the device (virtio 1.3, section
-/// 5.1.6.2): the field gets the sum of the pseudo-header, with the real length, as Linux does it.
-fn offload(frame: &mut [u8], gso_size: u16) -> NetHdr {
-    let mut ethernet = EthernetFrame::new_unchecked(frame);
-    let ethertype = ethernet.ethertype();
-    let payload = ethernet.payload_mut();
-    let (source, target, header_len, gso_type): (IpAddress, IpAddress, usize, u8) = match ethertype {
-        EthernetProtocol::Ipv4 => {
-            let Ok(ip) = Ipv4Packet::new_checked(&*payload) else { return NetHdr::default() };
-            if ip.next_header() != IpProtocol::Tcp {
-                return NetHdr::default();
-            }
-            (ip.src_addr().into(), ip.dst_addr().into(), usize::from(ip.header_len()), NetHdr::GSO_TCPV4)
-        }
-        EthernetProtocol::Ipv6 => {
-            let Ok(ip) = Ipv6Packet::new_checked(&*payload) else { return NetHdr::default() };
-            if ip.next_header() != IpProtocol::Tcp {
-                return NetHdr::default();
-            }
-            (ip.src_addr().into(), ip.dst_addr().into(), ip.header_len(), NetHdr::GSO_TCPV6)
-        }
-        _ => return NetHdr::default(),
-    };
-    let segment = &mut payload[header_len..];
-    let segment_len = segment.len();
-    let sum = checksum::pseudo_header(&source, &target, IpProtocol::Tcp, segment_len as u32);
-    let mut tcp = TcpPacket::new_unchecked(segment);
-    tcp.set_checksum(sum);
-    let start = ETHERNET + header_len;
-    let mut header = NetHdr::partial_checksum(start as u16, 16);
-    if gso_size != 0 {
-        header.gso_type = gso_type;
-        header.gso_size = gso_size;
-        header.hdr_len = (start + usize::from(tcp.header_len())) as u16;
-    }
-    header
+    // Says how segments over IPv4 are to be cut, but nothing of IPv6. See `transmit`, which sees to both.
+    fn set_meta(&mut self, _: PacketMeta) {}
 }

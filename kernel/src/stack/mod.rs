@@ -4,30 +4,39 @@
 //! connections nobody listens for, and carries the connections of the [services](crate::services). Its neighbours and
 //! routes are smoltcp's own: the balancer keeps others.
 //!
-//! Not done: fragments are not put together, so a ping larger than the MTU goes unanswered; there is no path MTU discovery;
-//! large segments are left to the device for IPv4 only, since smoltcp 0.14 drops IPv6 packets above the MTU.
+//! Segments of up to 64 KiB are left to the device to cut, over both versions of IP; received super-frames are taken as they
+//! are.
+//!
+//! Not done: fragments are not put together, so a ping larger than the MTU goes unanswered; there is no path MTU discovery.
 
 mod admit;
 mod device;
 mod echo;
+mod peers;
+mod transmit;
 
 use alloc::vec;
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ringlet_driver::offload::{Finish, Segmenter};
+use ringlet_driver::wire::NetHdr;
 use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketSet};
 use smoltcp::socket::{AnySocket, tcp};
 use smoltcp::time::Instant;
-use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, IpEndpoint};
+use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
 
-use self::admit::{Addresses, Admission, admit, connection_request};
-use self::device::{Device, Scratch};
+use self::admit::{Addresses, Admission, Opening, admit, opening};
+use self::device::{Device, LONGEST_FRAME, Scratch};
 pub use self::device::{LinkFacts, Outlet};
+use self::peers::Peers;
 use crate::cmdline::Cidr;
 
 /// Rounds of transmission in one [`Stack::poll`]: each socket may send a frame in each. What is left is sent by the next
 /// call, so that a big download does not hold up the frames of others.
 const ROUNDS: usize = 16;
+/// Bytes after which one [`Stack::poll`] sends no more, for the same reason: this is what forwarding has to wait for.
+const BYTES: usize = 1 << 20;
 
 /// The stack of one network device.
 pub struct Stack {
@@ -35,7 +44,10 @@ pub struct Stack {
     sockets: SocketSet<'static>,
     facts: LinkFacts,
     addresses: Addresses,
+    peers: Peers,
     scratch: Scratch,
+    /// Room for a datagram that came in a super-frame.
+    datagram: Vec<u8>,
     counters: Counters,
 }
 
@@ -68,7 +80,15 @@ impl Stack {
         let mut scratch = Scratch::new();
         let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(facts.mac)));
         config.random_seed = seed;
-        let mut device = Device { received: None, facts: &facts, scratch: &mut scratch, outlet: &mut Nowhere };
+        let peers = Peers::new();
+        let mut device = Device {
+            received: None,
+            facts: &facts,
+            peers: &peers,
+            scratch: &mut scratch,
+            outlet: &mut Nowhere,
+            budget: &mut 0,
+        };
         let mut interface = Interface::new(config, &mut device, instant(now_ns));
         interface.update_ip_addrs(|addresses| {
             for cidr in own {
@@ -87,7 +107,8 @@ impl Stack {
         }
         let addresses = Addresses::new(own.iter().map(|cidr| cidr.address).collect::<Vec<IpAddr>>());
         let sockets = SocketSet::new(vec![]);
-        Self { interface, sockets, facts, addresses, scratch, counters: Counters::default() }
+        let datagram = vec![0; LONGEST_FRAME];
+        Self { interface, sockets, facts, addresses, peers, scratch, datagram, counters: Counters::default() }
     }
 
     /// The sockets. After a change, [`Stack::poll`] is due.
@@ -121,16 +142,37 @@ impl Stack {
         self.addresses.set_services(addresses);
     }
 
-    /// Takes one received Ethernet frame; answers go to `outlet`. `checked` says that its transport checksum was verified by
-    /// the device, or is left to be computed because the frame never left the host.
+    /// Takes one received Ethernet frame with the header it came with; answers go to `outlet`. The header says whether the
+    /// transport checksum was verified by the device, or is left to be computed because the frame never left the host; and
+    /// whether several datagrams came in one frame.
     ///
     /// Returns whether a socket may have something new.
-    pub fn receive(&mut self, frame: &[u8], checked: bool, now_ns: u64, outlet: &mut impl Outlet) -> bool {
+    pub fn receive(&mut self, frame: &[u8], header: &NetHdr, now_ns: u64, outlet: &mut impl Outlet) -> bool {
+        if header.gso_type != NetHdr::GSO_UDP_L4 {
+            // Several TCP segments in one are as good as one, and a datagram that was to be fragmented is one.
+            let checked = header.flags & (NetHdr::NEEDS_CSUM | NetHdr::DATA_VALID) != 0;
+            return self.receive_packet(frame, checked, now_ns, outlet);
+        }
+        let Ok(mut segmenter) = Segmenter::new(header, frame, frame, Finish::Partial) else {
+            self.counters.refused += 1;
+            return false;
+        };
+        let mut news = false;
+        // Taken out for the time being, so that the rest can be borrowed.
+        let mut datagram = core::mem::take(&mut self.datagram);
+        while let Some((length, _)) = segmenter.write_next(frame, &mut datagram) {
+            news |= self.receive_packet(&datagram[..length], true, now_ns, outlet);
+        }
+        self.datagram = datagram;
+        news
+    }
+
+    fn receive_packet(&mut self, frame: &[u8], checked: bool, now_ns: u64, outlet: &mut impl Outlet) -> bool {
         match admit(frame, checked, &self.addresses, self.facts.mac) {
             Admission::Admit => {}
             Admission::Answer(answer) => {
                 self.counters.received += 1;
-                outlet.send(&answer, ringlet_driver::wire::NetHdr::default());
+                outlet.send(&answer, NetHdr::default());
                 return false;
             }
             Admission::Refuse => {
@@ -140,43 +182,82 @@ impl Stack {
         }
         self.counters.received += 1;
         if let Some(length) = self.scratch.echo(frame, self.facts.mac) {
-            outlet.send(&self.scratch.frame()[..length], ringlet_driver::wire::NetHdr::default());
+            outlet.send(&self.scratch.frame()[..length], NetHdr::default());
             return false;
         }
-        if connection_request(frame).is_some_and(|target| self.is_crowded(target)) {
+        if let Some(opening) = opening(frame)
+            && !self.opens(&opening)
+        {
             self.counters.crowded += 1;
             return false;
         }
-        let mut device = Device { received: Some(frame), facts: &self.facts, scratch: &mut self.scratch, outlet };
+        let mut device = Device {
+            received: Some(frame),
+            facts: &self.facts,
+            peers: &self.peers,
+            scratch: &mut self.scratch,
+            outlet,
+            budget: &mut { BYTES },
+        };
         let result = self.interface.poll_ingress_single(instant(now_ns), &mut device, &mut self.sockets);
         matches!(result, PollIngressSingleResult::SocketStateChanged)
     }
 
-    /// Whether somebody serves an address and port and has no socket left to listen. A request for a connection is not answered then, as
-    /// Linux does with a full backlog: the client tries again in a second, where a reset would turn it away.
-    fn is_crowded(&self, target: IpEndpoint) -> bool {
-        let mut served = false;
+    /// Remembers what a peer announces as a connection begins. Returns false for a request for a connection that somebody
+    /// serves who has no socket left to listen: it is not answered then, as Linux does with a full backlog. The client tries
+    /// again in a second, where a reset would turn it away.
+    fn opens(&mut self, opening: &Opening) -> bool {
+        let (own, peer) = opening.ends;
+        let (mut served, mut listening) = (false, false);
+        let mut known = None;
         for (_, socket) in self.sockets.iter() {
             let Some(socket) = tcp::Socket::downcast(socket) else { continue };
+            if socket.local_endpoint() == Some(own) && socket.remote_endpoint() == Some(peer) {
+                known = Some(socket.state());
+            }
             let served_at = socket.listen_endpoint();
-            if served_at.port == target.port && served_at.addr.is_none_or(|address| address == target.addr) {
-                if socket.state() == tcp::State::Listen {
-                    return false;
-                }
+            if served_at.port == own.port && served_at.addr.is_none_or(|address| address == own.addr) {
                 served = true;
+                listening |= socket.state() == tcp::State::Listen;
             }
         }
-        served
+        let begins = match known {
+            // What an open connection is to be sent does not change for a segment that claims to begin it.
+            Some(state) => opening.answer && state == tcp::State::SynSent,
+            None => listening && !opening.answer,
+        };
+        if begins {
+            self.remember(opening);
+        }
+        listening || !served || opening.answer || known.is_some()
+    }
+
+    fn remember(&mut self, opening: &Opening) {
+        let sockets = &self.sockets;
+        self.peers.announced(opening.ends, opening.mss, |(own, peer)| {
+            sockets
+                .iter()
+                .filter_map(|(_, socket)| tcp::Socket::downcast(socket))
+                .any(|socket| socket.local_endpoint() == Some(*own) && socket.remote_endpoint() == Some(*peer))
+        });
     }
 
     /// Sends what sockets have to send. Returns whether there may be more to send at once.
     pub fn poll(&mut self, now_ns: u64, outlet: &mut impl Outlet) -> bool {
         let now = instant(now_ns);
-        let mut device = Device { received: None, facts: &self.facts, scratch: &mut self.scratch, outlet };
+        let mut budget = BYTES;
+        let mut device = Device {
+            received: None,
+            facts: &self.facts,
+            peers: &self.peers,
+            scratch: &mut self.scratch,
+            outlet,
+            budget: &mut budget,
+        };
         self.interface.poll_maintenance(now);
         for _ in 0..ROUNDS {
             if self.interface.poll_egress(now, &mut device, &mut self.sockets) == PollResult::None {
-                return false;
+                return *device.budget == 0;
             }
         }
         true
@@ -197,7 +278,7 @@ impl Outlet for Nowhere {
         false
     }
 
-    fn send(&mut self, _: &[u8], _: ringlet_driver::wire::NetHdr) {}
+    fn send(&mut self, _: &[u8], _: NetHdr) {}
 }
 
 #[cfg(test)]

@@ -202,7 +202,7 @@ impl World {
                 let to_all = frame[0] & 1 != 0;
                 for peer in &mut self.peers {
                     if (to_all || frame[..6] == peer.mac) && frame[6..12] != peer.mac {
-                        peer.stack.receive(&frame, header.needs_csum(), now, &mut peer.out);
+                        peer.stack.receive(&frame, &header, now, &mut peer.out);
                         peer.seen.push((header, frame.clone()));
                     }
                 }
