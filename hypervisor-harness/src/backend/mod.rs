@@ -20,6 +20,23 @@ use std::time::Instant;
 
 use ringlet_driver::features::Features;
 
+/// The features that are a network's to offer: what it can take in frames from the guest, and give in frames to it. The
+/// legacy GSO is not among them.
+pub const OFFLOADS: Features = Features::CSUM
+    .union(Features::GUEST_CSUM)
+    .union(Features::GUEST_TSO4)
+    .union(Features::GUEST_TSO6)
+    .union(Features::GUEST_ECN)
+    .union(Features::GUEST_UFO)
+    .union(Features::GUEST_USO4)
+    .union(Features::GUEST_USO6)
+    .union(Features::HOST_TSO4)
+    .union(Features::HOST_TSO6)
+    .union(Features::HOST_ECN)
+    .union(Features::HOST_UFO)
+    .union(Features::HOST_USO)
+    .union(Features::RSC_EXT);
+
 /// What became of a frame that a backend was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sent {
@@ -68,7 +85,7 @@ pub trait Backend: Send {
     /// A short name for messages: `lan`, `tap`, `generator`.
     fn name(&self) -> &'static str;
 
-    /// The offload bits (CSUM, GUEST_CSUM, HOST_*, GUEST_*) that the backend can honour. The device offers no other ones.
+    /// The bits of [`OFFLOADS`] that the backend can honour. The device offers no other ones.
     fn offloads(&self) -> Features;
 
     /// The maximum transmission unit of the network, in bytes of IP packet.

@@ -2,6 +2,7 @@
 
 mod error;
 mod ioctl;
+mod offload;
 
 pub use error::Error;
 
@@ -62,7 +63,7 @@ impl Tap {
         ioctl::set_header_size(&file, NetHdr::LEN).map_err(set_up("TUNSETVNETHDRSZ"))?;
         // The length and flags of the headers are in the order of bytes that virtio 1.0 has, whatever this machine's.
         ioctl::set_little_endian(&file).map_err(set_up("TUNSETVNETLE"))?;
-        let offloads = probe(&file);
+        let offloads = offload::probe(|flags| ioctl::set_offload(&file, flags));
         ioctl::set_offload(&file, 0).map_err(set_up("TUNSETOFFLOAD"))?;
         let mtu = ioctl::mtu(name).map_err(set_up("SIOCGIFMTU"))?;
         let tap = Self {
@@ -98,28 +99,6 @@ impl Tap {
     }
 }
 
-/// The receive offloads (of the guest) that TUNSETOFFLOAD can switch, each with its flag.
-const SWITCHES: [(Features, libc::c_uint); 3] = [
-    (Features::GUEST_CSUM, libc::TUN_F_CSUM),
-    (Features::GUEST_TSO4, libc::TUN_F_TSO4),
-    (Features::GUEST_TSO6, libc::TUN_F_TSO6),
-];
-
-/// Asks the kernel which offloads the interface can have.
-fn probe(file: &File) -> Features {
-    // What the guest sends is the kernel's to finish, whichever flags are set: it takes a header of any kind.
-    let mut offloads = Features::CSUM | Features::HOST_TSO4 | Features::HOST_TSO6;
-    let mut flags = 0;
-    for (feature, flag) in SWITCHES {
-        // Segmentation needs checksums: each is tried on top of those before it.
-        if ioctl::set_offload(file, flags | flag).is_ok() {
-            flags |= flag;
-            offloads |= feature;
-        }
-    }
-    offloads
-}
-
 impl Backend for Tap {
     fn name(&self) -> &'static str {
         "tap"
@@ -134,10 +113,7 @@ impl Backend for Tap {
     }
 
     fn negotiated(&mut self, features: Features) -> io::Result<()> {
-        // Without GUEST_CSUM the others mean nothing (virtio 1.3, section 5.1.3.1), and the kernel refuses them.
-        let flags =
-            SWITCHES.iter().filter(|(feature, _)| features.contains(*feature)).fold(0, |all, (_, flag)| all | flag);
-        let flags = if flags & libc::TUN_F_CSUM == 0 { 0 } else { flags };
+        let flags = offload::flags(features);
         self.stash.clear();
         ioctl::set_offload(&self.file, flags)?;
         // Frames that wait were made for a driver that took more.

@@ -18,7 +18,7 @@ use self::transmit::Transmit;
 use super::Shared;
 use super::memory::{Memory, Scratch};
 use super::queue::{Direction, Fault, Misplaced, Mode, Place, Queue};
-use crate::backend::Backend;
+use crate::backend::{Backend, OFFLOADS};
 
 /// The device has a receive queue and a transmit queue.
 pub const QUEUES: usize = 2;
@@ -38,13 +38,14 @@ const OWN: Features = Features::VERSION_1
     .union(Features::MAC)
     .union(Features::STATUS)
     .union(Features::MTU)
-    .union(Features::MRG_RXBUF);
+    .union(Features::MRG_RXBUF)
+    .union(Features::GUEST_HDRLEN);
 
 /// What a device on this backend offers, when only features in `mask` may be: bits that lack what they need are left out.
 /// VERSION_1 cannot be masked.
 #[must_use]
 pub fn offered(backend: &dyn Backend, mask: Features) -> Features {
-    ((OWN | backend.offloads()) & (mask | Features::VERSION_1)).without_unmet()
+    ((OWN | backend.offloads() & OFFLOADS) & (mask | Features::VERSION_1)).without_unmet()
 }
 
 /// The configuration space (section 5.1.4).

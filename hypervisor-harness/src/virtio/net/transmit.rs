@@ -5,7 +5,8 @@ use std::io;
 use ringlet_driver::features::Features;
 use ringlet_driver::wire::NetHdr;
 
-use super::{BURST, header};
+use super::BURST;
+use super::header::Rules;
 use crate::backend::{Backend, Sent};
 use crate::virtio::counters::Live;
 use crate::virtio::memory::{Headed, Piece, scatter};
@@ -15,8 +16,7 @@ use crate::virtio::queue::{Chain, Fault, Queue};
 #[derive(Debug)]
 pub(super) struct Transmit {
     pub(super) queue: Queue,
-    features: Features,
-    mtu: u16,
+    rules: Rules,
     /// The guest's buffers of the frame in hand, its own header among them.
     pieces: Vec<Piece>,
     /// The frame in hand, with the header that was checked.
@@ -38,7 +38,13 @@ pub(super) struct Burst {
 
 impl Transmit {
     pub(super) fn new(queue: Queue, features: Features, mtu: u16) -> Self {
-        Self { queue, features, mtu, pieces: Vec::new(), frame: Headed::new(NetHdr::LEN), held: None }
+        Self {
+            queue,
+            rules: Rules::new(features, mtu),
+            pieces: Vec::new(),
+            frame: Headed::new(NetHdr::LEN),
+            held: None,
+        }
     }
 
     /// Asks for a doorbell, unless a frame waits for room: then more of them would not help.
@@ -101,7 +107,8 @@ impl Transmit {
             return Ok(Some((chain, false)));
         }
         let length = chain.bytes - NetHdr::LEN;
-        let checked = header::check(&NetHdr::parse(&bytes), length, self.features, self.mtu);
+        let head = |head: &mut [u8]| scatter(&self.pieces).read(NetHdr::LEN, head);
+        let checked = self.rules.check(&NetHdr::parse(&bytes), length, head);
         if let Some(clean) = checked {
             self.frame.set(&clean.to_bytes(), &self.pieces);
         }
