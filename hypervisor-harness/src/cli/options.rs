@@ -52,6 +52,10 @@ pub struct RunArgs {
     /// The network: `lan` (inside this process, needs no rights) or `tap=NAME` (a TAP interface of this host)
     #[arg(long, value_name = "NETWORK", default_value_t)]
     pub net: Net,
+    /// Features that the network device does not offer (-name), or does although it would not (+name), with commas between
+    /// them; `--features` is the driver's side of the same
+    #[arg(long, value_name = "-NAME,+NAME", allow_hyphen_values = true)]
+    pub device_features: Option<FeatureSwitches>,
     /// A port of this host that leads to an address in the network `lan`: `[udp:][HOSTADDR:]PORT:ADDR:PORT`; several may be
     /// given. One for the service at port 80 of the demonstration is there without asking
     #[arg(long = "publish", value_name = "PUBLISH")]
@@ -171,6 +175,15 @@ impl fmt::Display for Cidr {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FeatureSwitches(String);
 
+impl FeatureSwitches {
+    /// What they make of a set of features.
+    #[must_use]
+    pub fn applied_to(&self, features: Features) -> Features {
+        // They were checked when they were read.
+        features.switched(&self.0).unwrap_or(features)
+    }
+}
+
 impl FromStr for FeatureSwitches {
     type Err = String;
 
@@ -217,6 +230,8 @@ mod tests {
     #[test]
     fn features_are_checked_before_the_guest_sees_them() {
         assert_eq!("-mrg_rxbuf, +csum".parse::<FeatureSwitches>().unwrap().to_string(), "-mrg_rxbuf,+csum");
+        let switches: FeatureSwitches = "-mrg_rxbuf,+csum".parse().unwrap();
+        assert_eq!(switches.applied_to(Features::MRG_RXBUF | Features::MAC), Features::CSUM | Features::MAC);
         assert!("mrg_rxbuf".parse::<FeatureSwitches>().is_err());
         assert!("-warp".parse::<FeatureSwitches>().unwrap_err().contains("warp"));
     }

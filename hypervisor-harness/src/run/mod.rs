@@ -55,7 +55,11 @@ pub fn run(args: &RunArgs, started: Instant) -> anyhow::Result<u8> {
 
     let events = Events::default();
     events.on_interrupt().context("cannot catch Ctrl-C")?;
-    let device = virtio::attach(&mut machine, network.backend, virtio::Options::new(events.report()))?;
+    let mut options = virtio::Options::new(events.report());
+    if let Some(switches) = &args.device_features {
+        options.mask = switches.applied_to(options.mask);
+    }
+    let device = virtio::attach(&mut machine, network.backend, options)?;
     let live = !args.json && io::stdout().is_terminal();
     let interval = args.status_interval.unwrap_or(if live || args.json { 1.0 } else { 5.0 });
     let status = format!("status={:.0}", interval * 1e3);

@@ -13,8 +13,8 @@ use vmm_sys_util::eventfd::EventFd;
 use super::Counters;
 use super::memory::Memory;
 use super::mmio::{Line, Mmio};
-use super::net::{self, Net};
-use super::registers::{Identity, Registers};
+use super::net::{self, Net, QUEUES};
+use super::registers::{Control, Identity, Registers};
 use super::shared::{Report, Shared};
 use super::worker::{self, DEFAULT_SPIN, Remote};
 use crate::backend::Backend;
@@ -44,13 +44,13 @@ pub struct Options {
 }
 
 impl Options {
-    /// The MAC address of the demonstration network's guest, all features, [`DEFAULT_SPIN`]; on a host with a single
+    /// The MAC address of the demonstration network's guest, [`net::DEFAULT_MASK`], [`DEFAULT_SPIN`]; on a host with a single
     /// processor, where looking for more work keeps the guest from making any, no time at all.
     #[must_use]
     pub fn new(report: Report) -> Self {
         let alone = std::thread::available_parallelism().is_ok_and(|processors| processors.get() == 1);
         let spin = if alone { Duration::ZERO } else { DEFAULT_SPIN };
-        Self { mac: [0x52, 0x54, 0, 0x12, 0x34, 2], mask: Features::all(), spin, report }
+        Self { mac: [0x52, 0x54, 0, 0x12, 0x34, 2], mask: net::DEFAULT_MASK, spin, report }
     }
 }
 
@@ -60,21 +60,16 @@ impl std::fmt::Debug for Options {
     }
 }
 
-/// A network device in a machine.
-///
-/// Stop the machine first, then [`Handle::stop`] the device. A handle that is dropped leaves the device running for as
-/// long as the machine exists.
+/// The registers of a device in a machine, whatever moves its frames.
 #[derive(Debug)]
-pub struct Handle {
-    remote: Remote,
+pub struct Plugged {
     shared: Arc<Shared>,
-    thread: JoinHandle<()>,
     offered: Features,
     /// Written by KVM when the driver acknowledges an interrupt for used buffers; never read.
     _acknowledged: EventFd,
 }
 
-impl Handle {
+impl Plugged {
     /// What tells the guest of the device, on its command line.
     #[must_use]
     pub fn command_line(&self) -> String {
@@ -88,22 +83,79 @@ impl Handle {
         self.offered
     }
 
+    /// The state that the device's threads share.
+    #[must_use]
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+}
+
+/// Puts the registers of a network device into a machine. `control` makes what moves the frames, given the shared state,
+/// the eventfds that the guest's doorbells write, by queue, and the guest's memory.
+///
+/// # Errors
+/// If the machine does not take the device, or `control` fails. What `control` has made is dropped then.
+pub fn plug<C: Control + 'static>(
+    machine: &mut Machine,
+    identity: Identity,
+    report: Report,
+    control: impl FnOnce(&Arc<Shared>, [EventFd; QUEUES], &Memory) -> Result<C, Error>,
+) -> Result<Plugged, Error> {
+    let doorbell = |queue: u16| machine.notification(layout::NET_BASE + layout::QUEUE_NOTIFY, queue.into());
+    let doorbells = [doorbell(RECEIVE_QUEUE)?, doorbell(TRANSMIT_QUEUE)?];
+    // A driver that acknowledges used buffers after each sleep need not leave the guest for that: the interrupt is an edge, so
+    // that the device has nothing to do then. InterruptStatus goes on to say "used buffers", which is always worth a look.
+    let acknowledgement = layout::NET_BASE + INTERRUPT_ACK as u64;
+    let acknowledged = machine.notification(acknowledgement, status::INTERRUPT_QUEUE.into())?;
+    let line = Arc::new(Line::new(machine.interrupt(layout::NET_GSI)?));
+    let shared = Arc::new(Shared::new(line.clone(), report));
+    let memory = Memory::new(machine.ram().clone());
+    let control = control(&shared, doorbells, &memory)?;
+    let registers = Registers::new(control, shared.clone(), memory, identity);
+    machine.add_device(layout::NET_BASE, layout::NET_SIZE, Box::new(Mmio::new(registers, line)))?;
+    Ok(Plugged { shared, offered: identity.offered, _acknowledged: acknowledged })
+}
+
+/// A network device in a machine, whose frames are moved by a thread of this process.
+///
+/// Stop the machine first, then [`Handle::stop`] the device. A handle that is dropped leaves the device running for as
+/// long as the machine exists.
+#[derive(Debug)]
+pub struct Handle {
+    plugged: Plugged,
+    remote: Remote,
+    thread: JoinHandle<()>,
+}
+
+impl Handle {
+    /// What tells the guest of the device, on its command line.
+    #[must_use]
+    pub fn command_line(&self) -> String {
+        self.plugged.command_line()
+    }
+
+    /// What the device offers.
+    #[must_use]
+    pub fn offered(&self) -> Features {
+        self.plugged.offered()
+    }
+
     /// What was negotiated; nothing as long as the guest's driver is not up.
     #[must_use]
     pub fn negotiated(&self) -> Features {
-        self.shared.negotiated()
+        self.plugged.shared.negotiated()
     }
 
     /// The counters now.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        self.shared.counters()
+        self.plugged.shared.counters()
     }
 
     /// The state shared with the device: counters and what was negotiated, for a thread that does not own the handle.
     #[must_use]
     pub fn shared(&self) -> Arc<Shared> {
-        self.shared.clone()
+        self.plugged.shared.clone()
     }
 
     /// Makes the device's thread end, and the backend with it. Waits until it does not touch the guest's memory any more.
@@ -117,33 +169,32 @@ impl Handle {
     /// If the device's thread has panicked, with its panic.
     pub fn join(self) -> Counters {
         self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        self.shared.counters()
+        self.plugged.shared.counters()
     }
 }
 
-/// Puts a network device at [`layout::NET_BASE`] of a machine, with `backend` behind it and a thread of its own.
+/// Puts a network device into a machine, with `backend` behind it and a thread of its own.
 ///
 /// # Errors
 /// If the machine does not take it, or there is no thread to be had.
 pub fn attach(machine: &mut Machine, backend: Box<dyn Backend>, options: Options) -> Result<Handle, Error> {
     let Options { mac, mask, spin, report } = options;
-    let doorbell = |queue: u16| machine.notification(layout::NET_BASE + layout::QUEUE_NOTIFY, queue.into());
-    let doorbells = [doorbell(RECEIVE_QUEUE)?, doorbell(TRANSMIT_QUEUE)?];
-    // A driver that acknowledges used buffers after each sleep need not leave the guest for that: the interrupt is an edge, so
-    // that the device has nothing to do then. InterruptStatus goes on to say "used buffers", which is always worth a look.
-    let acknowledgement = layout::NET_BASE + INTERRUPT_ACK as u64;
-    let acknowledged = machine.notification(acknowledgement, status::INTERRUPT_QUEUE.into())?;
-    let line = Arc::new(Line::new(machine.interrupt(layout::NET_GSI)?));
-    let shared = Arc::new(Shared::new(line.clone(), report));
-    let memory = Memory::new(machine.ram().clone());
-    let (offered, mtu) = (net::offered(&*backend, mask), backend.mtu());
-    let net = Net::new(memory.clone(), backend, shared.clone());
-    let (remote, thread) = worker::spawn(net, shared.clone(), doorbells, spin).map_err(Error::Thread)?;
-    let control = remote.try_clone().map_err(Error::Thread)?;
-    let registers = Registers::new(control, shared.clone(), memory, Identity { offered, mac, mtu });
-    // A thread without a device would sleep for ever.
-    machine
-        .add_device(layout::NET_BASE, layout::NET_SIZE, Box::new(Mmio::new(registers, line)))
-        .inspect_err(|_| remote.stop())?;
-    Ok(Handle { remote, shared, thread, offered, _acknowledged: acknowledged })
+    let identity = Identity { offered: net::offered(&*backend, mask), mac, mtu: backend.mtu() };
+    let mut spawned = None;
+    let plugged = plug(machine, identity, report, |shared, doorbells, memory| {
+        let net = Net::new(memory.clone(), backend, shared.clone());
+        let (remote, thread) = worker::spawn(net, shared.clone(), doorbells, spin).map_err(Error::Thread)?;
+        let control = remote.try_clone().map_err(Error::Thread);
+        spawned = Some((remote, thread));
+        control
+    });
+    match (plugged, spawned) {
+        (Ok(plugged), Some((remote, thread))) => Ok(Handle { plugged, remote, thread }),
+        (Err(error), spawned) => {
+            // A thread without a device would sleep for ever.
+            spawned.inspect(|(remote, _)| remote.stop());
+            Err(error)
+        }
+        (Ok(_), None) => unreachable!("a device is plugged in only with what moves its frames"),
+    }
 }

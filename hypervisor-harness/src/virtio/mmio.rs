@@ -1,7 +1,8 @@
 //! The registers of virtio over MMIO, version 2 (virtio 1.3, section 4.2).
 
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use ringlet_driver::wire::{self, mmio as register, status};
 use vmm_sys_util::eventfd::EventFd;
@@ -20,13 +21,21 @@ const VENDOR: u32 = 0x554d_4551;
 pub struct Line {
     status: AtomicU32,
     event: EventFd,
+    /// Others raise it too, so that whether buffers were used is not known here.
+    shared: AtomicBool,
 }
 
 impl Line {
     /// A line that is raised by writing to `event`.
     #[must_use]
     pub fn new(event: EventFd) -> Self {
-        Self { status: AtomicU32::new(0), event }
+        Self { status: AtomicU32::new(0), event, shared: AtomicBool::new(false) }
+    }
+
+    /// InterruptStatus.
+    fn status(&self) -> u32 {
+        let foreign = if self.shared.load(Ordering::SeqCst) { status::INTERRUPT_QUEUE } else { 0 };
+        self.status.load(Ordering::SeqCst) | u32::from(foreign)
     }
 
     fn raise(&self, reason: u8) {
@@ -48,6 +57,12 @@ impl Interrupts for Line {
 
     fn reset(&self) {
         self.status.store(0, Ordering::SeqCst);
+    }
+
+    /// From here on InterruptStatus always says "used buffers": it is always worth a look.
+    fn call(&self, _queue: u16) -> io::Result<EventFd> {
+        self.shared.store(true, Ordering::SeqCst);
+        self.event.try_clone()
     }
 }
 
@@ -76,7 +91,7 @@ impl<C: Control> Mmio<C> {
             register::DEVICE_FEATURES => registers.device_features(),
             register::QUEUE_SIZE_MAX => registers.queue().map_or(0, |_| MAX_QUEUE_SIZE.into()),
             register::QUEUE_READY => registers.queue().is_some_and(|queue| queue.ready).into(),
-            register::INTERRUPT_STATUS => self.line.status.load(Ordering::SeqCst),
+            register::INTERRUPT_STATUS => self.line.status(),
             register::STATUS => registers.status().into(),
             // No shared memory regions: their length reads as ones (section 4.2.2).
             register::SHM_LEN_LOW | register::SHM_LEN_HIGH | register::SHM_BASE_LOW | register::SHM_BASE_HIGH => !0,

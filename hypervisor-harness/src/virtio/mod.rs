@@ -31,6 +31,6 @@ mod testing;
 mod wait;
 pub mod worker;
 
-pub use attach::{Error, Handle, Options, attach};
+pub use attach::{Error, Handle, Options, Plugged, attach, plug};
 pub use counters::Counters;
 pub use shared::{Interrupts, Report, Shared};

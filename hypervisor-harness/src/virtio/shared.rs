@@ -1,9 +1,11 @@
 //! What the vCPU's thread, the device's thread and the status line share: atomics and the interrupts.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use ringlet_driver::features::Features;
+use vmm_sys_util::eventfd::EventFd;
 
 use super::counters::{Counters, Live};
 
@@ -22,6 +24,15 @@ pub trait Interrupts: std::fmt::Debug + Send + Sync {
     fn configuration(&self);
     /// The device was reset: what was said of interrupts before is forgotten.
     fn reset(&self);
+    /// An eventfd that does what [`Interrupts::queue`] does, for another process to write to. It stays good as long as the
+    /// device exists; where it leads, and whether it is masked, follows what the driver sets.
+    ///
+    /// # Errors
+    /// If this kind of interrupt has none, or the process has no descriptors left.
+    fn call(&self, queue: u16) -> io::Result<EventFd> {
+        let _ = queue;
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// The state of a device that more than one thread sees.
@@ -81,6 +92,14 @@ impl Shared {
     pub(super) fn interrupt_queue(&self, queue: u16) {
         self.live.interrupts.add(1);
         self.interrupts.queue(queue);
+    }
+
+    /// An eventfd by which another process interrupts the driver for this queue. Such interrupts are not counted.
+    ///
+    /// # Errors
+    /// If the transport has none, or the process has no descriptors left.
+    pub fn call(&self, queue: u16) -> io::Result<EventFd> {
+        self.interrupts.call(queue)
     }
 
     /// ConfigGeneration.

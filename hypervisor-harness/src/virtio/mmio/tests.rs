@@ -202,6 +202,17 @@ fn a_queue_is_reset_only_where_that_was_negotiated() {
 }
 
 #[test]
+fn another_process_may_raise_the_line() {
+    let mut guest = Guest::started(Features::EVENT_IDX, 8);
+    assert_eq!(guest.load(register::INTERRUPT_STATUS), 0);
+    guest.shared.call(0).unwrap().write(1).unwrap();
+    assert!(guest.interrupted());
+    // Nobody can tell any more whether it did, so the answer is always that it may have.
+    guest.store(register::INTERRUPT_ACK, 1);
+    assert_eq!(guest.load(register::INTERRUPT_STATUS), 1);
+}
+
+#[test]
 fn doorbells_without_eventfd_arrive() {
     let mut guest = Guest::started(Features::EVENT_IDX, 8);
     for queue in [0, 1, 2, 0x1_0000] {

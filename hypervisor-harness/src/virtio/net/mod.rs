@@ -41,6 +41,9 @@ const OWN: Features = Features::VERSION_1
     .union(Features::MRG_RXBUF)
     .union(Features::GUEST_HDRLEN);
 
+/// What the device offers where nobody asks for more or less: all that it and its backend can do.
+pub const DEFAULT_MASK: Features = Features::all();
+
 /// What a device on this backend offers, when only features in `mask` may be: bits that lack what they need are left out.
 /// VERSION_1 cannot be masked.
 #[must_use]
