@@ -18,6 +18,45 @@ pub trait Bytes {
     fn visit(&self, range: Range<usize>, seen: &mut dyn FnMut(&[u8]));
 }
 
+/// The bytes of a frame that is being made.
+pub trait BytesMut: Bytes {
+    /// The first bytes, as many as lie together.
+    fn head_mut(&mut self) -> &mut [u8];
+
+    /// Copies `bytes` to position `at`. What lies beyond the end is left out.
+    fn put(&mut self, at: usize, bytes: &[u8]);
+}
+
+impl BytesMut for [u8] {
+    fn head_mut(&mut self) -> &mut [u8] {
+        self
+    }
+
+    fn put(&mut self, at: usize, bytes: &[u8]) {
+        let end = (at + bytes.len()).min(<[u8]>::len(self));
+        if let Some(target) = self.get_mut(at..end) {
+            target.copy_from_slice(&bytes[..end - at]);
+        }
+    }
+}
+
+impl BytesMut for Frame {
+    fn head_mut(&mut self) -> &mut [u8] {
+        Frame::head_mut(self)
+    }
+
+    fn put(&mut self, at: usize, bytes: &[u8]) {
+        let (mut skip, mut rest) = (at, bytes);
+        for piece in self.segments_mut() {
+            let from = skip.min(piece.len());
+            skip -= from;
+            let count = rest.len().min(piece.len() - from);
+            piece[from..from + count].copy_from_slice(&rest[..count]);
+            rest = &rest[count..];
+        }
+    }
+}
+
 impl Bytes for [u8] {
     fn len(&self) -> usize {
         <[u8]>::len(self)
@@ -120,6 +159,27 @@ mod tests {
             sum = (sum & 0xffff) + (sum >> 16);
         }
         sum as u16
+    }
+
+    #[test]
+    fn a_frame_is_written_across_its_buffers() {
+        let pool = crate::buffer::Pool::allocate::<crate::fake::FakeHal>(4).unwrap();
+        let (length, at) = (5000, 1900);
+        let mut frame = pool.frame(length).unwrap();
+        let mut plain = std::vec![0; length];
+        frame.copy_from_slice(&plain);
+        assert!(frame.segment_count() > 1);
+        let bytes: Vec<u8> = (0..4000_u32).map(|i| (i % 251) as u8).collect();
+        frame.put(at, &bytes);
+        plain.put(at, &bytes);
+        assert_eq!(plain[at..], bytes[..length - at]);
+        let mut copy = std::vec![0; length];
+        frame.copy_to_slice(&mut copy);
+        assert_eq!(copy, plain);
+        frame.put(length + 1, &bytes);
+        plain.put(length + 1, &bytes);
+        frame.copy_to_slice(&mut copy);
+        assert_eq!(copy, plain);
     }
 
     proptest! {

@@ -12,8 +12,8 @@ pub enum Invalid {
     /// A segmentation type that the specification does not have.
     #[error("unknown segmentation type {0:#x}")]
     GsoType(u8),
-    /// The frame is to be segmented but no segment would hold a byte.
-    #[error("segments of no bytes")]
+    /// The frame is to be segmented but no segment would hold a byte, or no fragment the headers and a multiple of 8 bytes.
+    #[error("segments of no bytes, or fragments too short for the headers")]
     GsoSize,
     /// The frame is to be segmented, but its checksum is not partial (virtio 1.3, section 5.1.6.2).
     #[error("to be segmented, but without a partial checksum")]
@@ -21,7 +21,16 @@ pub enum Invalid {
     /// The frame is to be segmented, but its headers are not of the kind that the segmentation type says.
     #[error("its headers are not what its segmentation type says")]
     GsoHeaders,
+    /// The frame is to be segmented, but is not as long as its IP header says.
+    #[error("its IP packet is of another length than the frame")]
+    Length,
+    /// [`NetHdr::RSC_INFO`] on a frame that could not have been coalesced.
+    #[error("coalescing counts for a frame that is neither TCP nor UDP")]
+    Coalesced,
 }
+
+/// Bytes that fragments other than the last hold a multiple of (RFC 791, section 3.2; RFC 8200, section 4.5).
+pub(super) const FRAGMENT_UNIT: usize = 8;
 
 /// Checks the header of a frame of `length` bytes that begins with `head`, as this side needs it before it believes any of
 /// it. Gives the frame's own headers where it is to be segmented.
@@ -40,11 +49,11 @@ pub fn check(header: &NetHdr, head: &[u8], length: usize) -> Result<Option<Heade
     if !header.is_gso() {
         return Ok(None);
     }
-    let kind = header.gso_type & !NetHdr::GSO_ECN;
-    let (network, transport) = match kind {
-        NetHdr::GSO_TCPV4 => (Some(Network::V4), Transport::Tcp),
-        NetHdr::GSO_TCPV6 => (Some(Network::V6), Transport::Tcp),
+    let (network, transport) = match header.gso_type {
+        NetHdr::GSO_TCPV4 | NetHdr::GSO_TCPV4_ECN => (Some(Network::V4), Transport::Tcp),
+        NetHdr::GSO_TCPV6 | NetHdr::GSO_TCPV6_ECN => (Some(Network::V6), Transport::Tcp),
         NetHdr::GSO_UDP_L4 | NetHdr::GSO_UDP => (None, Transport::Udp),
+        // Tunnels too: their types are further bits beside these.
         _ => return Err(Invalid::GsoType(header.gso_type)),
     };
     if header.gso_size == 0 {
@@ -59,6 +68,17 @@ pub fn check(header: &NetHdr, head: &[u8], length: usize) -> Result<Option<Heade
         usize::from(header.csum_start) == headers.transport_start && header.csum_offset == transport.checksum_offset();
     if !right_kind || !right_checksum || length <= headers.length {
         return Err(Invalid::GsoHeaders);
+    }
+    if headers.packet_end(head) != length {
+        return Err(Invalid::Length);
+    }
+    if header.gso_type == NetHdr::GSO_UDP {
+        let first = headers.length - headers.payload_start(head);
+        let size = usize::from(header.gso_size) / FRAGMENT_UNIT * FRAGMENT_UNIT;
+        // All headers must lie in the first fragment (RFC 7112).
+        if size < first {
+            return Err(Invalid::GsoSize);
+        }
     }
     Ok(Some(headers))
 }

@@ -1,5 +1,7 @@
 //! The headers of an Ethernet frame that carries TCP or UDP.
 
+use super::bytes::{fold, sum_slice};
+
 /// The longest headers that are understood, in bytes: Ethernet, one VLAN tag, IPv6 with extension headers, TCP with options.
 pub const MAX_HEADERS: usize = 256;
 
@@ -8,11 +10,20 @@ const VLAN_TAG: usize = 4;
 const ETHER_TYPE_IPV4: u16 = 0x0800;
 const ETHER_TYPE_IPV6: u16 = 0x86dd;
 const ETHER_TYPE_VLAN: u16 = 0x8100;
-const IPV6_HEADER: usize = 40;
+/// Length of an IPv6 header without extension headers.
+pub(super) const IPV6_HEADER: usize = 40;
 const PROTOCOL_TCP: u8 = 6;
 const PROTOCOL_UDP: u8 = 17;
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const DESTINATION_OPTIONS: u8 = 60;
 /// IPv6 extension headers that may stand before the transport header: hop-by-hop options, routing, destination options.
-const EXTENSIONS: [u8; 3] = [0, 43, 60];
+const EXTENSIONS: [u8; 3] = [HOP_BY_HOP, ROUTING, DESTINATION_OPTIONS];
+
+/// TCP's flag "congestion window reduced" (RFC 3168, section 6.1), in the byte at offset 13.
+const TCP_CWR: u8 = 0x80;
+/// Where TCP's flags lie in its header.
+pub(super) const TCP_FLAGS: usize = 13;
 
 /// Where TCP's checksum lies in its header.
 pub(super) const TCP_CHECKSUM: u16 = 16;
@@ -113,6 +124,65 @@ impl Headers {
         let sound = (transport == Transport::Udp || transport_length >= 20) && length <= head.len().min(MAX_HEADERS);
         sound.then_some(Self { network, network_start, transport, transport_start, length })
     }
+
+    /// Where the IP packet ends, from the first byte of the frame, by its own length field. `head` is what
+    /// [`Headers::parse`] was given.
+    #[must_use]
+    pub fn packet_end(&self, head: &[u8]) -> usize {
+        match self.network {
+            Network::V4 => self.network_start + field(head, self.network_start + 2),
+            Network::V6 => self.network_start + IPV6_HEADER + field(head, self.network_start + 4),
+        }
+    }
+
+    /// Whether TCP's flag CWR is set: such a segment is to be cut in the way that ECN wants (HOST_ECN, GUEST_ECN).
+    #[must_use]
+    pub fn has_cwr(&self, head: &[u8]) -> bool {
+        let flags = head.get(self.transport_start + TCP_FLAGS);
+        self.transport == Transport::Tcp && flags.is_some_and(|flags| flags & TCP_CWR != 0)
+    }
+
+    /// The sum of the pseudo-header of a packet with `length` bytes from the transport header on, folded: what a checksum
+    /// field holds that is to be finished.
+    pub(super) fn pseudo_sum(&self, head: &[u8], length: usize) -> u16 {
+        let at = self.network_start;
+        let addresses = match self.network {
+            Network::V4 => &head[at + 12..at + 20],
+            Network::V6 => &head[at + 8..at + IPV6_HEADER],
+        };
+        fold(sum_slice(addresses) + length as u64 + u64::from(self.transport.number()))
+    }
+
+    /// Where what IP carries begins: all that is cut into fragments, if that is to be done.
+    pub(super) fn payload_start(&self, head: &[u8]) -> usize {
+        match self.network {
+            Network::V4 => self.transport_start,
+            Network::V6 => self.fragmentable(head).0,
+        }
+    }
+
+    /// Where an IPv6 packet is cut in two when it is fragmented (RFC 8200, section 4.5): what lies before must be in front of
+    /// each fragment. That is everything up to the last header that routers look at. Also, where the number of the header
+    /// that follows lies.
+    pub(super) fn fragmentable(&self, head: &[u8]) -> (usize, usize) {
+        let mut next_header = self.network_start + 6;
+        let mut at = self.network_start + IPV6_HEADER;
+        let mut cut = (at, next_header);
+        // All of these headers lie in `head`: `parse` has gone the same way.
+        while at < self.transport_start {
+            let kind = head[next_header];
+            next_header = at;
+            at += 8 * (usize::from(head[at + 1]) + 1);
+            if kind == HOP_BY_HOP || kind == ROUTING {
+                cut = (at, next_header);
+            }
+        }
+        cut
+    }
+}
+
+fn field(head: &[u8], at: usize) -> usize {
+    be16(head, at).map_or(0, usize::from)
 }
 
 /// Skips IPv6 extension headers. The loop ends because each is at least 8 bytes long and all lie in `head`.

@@ -1,21 +1,26 @@
 //! The checksums and the segmentation that a device does not do, in software.
 //!
 //! A frame that came in with a partial checksum, or as a super-frame of up to 64 KiB, may have to go out through a device
-//! that was not granted CSUM or HOST_TSO. [`check`] says whether a frame's header is to be believed, [`finish_checksum`]
-//! completes a checksum in place, and a [`Segmenter`] cuts a super-frame into frames, one at a time and into memory of the
-//! caller: nothing is allocated.
+//! that was not granted CSUM, or HOST_TSO, HOST_USO or HOST_UFO. [`check`] says whether a frame's header is to be believed,
+//! [`finish_checksum`] completes a checksum in place, and a [`Segmenter`] cuts a super-frame into frames, one at a time and
+//! into memory of the caller: TCP into segments, UDP into datagrams or IP fragments. Nothing is allocated. [`coalesced`] makes
+//! super-frames of what a device with RSC_EXT has put together.
 //!
 //! Frames may lie in several pieces: everything here reads them through [`Bytes`]. Only their headers must be contiguous.
+//! Tunnels are not looked into: what is inside one cannot be segmented, here or by the device.
 
 mod bytes;
 mod check;
+mod coalesced;
+mod fragment;
 mod headers;
 mod segment;
 #[cfg(test)]
 mod tests;
 
-pub use bytes::Bytes;
+pub use bytes::{Bytes, BytesMut};
 pub use check::{Invalid, check};
+pub use coalesced::{Coalesced, coalesced};
 pub use headers::{Headers, MAX_HEADERS, Network, Transport};
 pub use segment::{Finish, Segmenter, Unsegmentable};
 
@@ -26,6 +31,11 @@ pub use segment::{Finish, Segmenter, Unsegmentable};
 /// For UDP (checksum field at offset 6) a result of 0 is given as 0xffff, since 0 there means "no checksum" (RFC 768).
 #[must_use]
 pub fn finish_checksum(frame: &(impl Bytes + ?Sized), start: u16, offset: u16) -> u16 {
-    let sum = !bytes::fold(bytes::sum(frame, usize::from(start)..frame.len()));
+    finished(bytes::sum(frame, usize::from(start)..frame.len()), offset)
+}
+
+/// The checksum that a sum makes.
+fn finished(sum: u64, offset: u16) -> u16 {
+    let sum = !bytes::fold(sum);
     if sum == 0 && offset == headers::UDP_CHECKSUM { 0xffff } else { sum }
 }

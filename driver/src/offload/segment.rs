@@ -1,7 +1,10 @@
 //! Cutting a super-frame into frames.
 
-use super::bytes::{fold, sum_slice};
-use super::{Bytes, Headers, Invalid, MAX_HEADERS, Network, Transport, check};
+use super::bytes::{fold, sum, sum_slice};
+use super::check::FRAGMENT_UNIT;
+use super::fragment::{self, FRAGMENT_HEADER};
+use super::headers::{IPV6_HEADER, TCP_FLAGS};
+use super::{Bytes, BytesMut, Headers, Invalid, MAX_HEADERS, Network, Transport, check, finished};
 use crate::wire::NetHdr;
 
 /// Why a super-frame cannot be cut.
@@ -13,9 +16,6 @@ pub enum Unsegmentable {
     /// It is not to be segmented.
     #[error("the frame is not to be segmented")]
     NotGso,
-    /// UDP that is to be cut into IP fragments, which is not done here.
-    #[error("UDP fragmentation is not done in software")]
-    Fragmentation,
     /// A segment would be larger than an IP packet can be.
     #[error("its segments would be too large for IP")]
     TooLarge,
@@ -26,7 +26,8 @@ pub enum Unsegmentable {
 pub enum Finish {
     /// They are complete.
     Complete,
-    /// They hold the pseudo-header's sum; the device completes them (CSUM was negotiated).
+    /// They hold the pseudo-header's sum; the device completes them (CSUM was negotiated). Not so where UDP is cut into IP
+    /// fragments: the checksum is that of the whole datagram, and complete.
     Partial,
 }
 
@@ -35,21 +36,39 @@ const TCP_LAST_ONLY: u8 = 0x09;
 /// The flag that only the first segment keeps: CWR (RFC 3168, section 6.1.2).
 const TCP_FIRST_ONLY: u8 = 0x80;
 
-/// Makes the segments of one super-frame, first to last.
+/// How a super-frame is cut.
+#[derive(Debug, Clone, Copy)]
+enum Manner {
+    /// Into TCP segments or UDP datagrams.
+    Segments(Finish),
+    /// Into IP fragments of one datagram, whose checksum is `checksum`.
+    Fragments { checksum: u16 },
+}
+
+/// Makes the segments, or the fragments, of one super-frame, first to last.
 #[derive(Debug, Clone)]
 pub struct Segmenter {
-    template: [u8; MAX_HEADERS],
+    /// What every piece begins with.
+    template: [u8; MAX_HEADERS + FRAGMENT_HEADER],
+    /// How long that is.
+    prefix: usize,
     headers: Headers,
+    manner: Manner,
+    /// Where in the super-frame that begins which is cut up.
+    start: usize,
     size: usize,
     total: usize,
-    finish: Finish,
-    /// Payload bytes that have gone out.
+    /// Bytes that have gone out.
     done: usize,
     index: u16,
 }
 
 impl Segmenter {
     /// Prepares to cut `frame`, whose first bytes are `head` with all headers in it.
+    ///
+    /// `identification` is for datagrams that are cut into IP fragments and have none of their own, which is to say IPv6, and
+    /// IPv4 with "don't fragment" set (RFC 6864, section 4.1): all fragments of one datagram get it. It should be hard to
+    /// guess, and not be used again soon (RFC 7739).
     ///
     /// # Errors
     /// See [`Unsegmentable`].
@@ -58,54 +77,89 @@ impl Segmenter {
         head: &[u8],
         frame: &(impl Bytes + ?Sized),
         finish: Finish,
+        identification: u32,
     ) -> Result<Self, Unsegmentable> {
         let total = frame.len();
         let headers = check(header, head, total)?.ok_or(Unsegmentable::NotGso)?;
-        if header.gso_type & !NetHdr::GSO_ECN == NetHdr::GSO_UDP {
-            return Err(Unsegmentable::Fragmentation);
-        }
-        let size = usize::from(header.gso_size);
-        if headers.length - headers.network_start + size > usize::from(u16::MAX) {
+        let mut template = [0; MAX_HEADERS + FRAGMENT_HEADER];
+        template[..headers.length].copy_from_slice(&head[..headers.length]);
+        let mut size = usize::from(header.gso_size);
+        let (prefix, start, manner) = if header.gso_type == NetHdr::GSO_UDP {
+            size = size / FRAGMENT_UNIT * FRAGMENT_UNIT;
+            let checksum = super::finish_checksum(frame, header.csum_start, header.csum_offset);
+            let prefix = fragment::prepare(&headers, head, &mut template, identification);
+            (prefix, headers.payload_start(head), Manner::Fragments { checksum })
+        } else {
+            (headers.length, headers.length, Manner::Segments(finish))
+        };
+        // IPv6 does not count its own header.
+        let counted =
+            if headers.network == Network::V6 { headers.network_start + IPV6_HEADER } else { headers.network_start };
+        if prefix - counted + size.min(total - start) > usize::from(u16::MAX) {
             return Err(Unsegmentable::TooLarge);
         }
-        let mut template = [0; MAX_HEADERS];
-        template[..headers.length].copy_from_slice(&head[..headers.length]);
-        Ok(Self { template, headers, size, total, finish, done: 0, index: 0 })
+        Ok(Self { template, prefix, headers, manner, start, size, total, done: 0, index: 0 })
     }
 
     /// How many segments there are in all.
     #[must_use]
     pub fn count(&self) -> usize {
-        (self.total - self.headers.length).div_ceil(self.size)
+        (self.total - self.start).div_ceil(self.size)
+    }
+
+    /// How many segments are still to be written.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        (self.total - self.start - self.done).div_ceil(self.size)
     }
 
     /// The length of the next segment in bytes, Ethernet header included; `None` when there are no more.
     #[must_use]
     pub fn next_len(&self) -> Option<usize> {
-        let left = self.total - self.headers.length - self.done;
-        (left > 0).then(|| self.headers.length + left.min(self.size))
+        let left = self.total - self.start - self.done;
+        (left > 0).then(|| self.prefix + left.min(self.size))
     }
 
     /// Writes the next segment to the beginning of `into` and gives its length and the header it is to be sent with; `None`
-    /// when there are no more, or `into` is shorter than [`Segmenter::next_len`].
+    /// when there are no more, or `into` is shorter than [`Segmenter::next_len`] or does not begin with a piece that holds the
+    /// headers.
     ///
     /// `frame` must be the frame that [`Segmenter::new`] was given.
-    pub fn write_next(&mut self, frame: &(impl Bytes + ?Sized), into: &mut [u8]) -> Option<(usize, NetHdr)> {
+    pub fn write_next(
+        &mut self,
+        frame: &(impl Bytes + ?Sized),
+        into: &mut (impl BytesMut + ?Sized),
+    ) -> Option<(usize, NetHdr)> {
         let length = self.next_len()?;
-        let segment = into.get_mut(..length)?;
-        let (head, payload) = segment.split_at_mut(self.headers.length);
-        head.copy_from_slice(&self.template[..self.headers.length]);
-        let start = self.headers.length + self.done;
-        let mut at = 0;
-        frame.visit(start..start + payload.len(), &mut |piece| {
-            payload[at..at + piece.len()].copy_from_slice(piece);
+        if into.len() < length {
+            return None;
+        }
+        into.head_mut().get_mut(..self.prefix)?.copy_from_slice(&self.template[..self.prefix]);
+        let start = self.start + self.done;
+        let mut at = self.prefix;
+        frame.visit(start..start + length - self.prefix, &mut |piece| {
+            into.put(at, piece);
             at += piece.len();
         });
-        let (first, last) = (self.done == 0, start + payload.len() == self.total);
-        self.network_header(head, length);
-        self.transport_header(head, length, first, last);
-        let header = self.checksum(segment);
-        self.done += length - self.headers.length;
+        let (first, last) = (self.done == 0, start + length - self.prefix == self.total);
+        let header = match self.manner {
+            Manner::Segments(finish) => {
+                let head = into.head_mut();
+                self.network_header(head, length);
+                self.transport_header(head, length, first, last);
+                self.checksum(into, length, finish)
+            }
+            Manner::Fragments { checksum } => {
+                fragment::finish(&self.headers, &mut into.head_mut()[..self.prefix], length, self.done, last);
+                if first {
+                    // `check` has seen to it that it lies in the first fragment.
+                    let field = self.headers.transport_start - self.start + self.prefix;
+                    into.put(field + usize::from(Transport::Udp.checksum_offset()), &checksum.to_be_bytes());
+                }
+                NetHdr::default()
+            }
+        };
+        self.done += length - self.prefix;
         self.index = self.index.wrapping_add(1);
         Some((length, header))
     }
@@ -114,16 +168,13 @@ impl Segmenter {
     fn network_header(&self, head: &mut [u8], length: usize) {
         let at = self.headers.network_start;
         // `new` has made sure that it fits.
-        let packet = (length - at) as u16;
         match self.headers.network {
             Network::V4 => {
-                put16(head, at + 2, packet);
+                put16(head, at + 2, (length - at) as u16);
                 put16(head, at + 4, get16(head, at + 4).wrapping_add(self.index));
-                put16(head, at + 10, 0);
-                let sum = !fold(sum_slice(&head[at..at + usize::from(head[at] & 0xf) * 4]));
-                put16(head, at + 10, sum);
+                finish_ipv4(head, at);
             }
-            Network::V6 => put16(head, at + 4, packet - 40),
+            Network::V6 => put16(head, at + 4, (length - at - IPV6_HEADER) as u16),
         }
     }
 
@@ -137,10 +188,10 @@ impl Segmenter {
                 let sequence = sequence.wrapping_add(self.done as u32);
                 head[at + 4..at + 8].copy_from_slice(&sequence.to_be_bytes());
                 if !last {
-                    head[at + 13] &= !TCP_LAST_ONLY;
+                    head[at + TCP_FLAGS] &= !TCP_LAST_ONLY;
                 }
                 if !first {
-                    head[at + 13] &= !TCP_FIRST_ONLY;
+                    head[at + TCP_FLAGS] &= !TCP_FIRST_ONLY;
                 }
             }
             Transport::Udp => put16(head, at + 4, (length - at) as u16),
@@ -148,32 +199,34 @@ impl Segmenter {
     }
 
     /// Sets the transport checksum, and says how the segment is to be sent.
-    fn checksum(&self, segment: &mut [u8]) -> NetHdr {
-        let Headers { network, network_start, transport, transport_start, .. } = self.headers;
+    fn checksum(&self, segment: &mut (impl BytesMut + ?Sized), length: usize, finish: Finish) -> NetHdr {
+        let Headers { transport, transport_start, .. } = self.headers;
         let (start, offset) = (transport_start as u16, transport.checksum_offset());
-        let addresses = match network {
-            Network::V4 => &segment[network_start + 12..network_start + 20],
-            Network::V6 => &segment[network_start + 8..network_start + 40],
-        };
-        let length = (segment.len() - transport_start) as u64;
-        let pseudo = fold(sum_slice(addresses) + length + u64::from(transport.number()));
+        let pseudo = self.headers.pseudo_sum(segment.head_mut(), length - transport_start);
         let field = transport_start + usize::from(offset);
-        put16(segment, field, pseudo);
-        match self.finish {
+        put16(segment.head_mut(), field, pseudo);
+        match finish {
             Finish::Partial => NetHdr::partial_checksum(start, offset),
             Finish::Complete => {
-                let sum = super::finish_checksum(&*segment, start, offset);
-                put16(segment, field, sum);
+                let sum = finished(sum(segment, transport_start..length), offset);
+                put16(segment.head_mut(), field, sum);
                 NetHdr::default()
             }
         }
     }
 }
 
-fn get16(bytes: &[u8], at: usize) -> u16 {
+/// Sets the checksum of the IPv4 header that begins at `at`.
+pub(super) fn finish_ipv4(head: &mut [u8], at: usize) {
+    put16(head, at + 10, 0);
+    let sum = !fold(sum_slice(&head[at..at + usize::from(head[at] & 0xf) * 4]));
+    put16(head, at + 10, sum);
+}
+
+pub(super) fn get16(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
-fn put16(bytes: &mut [u8], at: usize, value: u16) {
+pub(super) fn put16(bytes: &mut [u8], at: usize, value: u16) {
     bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
 }

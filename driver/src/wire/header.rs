@@ -10,13 +10,16 @@ pub struct NetHdr {
     pub flags: u8,
     /// One of the `GSO_` constants, perhaps with [`NetHdr::GSO_ECN`].
     pub gso_type: u8,
-    /// Length in bytes of the headers (Ethernet to transport) of a frame that is to be segmented. A hint, not to be trusted.
+    /// Length in bytes of the headers (Ethernet to transport) of a frame that is to be segmented. Exact in what a driver sends
+    /// with GUEST_HDRLEN; in what it receives a hint, not to be relied upon.
     pub hdr_len: u16,
-    /// Bytes of transport payload in each segment.
+    /// Bytes of transport payload in each segment; with [`NetHdr::GSO_UDP`], of IP payload in each fragment.
     pub gso_size: u16,
-    /// Where the checksummed bytes begin, from the start of the Ethernet frame; valid with [`NetHdr::NEEDS_CSUM`].
+    /// Where the checksummed bytes begin, from the start of the Ethernet frame; valid with [`NetHdr::NEEDS_CSUM`]. With
+    /// [`NetHdr::RSC_INFO`] how many segments were coalesced.
     pub csum_start: u16,
-    /// Where the checksum lies, from `csum_start`; valid with [`NetHdr::NEEDS_CSUM`].
+    /// Where the checksum lies, from `csum_start`; valid with [`NetHdr::NEEDS_CSUM`]. With [`NetHdr::RSC_INFO`] how many
+    /// duplicate ACKs were coalesced.
     pub csum_offset: u16,
     /// Number of buffers that a received frame lies in. Zero in what is sent.
     pub num_buffers: u16,
@@ -45,6 +48,10 @@ impl NetHdr {
     pub const GSO_UDP_L4: u8 = 5;
     /// Bit beside a TCP type: the segment has ECN's CWR set.
     pub const GSO_ECN: u8 = 0x80;
+    /// TCP over IPv4, with ECN's CWR set.
+    pub const GSO_TCPV4_ECN: u8 = Self::GSO_TCPV4 | Self::GSO_ECN;
+    /// TCP over IPv6, with ECN's CWR set.
+    pub const GSO_TCPV6_ECN: u8 = Self::GSO_TCPV6 | Self::GSO_ECN;
 
     /// Reads the 12 bytes.
     #[inline]
@@ -79,6 +86,13 @@ impl NetHdr {
     #[must_use]
     pub fn partial_checksum(start: u16, offset: u16) -> Self {
         Self { flags: Self::NEEDS_CSUM, csum_start: start, csum_offset: offset, ..Self::default() }
+    }
+
+    /// How often the frame is to be taken as received again: the duplicate ACKs that the device has left out (RSC_EXT).
+    #[inline]
+    #[must_use]
+    pub fn duplicate_acks(&self) -> u16 {
+        if self.flags & Self::RSC_INFO != 0 { self.csum_offset } else { 0 }
     }
 
     /// Whether the checksum is to be finished.

@@ -79,14 +79,13 @@ impl<R: Virtqueue<Frame>> Egress<'_, R> {
     /// Cuts a super-frame and sends the pieces.
     fn send_segments(&mut self, header: &NetHdr, frame: Frame) {
         let finish = if self.features.contains(Features::CSUM) { Finish::Partial } else { Finish::Complete };
-        let Ok(mut segmenter) = Segmenter::new(header, frame.head(), &frame, finish) else {
+        let Ok(mut segmenter) = Segmenter::new(header, frame.head(), &frame, finish, 0) else {
             return self.counters.lose(Loss::Unsendable);
         };
         self.counters.software_offloads += 1;
         while let Some(length) = segmenter.next_len() {
-            // A segment must lie in one piece to be written; it does unless the peer asked for enormous ones.
             let Some(mut segment) = self.pool.frame(length) else { return self.counters.lose(Loss::NoBuffer) };
-            match segmenter.write_next(&frame, segment.head_mut()) {
+            match segmenter.write_next(&frame, &mut segment) {
                 Some((_, header)) => {
                     segment.set_header(header);
                     self.send_finished(segment);

@@ -1,0 +1,71 @@
+//! Frames that the device has coalesced (RSC_EXT; virtio 1.3, section 5.1.6.4).
+
+use super::segment::put16;
+use super::{Headers, Invalid, Network, Transport};
+use crate::wire::NetHdr;
+
+/// A frame that was coalesced, as a driver can use it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Coalesced {
+    /// The header to go on with. Without [`NetHdr::RSC_INFO`] its checksum fields mean what they always do. With it the frame
+    /// stands for itself and [`NetHdr::duplicate_acks`] copies.
+    pub header: NetHdr,
+    /// How long the frame is without what lies behind its IP packet.
+    pub length: usize,
+    /// How many TCP segments were put together.
+    pub segments: u16,
+    /// How many duplicate ACKs were left out.
+    pub duplicate_acks: u16,
+}
+
+/// Makes an ordinary super-frame with a partial checksum of one that carries counts where the place of its checksum should be:
+/// finds the place, and puts the sum of the pseudo-header there. Linux does the same for what it has put together itself
+/// (`tcp_gro_complete`). Who coalesces vouches for the checksums of what he has coalesced: these are gone.
+///
+/// `head` are the first bytes of the frame, with all headers in it; `length` is that of the frame.
+///
+/// A frame that is not to be segmented is left as it is. If duplicate ACKs were left out, the header goes on telling so.
+///
+/// # Errors
+/// If the frame is not what its header says.
+pub fn coalesced(header: &NetHdr, head: &mut [u8], length: usize) -> Result<Coalesced, Invalid> {
+    let (segments, duplicate_acks) = (header.csum_start, header.csum_offset);
+    let mut clean = NetHdr { flags: header.flags & !NetHdr::RSC_INFO, csum_start: 0, csum_offset: 0, ..*header };
+    if !header.is_gso() && !header.needs_csum() {
+        if duplicate_acks > 0 {
+            (clean.flags, clean.csum_start, clean.csum_offset) = (header.flags, segments, duplicate_acks);
+        }
+        return Ok(Coalesced { header: clean, length, segments, duplicate_acks });
+    }
+    let headers = Headers::parse(head).ok_or(Invalid::Coalesced)?;
+    let end = headers.packet_end(head);
+    if !(headers.length..=length).contains(&end) {
+        return Err(Invalid::Length);
+    }
+    let kind = match (header.gso_type & !NetHdr::GSO_ECN, headers.network, headers.transport) {
+        (NetHdr::GSO_NONE, ..) => NetHdr::GSO_NONE,
+        (NetHdr::GSO_TCPV4, Network::V4, Transport::Tcp)
+        | (NetHdr::GSO_TCPV6, Network::V6, Transport::Tcp)
+        | (NetHdr::GSO_UDP | NetHdr::GSO_UDP_L4, _, Transport::Udp) => header.gso_type,
+        _ => return Err(Invalid::GsoHeaders),
+    };
+    (clean.gso_type, clean.gso_size) = match end - headers.length {
+        // Pure ACKs: there is nothing to segment.
+        0 => (NetHdr::GSO_NONE, 0),
+        _ if kind == NetHdr::GSO_NONE => (NetHdr::GSO_NONE, 0),
+        // A device may leave out how long the segments were (QEMU does). All but the last were of one length, so what comes out
+        // here is no longer than that, and fits where they have fitted.
+        payload if header.gso_size == 0 => match segments {
+            0 => return Err(Invalid::GsoSize),
+            _ => (kind, payload.div_ceil(usize::from(segments)) as u16),
+        },
+        _ => (kind, header.gso_size),
+    };
+    let (start, offset) = (headers.transport_start, headers.transport.checksum_offset());
+    let sum = headers.pseudo_sum(head, end - start);
+    put16(head, start + usize::from(offset), sum);
+    // At most 256 bytes of headers.
+    (clean.csum_start, clean.csum_offset) = (start as u16, offset);
+    clean.flags |= NetHdr::NEEDS_CSUM;
+    Ok(Coalesced { header: clean, length: end, segments, duplicate_acks })
+}
