@@ -22,24 +22,26 @@ const COPIED: u8 = 0x80;
 const NO_OPERATION: u8 = 1;
 
 /// Turns the first bytes of `template`, the headers of the datagram, into what every fragment begins with. How long that is.
-pub(super) fn prepare(headers: &Headers, head: &[u8], template: &mut [u8], identification: u32) -> usize {
+pub(super) fn prepare(headers: &Headers, head: &[u8], template: &mut [u8]) -> usize {
+    if headers.network == Network::V4 {
+        return headers.transport_start;
+    }
+    let (cut, next_header) = headers.fragmentable(head);
+    template[cut..cut + FRAGMENT_HEADER].fill(0);
+    template[cut] = head[next_header];
+    template[next_header] = FRAGMENT;
+    cut + FRAGMENT_HEADER
+}
+
+/// Gives a datagram that has no identification one, in what [`prepare`] has made.
+pub(super) fn identify(headers: &Headers, prefix: &mut [u8], identification: u32) {
     let at = headers.network_start;
-    match headers.network {
-        Network::V4 => {
-            if get16(head, at + 6) & DONT_FRAGMENT != 0 {
-                // The datagram was not meant to be cut on its way, so its identification means nothing (RFC 6864).
-                put16(template, at + 4, identification as u16);
-            }
-            headers.transport_start
-        }
-        Network::V6 => {
-            let (cut, next_header) = headers.fragmentable(head);
-            template[cut..cut + FRAGMENT_HEADER].fill(0);
-            template[cut] = head[next_header];
-            template[cut + 4..cut + 8].copy_from_slice(&identification.to_be_bytes());
-            template[next_header] = FRAGMENT;
-            cut + FRAGMENT_HEADER
-        }
+    if headers.network == Network::V6 {
+        let end = prefix.len();
+        prefix[end - 4..].copy_from_slice(&identification.to_be_bytes());
+    } else if get16(prefix, at + 6) & DONT_FRAGMENT != 0 {
+        // It was not meant to be cut on its way, so its identification means nothing (RFC 6864).
+        put16(prefix, at + 4, identification as u16);
     }
 }
 

@@ -66,9 +66,7 @@ pub struct Segmenter {
 impl Segmenter {
     /// Prepares to cut `frame`, whose first bytes are `head` with all headers in it.
     ///
-    /// `identification` is for datagrams that are cut into IP fragments and have none of their own, which is to say IPv6, and
-    /// IPv4 with "don't fragment" set (RFC 6864, section 4.1): all fragments of one datagram get it. It should be hard to
-    /// guess, and not be used again soon (RFC 7739).
+    /// Where UDP is cut into IP fragments, [`Segmenter::identified`] is to be called too.
     ///
     /// # Errors
     /// See [`Unsegmentable`].
@@ -77,7 +75,6 @@ impl Segmenter {
         head: &[u8],
         frame: &(impl Bytes + ?Sized),
         finish: Finish,
-        identification: u32,
     ) -> Result<Self, Unsegmentable> {
         let total = frame.len();
         let headers = check(header, head, total)?.ok_or(Unsegmentable::NotGso)?;
@@ -87,7 +84,7 @@ impl Segmenter {
         let (prefix, start, manner) = if header.gso_type == NetHdr::GSO_UDP {
             size = size / FRAGMENT_UNIT * FRAGMENT_UNIT;
             let checksum = super::finish_checksum(frame, header.csum_start, header.csum_offset);
-            let prefix = fragment::prepare(&headers, head, &mut template, identification);
+            let prefix = fragment::prepare(&headers, head, &mut template);
             (prefix, headers.payload_start(head), Manner::Fragments { checksum })
         } else {
             (headers.length, headers.length, Manner::Segments(finish))
@@ -99,6 +96,17 @@ impl Segmenter {
             return Err(Unsegmentable::TooLarge);
         }
         Ok(Self { template, prefix, headers, manner, start, size, total, done: 0, index: 0 })
+    }
+
+    /// Gives a number to datagrams that are cut into IP fragments and have none of their own, which is to say IPv6, and IPv4
+    /// with "don't fragment" set (RFC 6864, section 4.1): all fragments of the datagram get it. It should be hard to guess,
+    /// and not be used again soon (RFC 7739). Does nothing to all else.
+    #[must_use]
+    pub fn identified(mut self, identification: u32) -> Self {
+        if matches!(self.manner, Manner::Fragments { .. }) {
+            fragment::identify(&self.headers, &mut self.template[..self.prefix], identification);
+        }
+        self
     }
 
     /// How many segments there are in all.

@@ -187,7 +187,7 @@ fn anything() -> impl Strategy<Value = Super> {
 
 fn segmenter(original: &Super, finish: Finish) -> Segmenter {
     let frame = &original.frame[..];
-    Segmenter::new(&original.header, frame, frame, finish, GIVEN).unwrap()
+    Segmenter::new(&original.header, frame, frame, finish).unwrap().identified(GIVEN)
 }
 
 fn segments(original: &Super, finish: Finish) -> Vec<(Vec<u8>, NetHdr)> {
@@ -432,7 +432,7 @@ proptest! {
         cuts.push(frame.len());
         let starts = core::iter::once(0).chain(cuts.iter().copied());
         let pieces: Vec<&[u8]> = starts.zip(&cuts).map(|(from, &to)| &frame[from..to]).collect();
-        let mut segmenter = Segmenter::new(header, pieces[0], &pieces[..], Finish::Complete, GIVEN).unwrap();
+        let mut segmenter = Segmenter::new(header, pieces[0], &pieces[..], Finish::Complete).unwrap().identified(GIVEN);
         for (expected, sent_with) in segments(&original, Finish::Complete) {
             let mut into = vec![0; expected.len()];
             prop_assert_eq!(segmenter.write_next(&pieces[..], &mut into[..]), Some((expected.len(), sent_with)));
@@ -457,7 +457,7 @@ proptest! {
                 if let Ok(made) = coalesced(&header, &mut copy, frame.len()) {
                     prop_assert!(made.length <= frame.len());
                 }
-                if let Ok(mut segmenter) = Segmenter::new(&header, frame, frame, Finish::Complete, GIVEN) {
+                if let Ok(mut segmenter) = Segmenter::new(&header, frame, frame, Finish::Complete) {
                     let mut into = vec![0; 1 << 17];
                     let mut count = 0;
                     while segmenter.write_next(frame, &mut into[..]).is_some() {
@@ -472,7 +472,7 @@ proptest! {
     #[test]
     fn a_truncated_frame_is_refused(sound in anything(), keep in 0_usize..9000) {
         let frame = &sound.frame[..keep.min(sound.frame.len())];
-        let made = Segmenter::new(&sound.header, frame, frame, Finish::Complete, GIVEN);
+        let made = Segmenter::new(&sound.header, frame, frame, Finish::Complete);
         prop_assert_eq!(made.is_ok(), frame.len() == sound.frame.len());
     }
 
@@ -515,7 +515,7 @@ proptest! {
         let original = Shape { gso_size: size, ..original }.build();
         let pool = Pool::allocate::<FakeHal>(40).unwrap();
         let frame = pool.frame_from(&original.frame).unwrap();
-        let mut segmenter = Segmenter::new(&original.header, frame.head(), &frame, Finish::Complete, GIVEN).unwrap();
+        let mut segmenter = Segmenter::new(&original.header, frame.head(), &frame, Finish::Complete).unwrap().identified(GIVEN);
         for (expected, sent_with) in segments(&original, Finish::Complete) {
             let mut segment = pool.frame(segmenter.next_len().unwrap()).unwrap();
             prop_assert_eq!(segmenter.write_next(&frame, &mut segment), Some((expected.len(), sent_with)));
@@ -538,7 +538,7 @@ fn what_is_wrong_has_a_name() {
     let refused = |good: &Super, change: &dyn Fn(&mut NetHdr, &mut Vec<u8>)| {
         let (mut header, mut frame) = (good.header, good.frame.clone());
         change(&mut header, &mut frame);
-        Segmenter::new(&header, &frame, &frame[..], Finish::Complete, GIVEN).unwrap_err()
+        Segmenter::new(&header, &frame, &frame[..], Finish::Complete).unwrap_err()
     };
     let tcp = good(NetHdr::GSO_TCPV4, false, 1000);
     assert_eq!(refused(&tcp, &|h, _| h.gso_size = 0), Invalid::GsoSize.into());

@@ -79,7 +79,7 @@ impl<R: Virtqueue<Frame>> Egress<'_, R> {
     /// Cuts a super-frame and sends the pieces.
     fn send_segments(&mut self, header: &NetHdr, frame: Frame) {
         let finish = if self.features.contains(Features::CSUM) { Finish::Partial } else { Finish::Complete };
-        let Ok(mut segmenter) = Segmenter::new(header, frame.head(), &frame, finish, 0) else {
+        let Ok(mut segmenter) = Segmenter::new(header, frame.head(), &frame, finish) else {
             return self.counters.lose(Loss::Unsendable);
         };
         self.counters.software_offloads += 1;

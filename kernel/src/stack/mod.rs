@@ -160,7 +160,7 @@ impl Stack {
         let mut news = false;
         // Taken out for the time being, so that the rest can be borrowed.
         let mut datagram = core::mem::take(&mut self.datagram);
-        while let Some((length, _)) = segmenter.write_next(frame, &mut datagram) {
+        while let Some((length, _)) = segmenter.write_next(frame, &mut datagram[..]) {
             news |= self.receive_packet(&datagram[..length], true, now_ns, outlet);
         }
         self.datagram = datagram;
