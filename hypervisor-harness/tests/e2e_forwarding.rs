@@ -28,7 +28,7 @@ fn forward(load: Load, without: Features) -> (Tally, Counters, Features) {
     let mut machine = Machine::new(64).unwrap();
     let report = Box::new(|line: &str| panic!("{line}"));
     let options = virtio::Options { mask: Features::all() - without, ..virtio::Options::new(report) };
-    let device = virtio::attach(&mut machine, Box::new(generator), options).unwrap();
+    let device = virtio::attach(&mut machine, generator, options).unwrap();
     let (sender, said) = mpsc::channel();
     let words = device.command_line();
     let start = Start {

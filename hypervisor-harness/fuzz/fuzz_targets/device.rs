@@ -129,7 +129,7 @@ impl Backend for Wire {
 }
 
 /// The device in this very thread.
-struct Inline(Net);
+struct Inline(Net<Wire>);
 
 impl Control for Inline {
     fn start(&mut self, activation: Activation) {
@@ -137,11 +137,11 @@ impl Control for Inline {
     }
 
     fn stop_queue(&mut self, queue: u16) {
-        self.0.stop_queue(queue);
+        let _ = self.0.stop_queue(queue);
     }
 
     fn restart_queue(&mut self, queue: u16, place: Place) {
-        self.0.restart_queue(queue, &place);
+        let _ = self.0.start_queue(queue, &place, None);
     }
 
     fn reset(&mut self) {
@@ -226,7 +226,7 @@ fuzz_target!(|acts: Vec<Act>| {
     let memory = Memory::new(ram().clone());
     let backend = Wire(wire.clone());
     let offered = net::offered(&backend, Features::all());
-    let control = Inline(Net::new(memory.clone(), Box::new(backend), shared.clone()));
+    let control = Inline(Net::new(memory.clone(), backend, shared.clone()));
     let identity = Identity { offered, mac: [2, 0, 0, 0, 0, 1], mtu: 1500 };
     let registers = Mmio::new(Registers::new(control, shared.clone(), memory, identity), line);
     let mut guest = Guest { registers, wire, shared, indices: [0; 2] };

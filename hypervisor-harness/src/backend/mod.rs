@@ -11,7 +11,7 @@ pub mod pcap;
 pub mod scatter;
 pub mod tap;
 
-pub use open::{Error, Opened, Options, open};
+pub use open::{Error, Kind, Opened, Options, open};
 pub use scatter::Scatter;
 
 use std::io;
@@ -122,4 +122,26 @@ pub trait Backend: Send {
 
     /// The counters so far.
     fn counters(&self) -> Counters;
+}
+
+/// A network, of a kind that the compiler knows or of one that is known only when it runs: what can be plugged into a
+/// [`Jack`]. Which kind it is is found out once, there; what moves frames is compiled for each kind, without virtual calls.
+pub trait Network {
+    /// Plugs it in.
+    fn plug_into<J: Jack>(self, jack: J) -> J::Plugged;
+}
+
+impl<B: Backend + 'static> Network for B {
+    fn plug_into<J: Jack>(self, jack: J) -> J::Plugged {
+        jack.plug(self)
+    }
+}
+
+/// What a [`Network`] of any kind can be plugged into.
+pub trait Jack {
+    /// What comes of it.
+    type Plugged;
+
+    /// Takes a network of a known kind.
+    fn plug<B: Backend + 'static>(self, backend: B) -> Self::Plugged;
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::options::{Net, Publish, Real};
-use super::{Backend, lan, pcap, tap};
+use super::{Jack, Network, lan, pcap, tap};
 
 /// What chooses and furnishes a network.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -39,10 +39,33 @@ pub enum Error {
     OnlyLan(&'static str, Net),
 }
 
+/// A network of one of the kinds that a command line can ask for.
+pub enum Kind {
+    /// In the process itself.
+    Lan(lan::Lan),
+    /// A TAP interface of the host.
+    Tap(tap::Tap),
+    /// In the process itself, and written down.
+    LanCapture(pcap::Capture<lan::Lan>),
+    /// A TAP interface of the host, and written down.
+    TapCapture(pcap::Capture<tap::Tap>),
+}
+
+impl Network for Kind {
+    fn plug_into<J: Jack>(self, jack: J) -> J::Plugged {
+        match self {
+            Self::Lan(lan) => jack.plug(lan),
+            Self::Tap(tap) => jack.plug(tap),
+            Self::LanCapture(capture) => jack.plug(capture),
+            Self::TapCapture(capture) => jack.plug(capture),
+        }
+    }
+}
+
 /// A network that is ready to be plugged in.
 pub struct Opened {
     /// For the device.
-    pub backend: Box<dyn Backend>,
+    pub backend: Kind,
     /// For everybody else, where the network is `lan`.
     pub lan: Option<lan::Handle>,
 }
@@ -52,7 +75,8 @@ pub struct Opened {
 /// # Errors
 /// If the network cannot be had as asked for; nothing is left behind then.
 pub fn open(options: &Options) -> Result<Opened, Error> {
-    let (backend, lan): (Box<dyn Backend>, _) = match &options.net {
+    let capture = options.pcap.as_deref();
+    match &options.net {
         Net::Lan => {
             let mut config =
                 lan::Config { publish: options.publish.clone(), real: options.real.clone(), ..lan::Config::default() };
@@ -61,7 +85,11 @@ pub fn open(options: &Options) -> Result<Opened, Error> {
                 config.guest = [first(IpAddr::is_ipv4), first(IpAddr::is_ipv6)].into_iter().flatten().collect();
             }
             let (lan, handle) = lan::Lan::open(&config)?;
-            (Box::new(lan), Some(handle))
+            let backend = match capture {
+                Some(path) => Kind::LanCapture(pcap::Capture::create(path, lan)?),
+                None => Kind::Lan(lan),
+            };
+            Ok(Opened { backend, lan: Some(handle) })
         }
         net @ Net::Tap(name) => {
             for (used, option) in [(!options.publish.is_empty(), "--publish"), (!options.real.is_empty(), "--real")] {
@@ -69,12 +97,12 @@ pub fn open(options: &Options) -> Result<Opened, Error> {
                     return Err(Error::OnlyLan(option, net.clone()));
                 }
             }
-            (Box::new(tap::Tap::open(name)?), None)
+            let tap = tap::Tap::open(name)?;
+            let backend = match capture {
+                Some(path) => Kind::TapCapture(pcap::Capture::create(path, tap)?),
+                None => Kind::Tap(tap),
+            };
+            Ok(Opened { backend, lan: None })
         }
-    };
-    let backend = match &options.pcap {
-        Some(path) => Box::new(pcap::Capture::create(path, backend)?),
-        None => backend,
-    };
-    Ok(Opened { backend, lan })
+    }
 }

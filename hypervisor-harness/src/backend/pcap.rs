@@ -33,20 +33,20 @@ pub struct Error {
 /// Frames that are to be segmented are written as they pass, up to 64 KiB, and a checksum that is still to be finished is
 /// written unfinished. If the file cannot be written any more (a full disk), one warning says so and the network goes on
 /// without it. The file is flushed before the device's thread sleeps, and when this is dropped.
-pub struct Capture {
-    inner: Box<dyn Backend>,
+pub struct Capture<B> {
+    inner: B,
     /// In a cell, since the device's question before it sleeps ([`Backend::wait_on`]) is the time to flush.
     file: RefCell<Output>,
     /// Reused for each frame.
     frame: Vec<u8>,
 }
 
-impl Capture {
+impl<B: Backend> Capture<B> {
     /// Creates (or empties) the file, writes its header, and wraps `inner`.
     ///
     /// # Errors
     /// If the file cannot be created or written.
-    pub fn create(path: &Path, inner: Box<dyn Backend>) -> Result<Self, Error> {
+    pub fn create(path: &Path, inner: B) -> Result<Self, Error> {
         let fail = |source| Error { path: path.to_owned(), source };
         let mut file = BufWriter::with_capacity(1 << 18, File::create(path).map_err(fail)?);
         let mut header = Vec::with_capacity(24);
@@ -127,7 +127,7 @@ impl Drop for Output {
     }
 }
 
-impl Backend for Capture {
+impl<B: Backend> Backend for Capture<B> {
     fn name(&self) -> &'static str {
         self.inner.name()
     }
@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn both_directions_are_written_down_before_the_thread_sleeps() {
         let path = std::env::temp_dir().join(format!("ringlet-{}.pcap", std::process::id()));
-        let mut capture = Capture::create(&path, Box::new(Mirror::default())).expect("created");
+        let mut capture = Capture::create(&path, Mirror::default()).expect("created");
         let mut large: Vec<u8> = (0..65_000_u32).map(|number| number as u8).collect();
         with(&mut large, |frame| capture.send(frame)).expect("sent");
         with(&mut [0; 12], |frame| capture.send(frame)).expect("not yet");
@@ -266,10 +266,10 @@ mod tests {
 
     #[test]
     fn a_full_disk_ends_the_capture_and_nothing_else() {
-        assert!(Capture::create(Path::new("/dev/full"), Box::new(Mirror::default())).is_err());
+        assert!(Capture::create(Path::new("/dev/full"), Mirror::default()).is_err());
         let full = File::options().write(true).open("/dev/full").expect("the device that is always full");
         let output = Output { file: Some(BufWriter::new(full)), path: "/dev/full".into(), unflushed: false };
-        let mut capture = Capture { inner: Box::new(Mirror::default()), file: RefCell::new(output), frame: Vec::new() };
+        let mut capture = Capture { inner: Mirror::default(), file: RefCell::new(output), frame: Vec::new() };
         for _ in 0..100 {
             assert_eq!(with(&mut [1; 1000], |frame| capture.send(frame)).expect("sent"), Sent::Done);
         }

@@ -41,7 +41,7 @@ pub fn forward(args: &Args, case: &Forward) -> anyhow::Result<Measured> {
     let load = Load { protocol, flows, frame, offloads, ..Load::default() };
     let rules = rules(&load);
     let (generator, meter) = Generator::new(load)?;
-    let guest = Guest::boot(args, Box::new(generator), without, rules)?;
+    let guest = Guest::boot(args, generator, without, rules)?;
     meter.start();
     let began = Instant::now();
     // Every flow has had its first frame, for which there is more to do, before the measurement.

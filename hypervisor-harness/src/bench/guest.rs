@@ -7,7 +7,7 @@ use anyhow::bail;
 use ringlet_driver::features::Features;
 
 use super::Args;
-use crate::backend::Backend;
+use crate::backend::Network;
 use crate::image;
 use crate::run::events::{Event, Events};
 use crate::virtio;
@@ -32,7 +32,7 @@ impl Guest {
     ///
     /// # Errors
     /// If it cannot be booted, or ends, or is not ready in time, or does not take its rules.
-    pub fn boot(args: &Args, backend: Box<dyn Backend>, without: Features, rules: String) -> anyhow::Result<Self> {
+    pub fn boot(args: &Args, network: impl Network, without: Features, rules: String) -> anyhow::Result<Self> {
         let image = image::load(args.kernel.as_deref())?;
         let mut machine = Machine::new(args.memory)?;
         let complaints = Arc::<Mutex<Vec<String>>>::default();
@@ -43,7 +43,7 @@ impl Guest {
             }
         });
         let options = virtio::Options { mask: Features::all() - without, ..virtio::Options::new(report) };
-        let device = virtio::attach(&mut machine, backend, options)?;
+        let device = virtio::attach(&mut machine, network, options)?;
         let command_line =
             format!("ip=10.0.0.2/24 gateway=10.0.0.1 {} console=ringlet status=60000", device.command_line());
         let events = Events::default();

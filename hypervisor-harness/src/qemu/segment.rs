@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use ringlet_driver::features::Features;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::backend::{Backend, Received, Scatter, Sent};
+use crate::backend::{Backend, Jack, Network, Received, Scatter, Sent};
 
 /// The virtio header before each frame, on the backend's side. Nothing is offloaded here, so it stays zero.
 const HEADER: usize = 12;
@@ -39,7 +39,11 @@ impl Segment {
     ///
     /// # Errors
     /// If there is no thread or descriptor to be had.
-    pub fn start(socket: UnixListener, mut backend: Box<dyn Backend>) -> io::Result<Self> {
+    pub fn start(socket: UnixListener, network: impl Network) -> io::Result<Self> {
+        network.plug_into(socket)
+    }
+
+    fn serve<B: Backend + 'static>(socket: UnixListener, mut backend: B) -> io::Result<Self> {
         let stop = EventFd::new(EFD_NONBLOCK)?;
         let stopped = stop.try_clone()?;
         socket.set_nonblocking(true)?;
@@ -49,7 +53,7 @@ impl Segment {
             }
             let Ok(stream) = wait_for(&socket, &stopped) else { return };
             // Ends with an error when QEMU ends; there is nobody left to be told.
-            let _ = carry(&stream, &mut *backend, &stopped);
+            let _ = carry(&stream, &mut backend, &stopped);
         };
         let thread = std::thread::Builder::new().name("segment".into()).spawn(serve)?;
         Ok(Self { stop, thread })
@@ -62,6 +66,14 @@ impl Segment {
         if let Err(panic) = self.thread.join() {
             std::panic::resume_unwind(panic);
         }
+    }
+}
+
+impl Jack for UnixListener {
+    type Plugged = io::Result<Segment>;
+
+    fn plug<B: Backend + 'static>(self, backend: B) -> Self::Plugged {
+        Segment::serve(self, backend)
     }
 }
 
@@ -83,7 +95,7 @@ fn wait_for(socket: &UnixListener, stop: &EventFd) -> io::Result<UnixStream> {
 }
 
 /// Carries frames both ways until the connection ends or the stop comes.
-fn carry(stream: &UnixStream, backend: &mut dyn Backend, stop: &EventFd) -> io::Result<()> {
+fn carry(stream: &UnixStream, backend: &mut impl Backend, stop: &EventFd) -> io::Result<()> {
     let mut from_guest = Inbox::default();
     let mut to_guest = Outbox::default();
     let mut room = vec![0; HEADER + LONGEST];
@@ -281,7 +293,7 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("ringlet-segment-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         let path = directory.join("socket");
-        let segment = Segment::start(UnixListener::bind(&path).unwrap(), Box::<Mirror>::default()).unwrap();
+        let segment = Segment::start(UnixListener::bind(&path).unwrap(), Mirror::default()).unwrap();
         let mut qemu = UnixStream::connect(&path).unwrap();
         std::fs::remove_dir_all(&directory).unwrap();
         let frame = |nth: usize| [&[0; 6][..], &GUEST, &vec![nth as u8; nth * 700 % 1502]].concat();
@@ -310,9 +322,9 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("ringlet-segment-stop-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         let path = directory.join("socket");
-        Segment::start(UnixListener::bind(&path).unwrap(), Box::<Mirror>::default()).unwrap().stop();
+        Segment::start(UnixListener::bind(&path).unwrap(), Mirror::default()).unwrap().stop();
         std::fs::remove_file(&path).unwrap();
-        let segment = Segment::start(UnixListener::bind(&path).unwrap(), Box::<Mirror>::default()).unwrap();
+        let segment = Segment::start(UnixListener::bind(&path).unwrap(), Mirror::default()).unwrap();
         let mut qemu = UnixStream::connect(&path).unwrap();
         std::fs::remove_dir_all(&directory).unwrap();
         qemu.write_all(&[0xff; 8]).unwrap();

@@ -17,7 +17,7 @@ use super::net::{self, Net, QUEUES};
 use super::registers::{Control, Identity, Registers};
 use super::shared::{Report, Shared};
 use super::worker::{self, DEFAULT_SPIN, Remote};
-use crate::backend::Backend;
+use crate::backend::{Backend, Jack, Network};
 use crate::vmm::{self, Machine, layout};
 
 /// A network device could not be put into a machine.
@@ -173,13 +173,31 @@ impl Handle {
     }
 }
 
-/// Puts a network device into a machine, with `backend` behind it and a thread of its own.
+/// Puts a network device into a machine, with `network` behind it and a thread of its own.
 ///
 /// # Errors
 /// If the machine does not take it, or there is no thread to be had.
-pub fn attach(machine: &mut Machine, backend: Box<dyn Backend>, options: Options) -> Result<Handle, Error> {
+pub fn attach(machine: &mut Machine, network: impl Network, options: Options) -> Result<Handle, Error> {
+    network.plug_into(Slot { machine, options })
+}
+
+/// Where the network of a new device is plugged in.
+struct Slot<'m> {
+    machine: &'m mut Machine,
+    options: Options,
+}
+
+impl Jack for Slot<'_> {
+    type Plugged = Result<Handle, Error>;
+
+    fn plug<B: Backend + 'static>(self, backend: B) -> Self::Plugged {
+        attach_backend(self.machine, backend, self.options)
+    }
+}
+
+fn attach_backend<B: Backend + 'static>(machine: &mut Machine, backend: B, options: Options) -> Result<Handle, Error> {
     let Options { mac, mask, spin, report } = options;
-    let identity = Identity { offered: net::offered(&*backend, mask), mac, mtu: backend.mtu() };
+    let identity = Identity { offered: net::offered(&backend, mask), mac, mtu: backend.mtu() };
     let mut spawned = None;
     let plugged = plug(machine, identity, report, |shared, doorbells, memory| {
         let net = Net::new(memory.clone(), backend, shared.clone());

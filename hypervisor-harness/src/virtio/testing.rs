@@ -123,7 +123,7 @@ impl Backend for Wire {
 #[derive(Debug)]
 pub struct Inline {
     /// The device.
-    pub net: Net,
+    pub net: Net<Wire>,
     /// Doorbells rung through the registers.
     pub doorbells: usize,
 }
@@ -134,11 +134,11 @@ impl Control for Inline {
     }
 
     fn stop_queue(&mut self, queue: u16) {
-        self.net.stop_queue(queue);
+        let _ = self.net.stop_queue(queue);
     }
 
     fn restart_queue(&mut self, queue: u16, place: Place) {
-        self.net.restart_queue(queue, &place);
+        let _ = self.net.start_queue(queue, &place, None);
     }
 
     fn reset(&mut self) {
@@ -274,7 +274,7 @@ impl Guest {
         let line = Arc::new(Line::new(interrupt.try_clone().unwrap()));
         let shared = Arc::new(Shared::new(line.clone(), report));
         let memory = Memory::new(ram.clone());
-        let net = Net::new(memory.clone(), Box::new(wire.clone()), shared.clone());
+        let net = Net::new(memory.clone(), wire.clone(), shared.clone());
         let offered = net::offered(&wire, Features::all()) | more;
         let control = Inline { net, doorbells: 0 };
         let identity = Identity { offered, mac: MAC, mtu: wire.mtu() };

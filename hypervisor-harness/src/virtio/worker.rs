@@ -1,5 +1,5 @@
 //! The device's thread: it owns the network device and moves frames while there are any, looks for more for a while, and
-//! sleeps.
+//! sleeps. It is compiled for each kind of network, as the device is.
 //!
 //! While it is awake, the guest rings no doorbells: the thread looks at the rings by itself, which costs neither side a
 //! system call or an exit. Before it sleeps it asks for doorbells and looks once more.
@@ -18,6 +18,7 @@ use super::net::{Activation, Net, QUEUES};
 use super::queue::Place;
 use super::registers::Control;
 use super::wait::Wait;
+use crate::backend::Backend;
 
 /// How long the thread looks for more to do before it sleeps, when nothing else is asked for.
 pub const DEFAULT_SPIN: Duration = Duration::from_micros(50);
@@ -27,14 +28,14 @@ const LEAST_SPIN: Duration = Duration::from_micros(5);
 /// What the thread is asked to do.
 enum Command {
     Start(Activation),
+    StartQueue(u16, Place, Option<u32>),
     StopQueue(u16),
-    RestartQueue(u16, Place),
     Reset,
     Stop,
 }
 
-/// A command, and where to say that it has been done.
-type Message = (Command, SyncSender<()>);
+/// A command, and where to say that it has been done: with the position of the queue, if one was stopped.
+type Message = (Command, SyncSender<Option<u32>>);
 
 /// The other threads' end: commands and doorbells.
 #[derive(Debug)]
@@ -60,14 +61,27 @@ impl Remote {
         self.call(Command::Stop);
     }
 
+    /// Begins to use one queue of a device that was started ([`Net::start_queue`]). When this returns, the queue is in use, or
+    /// the device needs a reset.
+    pub fn start_queue(&self, queue: u16, place: Place, position: Option<u32>) {
+        self.call(Command::StartQueue(queue, place, position));
+    }
+
+    /// Gives up one queue and returns where it stood ([`Net::stop_queue`]). When this returns, its memory is not touched any
+    /// more.
+    pub fn end_queue(&self, queue: u16) -> Option<u32> {
+        self.call(Command::StopQueue(queue))
+    }
+
     /// Has a command done, and returns then. A thread that has ended moves no frames, and so has done everything.
-    fn call(&self, command: Command) {
+    fn call(&self, command: Command) -> Option<u32> {
         let (done, wait) = mpsc::sync_channel(1);
         if self.commands.send((command, done)).is_ok() {
             // Full means that it is readable already.
             let _ = self.wake.write(1);
-            let _ = wait.recv();
+            return wait.recv().ok().flatten();
         }
+        None
     }
 }
 
@@ -77,11 +91,11 @@ impl Control for Remote {
     }
 
     fn stop_queue(&mut self, queue: u16) {
-        self.call(Command::StopQueue(queue));
+        self.end_queue(queue);
     }
 
     fn restart_queue(&mut self, queue: u16, place: Place) {
-        self.call(Command::RestartQueue(queue, place));
+        self.start_queue(queue, place, None);
     }
 
     fn reset(&mut self) {
@@ -96,8 +110,8 @@ impl Control for Remote {
 }
 
 /// The thread's own state.
-struct Worker {
-    net: Net,
+struct Worker<B> {
+    net: Net<B>,
     shared: Arc<Shared>,
     commands: Receiver<Message>,
     wake: EventFd,
@@ -112,8 +126,8 @@ struct Worker {
 ///
 /// # Errors
 /// If there is no thread or no descriptor to be had.
-pub fn spawn(
-    net: Net,
+pub fn spawn<B: Backend + 'static>(
+    net: Net<B>,
     shared: Arc<Shared>,
     doorbells: [EventFd; QUEUES],
     limit: Duration,
@@ -135,7 +149,7 @@ pub fn spawn(
     Ok((remote, thread))
 }
 
-impl Worker {
+impl<B: Backend> Worker<B> {
     fn run(&mut self) {
         let mut last = Instant::now();
         loop {
@@ -180,14 +194,15 @@ impl Worker {
     /// Does what is asked. Returns whether the thread goes on.
     fn obey(&mut self, (command, done): Message) -> bool {
         let goes_on = !matches!(command, Command::Stop);
+        let mut position = None;
         match command {
             Command::Start(activation) => self.net.start(&activation),
-            Command::StopQueue(queue) => self.net.stop_queue(queue),
-            Command::RestartQueue(queue, place) => self.net.restart_queue(queue, &place),
+            Command::StartQueue(queue, place, from) => drop(self.net.start_queue(queue, &place, from)),
+            Command::StopQueue(queue) => position = self.net.stop_queue(queue),
             Command::Reset | Command::Stop => self.net.reset(),
         }
         // Nobody waits any more: that is their business.
-        let _ = done.send(());
+        let _ = done.send(position);
         goes_on
     }
 

@@ -17,7 +17,7 @@ use self::receive::Receive;
 use self::transmit::Transmit;
 use super::Shared;
 use super::memory::{Memory, Scratch};
-use super::queue::{Direction, Fault, Misplaced, Mode, Place, Queue};
+use super::queue::{DeviceQueue, Direction, Fault, Misplaced, Mode, Place, SplitQueue};
 use crate::backend::{Backend, OFFLOADS};
 
 /// The device has a receive queue and a transmit queue.
@@ -47,7 +47,7 @@ pub const DEFAULT_MASK: Features = Features::all();
 /// What a device on this backend offers, when only features in `mask` may be: bits that lack what they need are left out.
 /// VERSION_1 cannot be masked.
 #[must_use]
-pub fn offered(backend: &dyn Backend, mask: Features) -> Features {
+pub fn offered(backend: &impl Backend, mask: Features) -> Features {
     ((OWN | backend.offloads() & OFFLOADS) & (mask | Features::VERSION_1)).without_unmet()
 }
 
@@ -83,109 +83,124 @@ pub struct Turn {
     pub starved: bool,
 }
 
-/// The device.
-pub struct Net {
+/// The queues of a device, with rings of one format.
+#[derive(Debug)]
+struct Pair<Q> {
+    receive: Option<Receive<Q>>,
+    transmit: Option<Transmit<Q>>,
+}
+
+/// The queues of a device, with rings of the format that was negotiated. Which one it is is looked up once in a turn; what
+/// moves frames is compiled for each of them.
+#[derive(Debug)]
+enum Rings {
+    Split(Pair<SplitQueue>),
+}
+
+/// Does the same with the queues of either format.
+macro_rules! with_pair {
+    ($rings:expr, $pair:ident => $what:expr) => {
+        match $rings {
+            Rings::Split($pair) => $what,
+        }
+    };
+}
+
+/// The device, on a network of one kind.
+pub struct Net<B> {
     memory: Memory,
-    backend: Box<dyn Backend>,
+    plugged: Plugged<B>,
     shared: Arc<Shared>,
+    rings: Rings,
     /// What was negotiated, from DRIVER_OK on.
     features: Option<Features>,
-    receive: Option<Receive>,
-    transmit: Option<Transmit>,
+}
+
+/// The network that a device is plugged into.
+struct Plugged<B> {
+    backend: B,
     /// Where frames go that the guest cannot take; made when first needed.
     sink: Option<Scratch>,
     /// The network is gone for good.
     gone: bool,
 }
 
-impl std::fmt::Debug for Net {
+impl<B: Backend> std::fmt::Debug for Net<B> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Net").field("backend", &self.backend.name()).finish_non_exhaustive()
+        f.debug_struct("Net").field("backend", &self.backend().name()).finish_non_exhaustive()
     }
 }
 
-impl Net {
+impl<B: Backend> Net<B> {
     /// Makes the device, inactive.
     #[must_use]
-    pub fn new(memory: Memory, backend: Box<dyn Backend>, shared: Arc<Shared>) -> Self {
-        Self { memory, backend, shared, features: None, receive: None, transmit: None, sink: None, gone: false }
+    pub fn new(memory: Memory, backend: B, shared: Arc<Shared>) -> Self {
+        let plugged = Plugged { backend, sink: None, gone: false };
+        Self { memory, plugged, shared, rings: Rings::none(Features::empty()), features: None }
     }
 
     /// Whether there is a queue to work on.
     #[must_use]
     pub fn is_active(&self) -> bool {
-        self.receive.is_some() || self.transmit.is_some()
+        with_pair!(&self.rings, pair => pair.receive.is_some() || pair.transmit.is_some())
     }
 
     /// The network.
     #[must_use]
-    pub fn backend(&self) -> &dyn Backend {
-        &*self.backend
+    pub fn backend(&self) -> &B {
+        &self.plugged.backend
     }
 
     /// DRIVER_OK. If that is impossible, the device needs a reset.
     pub fn start(&mut self, activation: &Activation) {
         self.reset();
         let Activation { features, queues } = *activation;
-        if let Err(error) = self.backend.negotiated(features) {
-            let name = self.backend.name();
+        let backend = &mut self.plugged.backend;
+        if let Err(error) = backend.negotiated(features) {
+            let name = backend.name();
             return self.shared.break_down(&format!("{name} cannot work with {features}: {error}"));
         }
-        let mtu = self.backend.mtu();
-        let queue = |index: u16, direction| -> Result<Option<Queue>, Misplaced> {
-            let place = queues.get(usize::from(index)).copied().flatten();
-            place.map(|place| Queue::new(&self.memory, &place, direction, Mode::from(features))).transpose()
-        };
-        let made = queue(wire::RECEIVE_QUEUE, Direction::ToGuest)
-            .and_then(|receive| Ok((receive, queue(wire::TRANSMIT_QUEUE, Direction::FromGuest)?)));
-        match made {
-            Ok((receive, transmit)) => {
-                self.receive = receive.map(|queue| Receive::new(queue, features, mtu));
-                self.transmit = transmit.map(|queue| Transmit::new(queue, features, mtu));
-                self.features = Some(features);
-                self.shared.set_negotiated(features);
+        (self.features, self.rings) = (Some(features), Rings::none(features));
+        for (index, place) in (0..).zip(queues) {
+            if let Some(place) = place
+                && !self.start_queue(index, &place, None)
+            {
+                return;
             }
-            Err(error) => self.shared.break_down(&error.to_string()),
         }
+        self.shared.set_negotiated(features);
+    }
+
+    /// Begins to use one queue of a device that was started, whether that queue has been used before or not: at its first
+    /// position, or at one that [`Net::stop_queue`] has returned. Returns whether it can be used; if not, the device needs a
+    /// reset, now or since before.
+    pub fn start_queue(&mut self, index: u16, place: &Place, position: Option<u32>) -> bool {
+        let Some(features) = self.features else { return false };
+        let mtu = self.plugged.backend.mtu();
+        let started =
+            with_pair!(&mut self.rings, pair => pair.start(index, &self.memory, place, position, features, mtu));
+        if let Err(error) = &started {
+            self.reset();
+            self.shared.break_down(&error.to_string());
+        }
+        started.is_ok()
     }
 
     /// Gives up all queues. The guest's memory is not touched after this returns.
     pub fn reset(&mut self) {
-        (self.features, self.receive, self.transmit) = (None, None, None);
+        (self.features, self.rings) = (None, Rings::none(Features::empty()));
     }
 
-    /// Gives up one queue.
-    pub fn stop_queue(&mut self, index: u16) {
-        match index {
-            wire::RECEIVE_QUEUE => self.receive = None,
-            wire::TRANSMIT_QUEUE => self.transmit = None,
-            _ => {}
-        }
-    }
-
-    /// Takes up a queue that was given up by [`Net::stop_queue`], at a place of the driver's choice, from index 0 on. Nothing
-    /// happens if the device is not at work: it needs a reset then, or gets one.
-    pub fn restart_queue(&mut self, index: u16, place: &Place) {
-        let Some(features) = self.features else { return };
-        let (mtu, mode) = (self.backend.mtu(), Mode::from(features));
-        let queue = |direction| Queue::new(&self.memory, place, direction, mode);
-        let made = match index {
-            wire::RECEIVE_QUEUE => {
-                queue(Direction::ToGuest).map(|queue| self.receive = Some(Receive::new(queue, features, mtu)))
-            }
-            wire::TRANSMIT_QUEUE => {
-                queue(Direction::FromGuest).map(|queue| self.transmit = Some(Transmit::new(queue, features, mtu)))
-            }
-            _ => Ok(()),
-        };
-        if let Err(error) = made {
-            self.shared.break_down(&error.to_string());
-        }
+    /// Gives up one queue, and returns where it stood ([`DeviceQueue::position`]): nothing if it was not in use. Its memory
+    /// is not touched after this returns. A frame in hand is not lost if the queue goes on at that position.
+    pub fn stop_queue(&mut self, index: u16) -> Option<u32> {
+        with_pair!(&mut self.rings, pair => pair.stop(index))
     }
 
     /// Moves what there is to move, a bounded number of frames, and raises an interrupt if the driver wants one.
     pub fn turn(&mut self, now: Instant) -> Turn {
-        match self.try_turn(now) {
+        let turned = with_pair!(&mut self.rings, pair => pair.turn(&mut self.plugged, &self.shared, now));
+        match turned {
             Ok(turn) => turn,
             Err(fault) => {
                 self.fault(fault);
@@ -194,57 +209,9 @@ impl Net {
         }
     }
 
-    fn try_turn(&mut self, now: Instant) -> Result<Turn, Fault> {
-        let live = &self.shared.live;
-        let (mut moved, mut lost, mut published) = (0, None, false);
-        let mut interrupts = [false; QUEUES];
-        let (mut held, mut starved) = (false, false);
-        if let Some(transmit) = &mut self.transmit {
-            let backend: &mut dyn Backend = &mut *self.backend;
-            let burst = transmit.burst(if self.gone { None } else { Some(backend) }, live)?;
-            (held, lost) = (burst.held, burst.lost);
-            moved += burst.taken;
-            published |= burst.taken != 0;
-            interrupts[usize::from(wire::TRANSMIT_QUEUE)] = transmit.queue.interrupt_due();
-        }
-        let mut deadline = if self.gone { None } else { self.backend.turn(now) };
-        if let Some(receive) = self.receive.as_mut().filter(|_| !self.gone && lost.is_none()) {
-            let burst = receive.burst(&mut *self.backend, &mut self.sink, live, now)?;
-            (starved, lost) = (burst.starved, burst.lost);
-            moved += burst.moved;
-            published |= burst.moved != 0;
-            interrupts[usize::from(wire::RECEIVE_QUEUE)] = receive.queue.interrupt_due();
-        }
-        for (queue, _) in (0..).zip(interrupts).filter(|(_, due)| *due) {
-            self.shared.interrupt_queue(queue);
-        }
-        if published && interrupts == [false; QUEUES] {
-            live.spared.add(1);
-        }
-        if moved != 0 {
-            live.set_backend(self.backend.counters());
-        }
-        if let Some(error) = lost {
-            let name = self.backend.name();
-            self.gone = true;
-            self.shared.say(&format!("the network {name} is gone ({error}): the device's link goes down"));
-            self.shared.link_lost();
-        }
-        if held || starved {
-            deadline = Some(deadline.map_or(now + HELD, |at| if starved { now + HELD } else { at.min(now + HELD) }));
-        }
-        Ok(Turn { moved, deadline, starved })
-    }
-
     /// Asks the guest for doorbells. Returns whether there is work already, for which none will come.
     pub fn listen(&mut self, starved: bool) -> bool {
-        let receive = self.receive.as_mut().filter(|_| starved);
-        let listened = self
-            .transmit
-            .as_mut()
-            .map_or(Ok(false), Transmit::listen)
-            .and_then(|transmit| Ok(receive.map_or(Ok(false), |receive| receive.queue.listen())? || transmit));
-        match listened {
+        match with_pair!(&mut self.rings, pair => pair.listen(starved)) {
             Ok(work) => work,
             Err(fault) => {
                 self.fault(fault);
@@ -255,17 +222,110 @@ impl Net {
 
     /// Tells the guest that no doorbells are needed.
     pub fn quieten(&mut self) {
-        if let Some(receive) = &self.receive {
-            receive.queue.quieten();
-        }
-        if let Some(transmit) = &self.transmit {
-            transmit.queue.quieten();
-        }
+        with_pair!(&mut self.rings, pair => pair.quieten());
     }
 
     /// The guest has broken the rules: nothing of its memory is touched before it resets the device.
     fn fault(&mut self, fault: Fault) {
         self.reset();
         self.shared.break_down(&format!("the driver broke the rules: {fault}"));
+    }
+}
+
+impl Rings {
+    /// No queues yet, of the format that was negotiated.
+    fn none(_features: Features) -> Self {
+        Self::Split(Pair { receive: None, transmit: None })
+    }
+}
+
+impl<Q: DeviceQueue> Pair<Q> {
+    fn start(
+        &mut self,
+        index: u16,
+        memory: &Memory,
+        place: &Place,
+        position: Option<u32>,
+        features: Features,
+        mtu: u16,
+    ) -> Result<(), Misplaced> {
+        let queue = |direction| -> Result<Q, Misplaced> {
+            let mut queue = Q::new(memory, place, direction, Mode::from(features))?;
+            if let Some(position) = position {
+                queue.start_at(position);
+            }
+            Ok(queue)
+        };
+        match index {
+            wire::RECEIVE_QUEUE => self.receive = Some(Receive::new(queue(Direction::ToGuest)?, features, mtu)),
+            wire::TRANSMIT_QUEUE => self.transmit = Some(Transmit::new(queue(Direction::FromGuest)?, features, mtu)),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn stop(&mut self, index: u16) -> Option<u32> {
+        match index {
+            wire::RECEIVE_QUEUE => self.receive.take().map(|receive| receive.queue.position()),
+            wire::TRANSMIT_QUEUE => self.transmit.take().map(|transmit| transmit.queue.position()),
+            _ => None,
+        }
+    }
+
+    fn turn<B: Backend>(&mut self, plugged: &mut Plugged<B>, shared: &Shared, now: Instant) -> Result<Turn, Fault> {
+        let live = &shared.live;
+        let Plugged { backend, sink, gone } = plugged;
+        let (mut moved, mut lost, mut published) = (0, None, false);
+        let mut interrupts = [false; QUEUES];
+        let (mut held, mut starved) = (false, false);
+        if let Some(transmit) = &mut self.transmit {
+            let burst = transmit.burst(if *gone { None } else { Some(&mut *backend) }, live)?;
+            (held, lost) = (burst.held, burst.lost);
+            moved += burst.taken;
+            published |= burst.taken != 0;
+            interrupts[usize::from(wire::TRANSMIT_QUEUE)] = transmit.queue.interrupt_due();
+        }
+        let mut deadline = if *gone { None } else { backend.turn(now) };
+        if let Some(receive) = self.receive.as_mut().filter(|_| !*gone && lost.is_none()) {
+            let burst = receive.burst(backend, sink, live, now)?;
+            (starved, lost) = (burst.starved, burst.lost);
+            moved += burst.moved;
+            published |= burst.moved != 0;
+            interrupts[usize::from(wire::RECEIVE_QUEUE)] = receive.queue.interrupt_due();
+        }
+        for (queue, _) in (0..).zip(interrupts).filter(|(_, due)| *due) {
+            shared.interrupt_queue(queue);
+        }
+        if published && interrupts == [false; QUEUES] {
+            live.spared.add(1);
+        }
+        if moved != 0 {
+            live.set_backend(backend.counters());
+        }
+        if let Some(error) = lost {
+            let name = backend.name();
+            *gone = true;
+            shared.say(&format!("the network {name} is gone ({error}): the device's link goes down"));
+            shared.link_lost();
+        }
+        if held || starved {
+            deadline = Some(deadline.map_or(now + HELD, |at| if starved { now + HELD } else { at.min(now + HELD) }));
+        }
+        Ok(Turn { moved, deadline, starved })
+    }
+
+    fn listen(&mut self, starved: bool) -> Result<bool, Fault> {
+        let transmit = self.transmit.as_mut().map_or(Ok(false), Transmit::listen)?;
+        let receive = self.receive.as_mut().filter(|_| starved);
+        Ok(receive.map_or(Ok(false), |receive| receive.queue.listen())? || transmit)
+    }
+
+    fn quieten(&mut self) {
+        if let Some(receive) = &mut self.receive {
+            receive.queue.quieten();
+        }
+        if let Some(transmit) = &mut self.transmit {
+            transmit.queue.quieten();
+        }
     }
 }

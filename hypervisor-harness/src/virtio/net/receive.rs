@@ -11,7 +11,7 @@ use super::BURST;
 use crate::backend::{Backend, Received, Scatter};
 use crate::virtio::counters::Live;
 use crate::virtio::memory::{Piece, Scratch, scatter};
-use crate::virtio::queue::{Chain, Fault, MAX_PIECES, Queue};
+use crate::virtio::queue::{Chain, DeviceQueue, Fault, MAX_PIECES};
 
 /// The largest frame that there can be, header included.
 const LARGEST: usize = NetHdr::LEN + MAX_GSO_FRAME;
@@ -26,8 +26,8 @@ const PATIENCE: Duration = Duration::from_millis(100);
 
 /// The receive queue, and the chains taken from it that hold no frame yet.
 #[derive(Debug)]
-pub(super) struct Receive {
-    pub(super) queue: Queue,
+pub(super) struct Receive<Q> {
+    pub(super) queue: Q,
     /// MRG_RXBUF: a frame may lie in several chains.
     mergeable: bool,
     /// Chains in hand, in order; their buffers are `pieces[first..]`, with `bytes` bytes in all.
@@ -54,8 +54,8 @@ pub(super) struct Burst {
     pub(super) lost: Option<io::Error>,
 }
 
-impl Receive {
-    pub(super) fn new(queue: Queue, features: Features, mtu: u16) -> Self {
+impl<Q: DeviceQueue> Receive<Q> {
+    pub(super) fn new(queue: Q, features: Features, mtu: u16) -> Self {
         Self {
             queue,
             mergeable: features.contains(Features::MRG_RXBUF),
@@ -73,7 +73,7 @@ impl Receive {
     /// goes to `sink`.
     pub(super) fn burst(
         &mut self,
-        backend: &mut dyn Backend,
+        backend: &mut impl Backend,
         sink: &mut Option<Scratch>,
         live: &Live,
         now: Instant,
@@ -198,7 +198,7 @@ impl Receive {
     }
 
     /// Takes the waiting frame out of the backend and throws it away.
-    fn discard(&mut self, backend: &mut dyn Backend, sink: &mut Option<Scratch>) -> io::Result<()> {
+    fn discard(&mut self, backend: &mut impl Backend, sink: &mut Option<Scratch>) -> io::Result<()> {
         self.since = None;
         let sink = sink.get_or_insert_with(|| Scratch::new(SINK));
         match backend.receive(&mut sink.room())? {

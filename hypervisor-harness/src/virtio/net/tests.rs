@@ -393,3 +393,32 @@ fn an_indirect_table_can_be_longer_than_the_queue() {
     guest.turn();
     assert_eq!(guest.wire.state().sent, [bytes]);
 }
+
+#[test]
+fn a_queue_goes_on_where_it_stopped() {
+    let mut guest = Guest::started(MERGEABLE, 8);
+    for index in 0..3 {
+        guest.buffer(index, 2000);
+        guest.send(index, &frame(plain(), 60, index as u8), &[]);
+    }
+    guest.wire.state().waiting.push_back(frame(plain(), 60, 7));
+    guest.turn();
+    guest.wire.state().full = true;
+    guest.send(3, &frame(plain(), 60, 3), &[]);
+    // A frame in hand, which found no room, and a buffer in hand, which holds no frame: both are taken again.
+    guest.wire.state().waiting.push_back(frame(plain(), 9000, 8));
+    guest.turn();
+    let net = &mut guest.registers.registers.control().net;
+    assert_eq!([net.stop_queue(0), net.stop_queue(1), net.stop_queue(1)], [Some(1), Some(3), None]);
+    assert!(!net.is_active());
+    guest.wire.state().full = false;
+    guest.wire.state().waiting.clear();
+    guest.wire.state().waiting.push_back(frame(plain(), 60, 9));
+    let places = [RECEIVE, TRANSMIT].map(|queue| guest.rings[queue].place);
+    let net = &mut guest.registers.registers.control().net;
+    assert!(net.start_queue(0, &places[0], Some(1)) && net.start_queue(1, &places[1], Some(3)));
+    guest.turn();
+    assert_eq!(guest.wire.state().sent.last(), Some(&frame(plain(), 60, 3)));
+    assert_eq!(guest.buffered(1, 72), delivered(frame(plain(), 60, 9), 1));
+    assert_eq!((guest.rings[RECEIVE].used_index(), guest.rings[TRANSMIT].used_index()), (2, 4));
+}

@@ -10,12 +10,12 @@ use super::header::Rules;
 use crate::backend::{Backend, Sent};
 use crate::virtio::counters::Live;
 use crate::virtio::memory::{Headed, Piece, scatter};
-use crate::virtio::queue::{Chain, Fault, Queue};
+use crate::virtio::queue::{Chain, DeviceQueue, Fault};
 
 /// The transmit queue and the frame in hand.
 #[derive(Debug)]
-pub(super) struct Transmit {
-    pub(super) queue: Queue,
+pub(super) struct Transmit<Q> {
+    pub(super) queue: Q,
     rules: Rules,
     /// The guest's buffers of the frame in hand, its own header among them.
     pieces: Vec<Piece>,
@@ -36,15 +36,10 @@ pub(super) struct Burst {
     pub(super) lost: Option<io::Error>,
 }
 
-impl Transmit {
-    pub(super) fn new(queue: Queue, features: Features, mtu: u16) -> Self {
-        Self {
-            queue,
-            rules: Rules::new(features, mtu),
-            pieces: Vec::new(),
-            frame: Headed::new(NetHdr::LEN),
-            held: None,
-        }
+impl<Q: DeviceQueue> Transmit<Q> {
+    pub(super) fn new(queue: Q, features: Features, mtu: u16) -> Self {
+        let rules = Rules::new(features, mtu);
+        Self { queue, rules, pieces: Vec::new(), frame: Headed::new(NetHdr::LEN), held: None }
     }
 
     /// Asks for a doorbell, unless a frame waits for room: then more of them would not help.
@@ -53,7 +48,7 @@ impl Transmit {
     }
 
     /// Sends what the guest has made available, up to a bound. Without a backend everything is dropped.
-    pub(super) fn burst(&mut self, mut backend: Option<&mut dyn Backend>, live: &Live) -> Result<Burst, Fault> {
+    pub(super) fn burst(&mut self, mut backend: Option<&mut impl Backend>, live: &Live) -> Result<Burst, Fault> {
         let mut burst = Burst::default();
         let (mut frames, mut bytes, mut dropped) = (0, 0, 0);
         while burst.taken < BURST {
@@ -64,7 +59,7 @@ impl Transmit {
                     None => break,
                 },
             };
-            match backend.as_deref_mut().filter(|_| good) {
+            match backend.as_mut().filter(|_| good) {
                 None => dropped += 1,
                 Some(backend) => match backend.send(&self.frame.frame()) {
                     Ok(Sent::Done) => {

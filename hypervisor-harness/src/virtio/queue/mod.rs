@@ -1,7 +1,8 @@
 //! The device's side of a virtqueue.
 //!
-//! [`Queue`] is what a device is written against: it takes chains that the driver made available, and gives them back
-//! used. Which ring format lies beneath is the business of `split`; a packed ring would stand beside it.
+//! [`DeviceQueue`] is what a device is written against: it takes chains that the driver made available, and gives them
+//! back used. Each ring format is a type of its own, so that the packet path is compiled once for each of them;
+//! [`SplitQueue`] is the split virtqueue.
 //!
 //! Nothing the driver writes is trusted. A driver that breaks the rules gets a [`Fault`], which ends the use of the queue
 //! until a reset; it can make its own device stop, and nothing else.
@@ -12,12 +13,12 @@ mod split;
 mod tests;
 
 pub use chain::MAX_PIECES;
-pub use split::Queue;
+pub use split::SplitQueue;
 
 use ringlet_driver::features::Features;
 use ringlet_driver::wire::split as layout;
 
-use super::memory::Memory;
+use super::memory::{Memory, Piece};
 use crate::vmm::memory::OutOfRange;
 
 /// Which way the bytes of a queue go. A queue of a network device goes one way only.
@@ -113,15 +114,71 @@ impl From<Features> for Mode {
 }
 
 /// A descriptor chain that the driver has made available and the device has taken. It is given back by
-/// [`Queue::used`]; until then the driver keeps away from its buffers.
+/// [`DeviceQueue::used`]; until then the driver keeps away from its buffers.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Chain {
-    /// The index of the chain's first descriptor, by which the driver knows it.
-    head: u16,
+    /// By what the driver knows it: the index of the chain's first descriptor.
+    id: u16,
     /// How many pieces it has.
     pub pieces: usize,
     /// How many bytes these have together.
     pub bytes: usize,
+}
+
+/// One queue in use, whatever the format of its ring.
+///
+/// Nothing of what the device writes is read back: the guest can change it.
+pub trait DeviceQueue: Sized + Send {
+    /// Begins to use a queue, from its first position on. At first the device looks for chains by itself, as after
+    /// [`DeviceQueue::quieten`].
+    ///
+    /// # Errors
+    /// If the queue cannot be where the driver wants it.
+    fn new(memory: &Memory, place: &Place, direction: Direction, mode: Mode) -> Result<Self, Misplaced>;
+
+    /// The number of descriptors.
+    fn size(&self) -> u16;
+
+    /// Whether a chain can be taken: what [`DeviceQueue::take`] would find.
+    ///
+    /// # Errors
+    /// If the driver has broken the rules; the queue is not to be used any more then.
+    fn waiting(&mut self) -> Result<bool, Fault>;
+
+    /// Takes the next chain that the driver has made available and appends its buffers to `pieces`.
+    ///
+    /// # Errors
+    /// If the driver has broken the rules; the queue is not to be used any more then.
+    fn take(&mut self, pieces: &mut Vec<Piece>) -> Result<Option<Chain>, Fault>;
+
+    /// Gives a chain back, of whose bytes the device has written the first `written`. Chains are given back in the order
+    /// in which they were taken. The driver does not see it before [`DeviceQueue::publish`], so that the buffers of one
+    /// frame appear all at once.
+    fn used(&mut self, chain: Chain, written: u32);
+
+    /// Shows the driver all chains given back so far, at once. Returns how many were new.
+    fn publish(&mut self) -> u16;
+
+    /// Whether the driver wants an interrupt for what was published since this was last asked.
+    fn interrupt_due(&mut self) -> bool;
+
+    /// Asks the driver for a doorbell when it next makes a chain available. Returns whether it has made some available
+    /// already: then no doorbell comes for these, and the device must look again.
+    ///
+    /// # Errors
+    /// If the driver has broken the rules; the queue is not to be used any more then.
+    fn listen(&mut self) -> Result<bool, Fault>;
+
+    /// Tells the driver that no doorbells are needed: the device looks by itself.
+    fn quieten(&mut self);
+
+    /// Where the queue stands, as vhost-user tells it (`VHOST_USER_GET_VRING_BASE`): the first chain that was not given
+    /// back and published. What was taken and not given back is taken again by whoever goes on from there.
+    fn position(&self) -> u32;
+
+    /// Goes on from a position that [`DeviceQueue::position`] has given, of this queue or of another one in the same place.
+    /// To be called before anything else.
+    fn start_at(&mut self, position: u32);
 }
 
 /// The driver has broken the rules. The device needs a reset (virtio 1.3, section 2.1.1).

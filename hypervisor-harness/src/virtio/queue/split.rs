@@ -5,14 +5,12 @@ use std::sync::atomic::{Ordering, fence};
 use ringlet_driver::wire::split as layout;
 
 use super::chain::Walker;
-use super::{Chain, Direction, Fault, Misplaced, Mode, Place};
+use super::{Chain, DeviceQueue, Direction, Fault, Misplaced, Mode, Place};
 use crate::virtio::memory::{Area, Memory, Piece};
 
-/// One queue in use.
-///
-/// What the device writes (the used ring's entries and index) is never read back: the guest can change it.
+/// A split virtqueue in use.
 #[derive(Debug)]
-pub struct Queue {
+pub struct SplitQueue {
     walker: Walker,
     available: Area,
     used: Area,
@@ -28,18 +26,22 @@ pub struct Queue {
     decided: u16,
 }
 
-impl Queue {
-    /// Begins to use a queue.
-    ///
-    /// # Errors
-    /// If it cannot be where the driver wants it.
-    pub fn new(memory: &Memory, place: &Place, direction: Direction, mode: Mode) -> Result<Self, Misplaced> {
+impl SplitQueue {
+    /// The place of a position in a ring.
+    #[inline]
+    fn slot(&self, position: u16) -> usize {
+        usize::from(position & (self.size() - 1))
+    }
+}
+
+impl DeviceQueue for SplitQueue {
+    fn new(memory: &Memory, place: &Place, direction: Direction, mode: Mode) -> Result<Self, Misplaced> {
         place.check(memory, layout::MAX_QUEUE_SIZE)?;
         let area = |name, address, length| {
             memory.area(address, length).map_err(|source| Misplaced::Outside { area: name, source })
         };
         let table = area("descriptor table", place.descriptors, layout::table_len(place.size))?;
-        let queue = Self {
+        let mut queue = Self {
             walker: Walker { memory: memory.clone(), table, size: place.size, direction, mode },
             available: area("available ring", place.driver, layout::avail_len(place.size))?,
             used: area("used ring", place.device, layout::used_len(place.size))?,
@@ -53,18 +55,12 @@ impl Queue {
         Ok(queue)
     }
 
-    /// The number of descriptors.
-    #[must_use]
-    pub fn size(&self) -> u16 {
+    fn size(&self) -> u16 {
         self.walker.size
     }
 
-    /// Whether a chain can be taken: what [`Queue::take`] would find.
-    ///
-    /// # Errors
-    /// If the available index makes no sense.
     #[inline]
-    pub fn waiting(&mut self) -> Result<bool, Fault> {
+    fn waiting(&mut self) -> Result<bool, Fault> {
         if self.next == self.seen {
             // Acquire: the entries and descriptors were written before the index.
             let index = self.available.load16(layout::RING_INDEX, Ordering::Acquire);
@@ -76,35 +72,28 @@ impl Queue {
         Ok(self.next != self.seen)
     }
 
-    /// Takes the next chain that the driver has made available and appends its buffers to `pieces`.
-    ///
-    /// # Errors
-    /// If the driver has broken the rules; the queue is not to be used any more then.
     #[inline]
-    pub fn take(&mut self, pieces: &mut Vec<Piece>) -> Result<Option<Chain>, Fault> {
+    fn take(&mut self, pieces: &mut Vec<Piece>) -> Result<Option<Chain>, Fault> {
         if !self.waiting()? {
             return Ok(None);
         }
         let at = layout::RING_ENTRIES + layout::AVAIL_ENTRY_LEN * self.slot(self.next);
         let head = self.available.load16(at, Ordering::Relaxed);
-        let (count, bytes) = self.walker.walk(head, pieces)?;
+        let (pieces_taken, bytes) = self.walker.walk(head, pieces)?;
         self.next = self.next.wrapping_add(1);
-        Ok(Some(Chain { head, pieces: count, bytes }))
+        Ok(Some(Chain { id: head, pieces: pieces_taken, bytes }))
     }
 
-    /// Gives a chain back, of whose bytes the device has written the first `written`. The driver does not see it before
-    /// [`Queue::publish`], so that the buffers of one frame appear all at once.
     #[inline]
-    pub fn used(&mut self, chain: Chain, written: u32) {
+    fn used(&mut self, chain: Chain, written: u32) {
         let at = layout::RING_ENTRIES + layout::USED_ENTRY_LEN * self.slot(self.written);
-        self.used.store32(at, u32::from(chain.head));
+        self.used.store32(at, u32::from(chain.id));
         self.used.store32(at + 4, written);
         self.written = self.written.wrapping_add(1);
     }
 
-    /// Shows the driver all chains given back so far, by one store. Returns how many were new.
     #[inline]
-    pub fn publish(&mut self) -> u16 {
+    fn publish(&mut self) -> u16 {
         let new = self.written.wrapping_sub(self.published);
         if new != 0 {
             self.published = self.written;
@@ -114,9 +103,8 @@ impl Queue {
         new
     }
 
-    /// Whether the driver wants an interrupt for what was published since this was last asked (section 2.7.7).
     #[inline]
-    pub fn interrupt_due(&mut self) -> bool {
+    fn interrupt_due(&mut self) -> bool {
         let (old, new) = (self.decided, self.published);
         if old == new {
             return false;
@@ -132,12 +120,7 @@ impl Queue {
         }
     }
 
-    /// Asks the driver for a doorbell when it next makes a chain available (section 2.7.10). Returns whether it has made
-    /// some available already: then no doorbell comes for these, and the device must look again.
-    ///
-    /// # Errors
-    /// If the available index makes no sense.
-    pub fn listen(&mut self) -> Result<bool, Fault> {
+    fn listen(&mut self) -> Result<bool, Fault> {
         if self.walker.mode.event_idx {
             self.used.store16(layout::avail_event(self.size()), self.next, Ordering::Relaxed);
         } else {
@@ -148,18 +131,22 @@ impl Queue {
         self.waiting()
     }
 
-    /// Tells the driver that no doorbells are needed: the device looks by itself. With EVENT_IDX nothing is to be done:
-    /// the event index stays where it was, and is passed again only after 2<sup>16</sup> chains.
     #[inline]
-    pub fn quieten(&self) {
+    fn quieten(&mut self) {
+        // With EVENT_IDX nothing is to be done: the event index stays where it was, and is passed again only after 2^16 chains.
         if !self.walker.mode.event_idx {
             self.used.store16(layout::RING_FLAGS, layout::USED_F_NO_NOTIFY, Ordering::Relaxed);
         }
     }
 
-    /// The place of a position in a ring.
-    #[inline]
-    fn slot(&self, position: u16) -> usize {
-        usize::from(position & (self.size() - 1))
+    fn position(&self) -> u32 {
+        // Chains are given back in the order in which they were taken, so that the used index is the available index of
+        // the first chain that the device still has.
+        self.published.into()
+    }
+
+    fn start_at(&mut self, position: u32) {
+        let index = position as u16;
+        (self.next, self.seen, self.written, self.published, self.decided) = (index, index, index, index, index);
     }
 }

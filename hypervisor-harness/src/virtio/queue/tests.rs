@@ -12,7 +12,7 @@ const END: u64 = 32 << 20;
 
 struct Pair {
     ring: Ring,
-    queue: Queue,
+    queue: SplitQueue,
     ram: GuestRam,
     pieces: Vec<Piece>,
 }
@@ -25,7 +25,7 @@ impl Pair {
     fn sized(size: u16, direction: Direction, mode: Mode) -> Self {
         let ram = GuestRam::new(32).unwrap();
         let ring = Ring::new(&ram, place(0, size));
-        let queue = Queue::new(&Memory::new(ram.clone()), &place(0, size), direction, mode).unwrap();
+        let queue = SplitQueue::new(&Memory::new(ram.clone()), &place(0, size), direction, mode).unwrap();
         Self { ring, queue, ram, pieces: Vec::new() }
     }
 
@@ -55,7 +55,7 @@ fn verify_2_7_5_chains_are_followed_in_order() {
     pair.ring.descriptor(0, BUFFERS + 4, 0, DESC_F_NEXT, 7);
     pair.ring.descriptor(7, BUFFERS + 8, 5, 0, 99);
     pair.ring.offer(5);
-    assert_eq!(pair.take(), Ok(Some(Chain { head: 5, pieces: 2, bytes: 9 })), "an empty buffer is no piece");
+    assert_eq!(pair.take(), Ok(Some(Chain { id: 5, pieces: 2, bytes: 9 })), "an empty buffer is no piece");
     assert_eq!(pair.bytes(), b"one three");
     assert_eq!(pair.take(), Ok(None));
 }
@@ -69,7 +69,7 @@ fn verify_2_7_5_3_indirect_tables() {
     pair.ring.descriptor(0, BUFFERS, 1, DESC_F_WRITE | DESC_F_NEXT, 1);
     pair.ring.descriptor(1, TABLE, 48, DESC_F_INDIRECT | DESC_F_WRITE, 0);
     pair.ring.offer(0);
-    assert_eq!(pair.take(), Ok(Some(Chain { head: 0, pieces: 3, bytes: 14 })));
+    assert_eq!(pair.take(), Ok(Some(Chain { id: 0, pieces: 3, bytes: 14 })));
 }
 
 #[test]
@@ -204,11 +204,11 @@ fn verify_2_7_8_used_buffers_appear_at_once_and_in_all_positions() {
         }
         let chains = heads.map(|head| {
             let chain = pair.take().unwrap().unwrap();
-            assert_eq!((chain.head, chain.bytes), (head, usize::from(head) + 1));
+            assert_eq!((chain.id, chain.bytes), (head, usize::from(head) + 1));
             chain
         });
         for chain in chains {
-            let written = 100 + u32::from(chain.head);
+            let written = 100 + u32::from(chain.id);
             pair.queue.used(chain, written);
         }
         assert_eq!(pair.ring.used_index(), position, "nothing shows before it is published");

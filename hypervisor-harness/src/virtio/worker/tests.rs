@@ -2,7 +2,7 @@ use ringlet_driver::features::Features;
 use ringlet_driver::wire::NetHdr;
 
 use super::*;
-use crate::backend::{self, Backend, Received, Scatter, Sent};
+use crate::backend::{self, Received, Scatter, Sent};
 use crate::virtio::memory::Memory;
 use crate::virtio::mmio::Line;
 use crate::virtio::testing::{BUFFERS, RECEIVE, Ring, TRANSMIT, frame, place};
@@ -75,7 +75,7 @@ fn ping_pong(event_idx: bool, limit: Duration) {
     let interrupt = EventFd::new(0).unwrap();
     let shared =
         Arc::new(Shared::new(Arc::new(Line::new(interrupt.try_clone().unwrap())), Box::new(|line| panic!("{line}"))));
-    let net = Net::new(memory, Box::<Echo>::default(), shared.clone());
+    let net = Net::new(memory, Echo::default(), shared.clone());
     let doorbells = [(); 2].map(|()| EventFd::new(EFD_NONBLOCK).unwrap());
     let (mut remote, thread) = spawn(net, shared.clone(), doorbells, limit).unwrap();
     let mut features = Features::VERSION_1;
