@@ -21,9 +21,11 @@ pub struct Partial {
 pub struct Offload {
     /// The transport checksum is to be completed by the sender.
     pub partial: Option<Partial>,
-    /// Payload bytes of each segment if this is a super-frame (TSO, USO), else 0. Super-frames are rewritten as they
+    /// Payload bytes of each segment if this is a super-frame (TSO, USO, UFO), else 0. Super-frames are rewritten as they
     /// are and may be longer than the MTU.
     pub gso_size: u16,
+    /// The super-frame is one UDP datagram that is cut into IP fragments (UFO): `gso_size` counts IP payload then.
+    pub fragments: bool,
     /// The device has verified the transport checksum.
     pub data_valid: bool,
 }

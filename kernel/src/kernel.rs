@@ -5,13 +5,14 @@ use alloc::vec::Vec;
 use heapless::Vec as Burst;
 use ringlet_balancer::{Balancer, Instant, Offload, Packet, Partial, Verdict};
 use ringlet_driver::buffer::{Frame, Pool};
+use ringlet_driver::net::ReceiveCounters;
 use ringlet_driver::ring::Virtqueue;
 use ringlet_driver::transport::NetTransport;
 use ringlet_driver::wire::NetHdr;
 
 use crate::cmdline::Options;
 use crate::console::Console;
-use crate::dataplane::{BURST, BalancerSink, Egress, Link, LinkError, Outcome, Waiting};
+use crate::dataplane::{BURST, BalancerSink, Egress, FragmentIds, Link, LinkError, Outcome, Waiting};
 use crate::platform::Platform;
 use crate::services::{Services, View};
 use crate::stack::{LinkFacts, Stack};
@@ -30,6 +31,8 @@ const REPORT_PERIOD: u64 = 200_000_000;
 const BLOCKED_PERIOD: u64 = 20_000;
 /// So long before its time a sleep is ended by no timer, in nanoseconds.
 const EARLY: u64 = 1_000_000;
+/// So many duplicate ACKs make TCP send again what was lost.
+const FAST_RETRANSMIT: u16 = 3;
 /// How often services and stack take turns before frames are looked for again.
 const ROUNDS: usize = 4;
 
@@ -58,6 +61,9 @@ pub struct Kernel {
     waiting: Waiting,
     facts: Facts,
     counters: Counters,
+    /// What the receive queue had counted when it was last asked.
+    seen: ReceiveCounters,
+    fragment_ids: FragmentIds,
     /// Received frames, before they are worked on.
     frames: [Option<Frame>; BURST],
     /// A frame in one piece, for the stack, where it lies in several.
@@ -84,7 +90,8 @@ const LONGEST_FRAME: usize = 65_536 + 18;
 fn offload_of(header: &NetHdr) -> Offload {
     let partial = header.needs_csum().then_some(Partial { start: header.csum_start, offset: header.csum_offset });
     let gso_size = if header.is_gso() { header.gso_size } else { 0 };
-    Offload { partial, gso_size, data_valid: header.flags & NetHdr::DATA_VALID != 0 }
+    let fragments = header.gso_type == NetHdr::GSO_UDP;
+    Offload { partial, gso_size, fragments, data_valid: header.flags & NetHdr::DATA_VALID != 0 }
 }
 
 /// Puts what the balancer changed into the header the frame goes on with.
@@ -93,10 +100,8 @@ fn apply(offload: &Offload, frame: &mut Frame) {
     let mut header = frame.header();
     match offload.partial {
         Some(Partial { start, offset }) => (header.csum_start, header.csum_offset) = (start, offset),
-        None => {
-            header.flags &= !NetHdr::NEEDS_CSUM;
-            (header.csum_start, header.csum_offset) = (0, 0);
-        }
+        // What is not the place of a checksum says how often the frame is to be sent.
+        None => header.flags &= !NetHdr::NEEDS_CSUM,
     }
     frame.set_header(header);
 }
@@ -122,6 +127,8 @@ impl Kernel {
             // Generous for neighbours that do not answer at once, without hurting everybody else.
             waiting: Waiting::new(pool.capacity() / 8),
             counters: Counters::default(),
+            seen: ReceiveCounters::default(),
+            fragment_ids: FragmentIds::new(platform.random()),
             frames: [const { None }; BURST],
             linear: alloc::vec![0; LONGEST_FRAME],
             due: Due {
@@ -156,6 +163,12 @@ impl Kernel {
         &mut self.counters
     }
 
+    /// Adds to the counters what a receive queue has counted since it was last asked, or since it was made.
+    pub(crate) fn account(&mut self, receive: ReceiveCounters) {
+        self.counters.account(&receive, &self.seen);
+        self.seen = receive;
+    }
+
     /// Takes over a device that was reset. If it is not what it was for the stack, the stack's connections are lost.
     pub(crate) fn relink(&mut self, facts: Facts, options: &Options, platform: &impl Platform) {
         let services = self.services.as_ref().map(Services::counters).unwrap_or_default();
@@ -169,6 +182,7 @@ impl Kernel {
             }
         }
         self.facts = facts;
+        self.seen = ReceiveCounters::default();
         let now = platform.now_ns();
         (self.due.stack, self.due.device) = (now, now.saturating_add(DEVICE_PERIOD));
         self.next_due = now;
@@ -205,8 +219,8 @@ impl Kernel {
 
     /// Takes `count` received frames where they belong. Returns whether a service may have something to do.
     fn burst<R: Virtqueue<Frame>, T: NetTransport>(&mut self, count: usize, link: &mut Link<R, T>, now: u64) -> bool {
-        let Self { balancer, pool, stack, waiting, counters, frames, linear, .. } = self;
-        let mut egress = Egress { transmit: &mut link.transmit, pool, features: link.features, counters };
+        let Self { balancer, pool, stack, waiting, counters, fragment_ids, frames, linear, .. } = self;
+        let mut egress = Egress { transmit: &mut link.transmit, pool, features: link.features, counters, fragment_ids };
         let mut packets: Burst<Packet<'_>, BURST> = Burst::new();
         for frame in frames.iter_mut().take(count).flatten() {
             egress.counters.rx_frames += 1;
@@ -236,7 +250,10 @@ impl Kernel {
                         let length = frame.copy_to_slice(linear);
                         &linear[..length]
                     };
-                    local |= stack.receive(bytes, &header, now, &mut egress);
+                    // More than the third of the same ACKs says nothing new (RFC 5681, section 3.2).
+                    for _ in 0..=header.duplicate_acks().min(FAST_RETRANSMIT) {
+                        local |= stack.receive(bytes, &header, now, &mut egress);
+                    }
                 }
                 Verdict::Drop(_) => {}
                 Verdict::Wait(next_hop) => {
@@ -272,9 +289,10 @@ impl Kernel {
             self.refresh(link, console)?;
             self.due.device = now.saturating_add(DEVICE_PERIOD);
         }
+        self.account(link.receive.counters());
         let gauges = self.gauges(platform, now);
-        let Self { balancer, pool, stack, services, waiting, counters, .. } = self;
-        let mut egress = Egress { transmit: &mut link.transmit, pool, features: link.features, counters };
+        let Self { balancer, pool, stack, services, waiting, counters, fragment_ids, .. } = self;
+        let mut egress = Egress { transmit: &mut link.transmit, pool, features: link.features, counters, fragment_ids };
         if now >= self.due.balancer {
             let sink = &mut BalancerSink { egress: &mut egress, waiting };
             let next = balancer.poll(Instant(now), sink).nanos();

@@ -167,6 +167,7 @@ impl<H: Hal, T: NetTransport> Running<H, T> {
             error!(console, "network device: {why}");
             DRIVER_FAILURE
         };
+        self.kernel.account(with_link!(&link, link => link.receive.counters()));
         let counters = self.kernel.counters_mut();
         counters.resets += 1;
         // What the device had not sent yet is lost.

@@ -4,6 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use ringlet_driver::features::Features;
+use ringlet_driver::net::ReceiveCounters;
 
 use crate::cmdline::Cidr;
 use crate::platform::HeapUsage;
@@ -66,6 +67,10 @@ losses! {
     Unsendable = "unsendable",
     /// The device was reset while the frame waited.
     Reset = "device_reset",
+    /// What the device said before a received frame makes no sense, or was not agreed on.
+    BadHeader = "bad_header",
+    /// A received frame was in more pieces than are put up with, or shorter than an Ethernet header.
+    BadLength = "bad_length",
 }
 
 /// What the loop counts, since boot.
@@ -89,6 +94,12 @@ pub struct Counters {
     pub resets: u64,
     /// Frames whose checksum or segmentation was done in software.
     pub software_offloads: u64,
+    /// Frames that the device has put together from several TCP segments, as far as it tells (RSC_EXT).
+    pub coalesced_frames: u64,
+    /// The segments that these were.
+    pub coalesced_segments: u64,
+    /// Duplicate ACKs that the device has left out, and told of.
+    pub duplicate_acks: u64,
     /// Frames lost, by [`Loss`] (`lost[loss as usize]`).
     pub lost: [u64; Loss::ALL.len()],
 }
@@ -97,6 +108,20 @@ impl Counters {
     /// Counts a loss.
     pub fn lose(&mut self, loss: Loss) {
         self.lost[loss as usize] += 1;
+    }
+
+    /// Counts several losses.
+    pub fn lose_many(&mut self, loss: Loss, count: u64) {
+        self.lost[loss as usize] += count;
+    }
+
+    /// Adds what a receive queue has counted since it had counted `before`.
+    pub(crate) fn account(&mut self, receive: &ReceiveCounters, before: &ReceiveCounters) {
+        self.coalesced_frames += receive.coalesced_frames - before.coalesced_frames;
+        self.coalesced_segments += receive.coalesced_segments - before.coalesced_segments;
+        self.duplicate_acks += receive.duplicate_acks - before.duplicate_acks;
+        self.lost[Loss::BadHeader as usize] += receive.bad_headers - before.bad_headers;
+        self.lost[Loss::BadLength as usize] += receive.bad_lengths - before.bad_lengths;
     }
 
     /// Frames lost in all.

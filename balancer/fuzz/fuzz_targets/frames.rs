@@ -171,7 +171,7 @@ fuzz_target!(|steps: Vec<Step>| {
                     let mut packet = Packet::new(head);
                     packet.len += usize::from(frame.beyond);
                     let partial = frame.partial.map(|(start, offset)| Partial { start: start.into(), offset: offset.into() });
-                    packet.offload = Offload { partial, gso_size: frame.gso_size, data_valid: false };
+                    packet.offload = Offload { partial, gso_size: frame.gso_size, fragments: frame.gso_size & 1 != 0, data_valid: false };
                     packet
                 };
                 let mut burst: Vec<_> = bytes.iter_mut().map(Vec::as_mut_slice).zip(&frames).map(packet).collect();

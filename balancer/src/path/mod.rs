@@ -27,6 +27,9 @@ pub(crate) use timers::Timers;
 /// Frames whose lookups overlap.
 const BURST: usize = 32;
 
+/// Length of a UDP header.
+const UDP_HEADER: usize = 8;
+
 /// ICMPv6 types of neighbour discovery, RFC 4861.
 mod discovery {
     pub const SOLICITATION: u8 = 135;
@@ -227,6 +230,9 @@ impl Balancer {
             return Err(Reason::TtlExceeded);
         }
         let gso_size = usize::from(packet.offload.gso_size);
+        // The UDP header is in the first fragment only, and IPv6 has a fragment header, as long, in all of them.
+        let segment =
+            if packet.offload.fragments && !ip.is_v6() { segment.saturating_sub(UDP_HEADER) } else { segment };
         let len = if gso_size == 0 { ip.len() } else { ip.len().min(segment + gso_size) };
         if len > usize::from(self.config.mtu) {
             if ip.dont_fragment {

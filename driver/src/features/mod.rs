@@ -136,6 +136,19 @@ impl Features {
         .union(Self::GUEST_CSUM)
         .union(Self::HOST_TSO4)
         .union(Self::HOST_TSO6)
+        .union(Self::HOST_ECN)
+        .union(Self::HOST_UFO)
+        .union(Self::HOST_USO)
         .union(Self::GUEST_TSO4)
-        .union(Self::GUEST_TSO6);
+        .union(Self::GUEST_TSO6)
+        .union(Self::GUEST_ECN)
+        .union(Self::GUEST_UFO)
+        .union(Self::GUEST_USO4)
+        .union(Self::GUEST_USO6)
+        .union(Self::GUEST_HDRLEN)
+        .union(Self::RSC_EXT);
+
+    /// With one of these, frames may be received that are larger than the MTU.
+    pub const GUEST_LARGE: Self =
+        Self::GUEST_TSO4.union(Self::GUEST_TSO6).union(Self::GUEST_UFO).union(Self::GUEST_USO4).union(Self::GUEST_USO6);
 }

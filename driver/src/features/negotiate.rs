@@ -72,7 +72,24 @@ mod tests {
     fn a_dependent_falls_with_what_it_needs() {
         let wanted = Features::IMPLEMENTED - Features::CSUM;
         let agreed = Features::negotiate(Features::all() - Features::ACCESS_PLATFORM, wanted, NONE).unwrap();
-        assert_eq!(wanted - agreed, Features::HOST_TSO4 | Features::HOST_TSO6);
+        let fallen = Features::HOST_TSO4
+            | Features::HOST_TSO6
+            | Features::HOST_ECN
+            | Features::HOST_UFO
+            | Features::HOST_USO
+            | Features::RSC_EXT;
+        assert_eq!(wanted - agreed, fallen);
+    }
+
+    #[test]
+    fn the_legacy_segmentation_bit_is_never_agreed_on() {
+        let all = Features::IMPLEMENTED;
+        let agreed = Features::negotiate(all | Features::GSO, all, NONE).unwrap();
+        assert_eq!(agreed, all);
+        assert_eq!(
+            Features::negotiate(all | Features::GSO, all | Features::GSO, NONE),
+            Err(NegotiationError::NotImplemented(Features::GSO))
+        );
     }
 
     #[test]

@@ -26,6 +26,7 @@ const REQUIREMENTS: &[(Features, Features)] = &[
     (Features::HOST_UFO, Features::CSUM),
     (Features::HOST_USO, Features::CSUM),
     (Features::HOST_ECN, Features::HOST_TSO4.union(Features::HOST_TSO6)),
+    // Section 5.1.6.4 says that it implies GUEST_TSO4 or GUEST_TSO6 instead. Without these it is harmless: nothing is coalesced.
     (Features::RSC_EXT, Features::HOST_TSO4.union(Features::HOST_TSO6)),
     (Features::CTRL_GUEST_OFFLOADS, Features::CTRL_VQ),
     (Features::CTRL_RX, Features::CTRL_VQ),
@@ -100,6 +101,35 @@ mod tests {
     fn dependents_of_dependents_go_too() {
         let set = Features::HOST_ECN | Features::HOST_TSO4 | Features::MAC;
         assert_eq!(set.without_unmet(), Features::MAC);
+    }
+
+    /// Section 5.1.3.1, line by line.
+    #[test]
+    fn the_offloads_need_what_the_specification_says() {
+        let cases = [
+            ("guest_tso4", "guest_csum"),
+            ("guest_tso6", "guest_csum"),
+            ("guest_ecn", "guest_tso4,guest_tso6"),
+            ("guest_ufo", "guest_csum"),
+            ("guest_uso4", "guest_csum"),
+            ("guest_uso6", "guest_csum"),
+            ("host_tso4", "csum"),
+            ("host_tso6", "csum"),
+            ("host_ecn", "host_tso4,host_tso6"),
+            ("host_ufo", "csum"),
+            ("host_uso", "csum"),
+            ("rsc_ext", "host_tso4,host_tso6"),
+        ];
+        for (feature, needs) in cases {
+            let feature = Features::by_name(feature).unwrap();
+            let needs = needs.split(',').map(|name| Features::by_name(name).unwrap());
+            for need in needs.clone() {
+                assert!((feature | need).unmet().all(|unmet| unmet.feature != feature), "{feature} with {need}");
+            }
+            let needs = needs.fold(Features::empty(), |all, one| all | one);
+            assert_eq!(feature.check(), Err(Unmet { feature, needs }));
+        }
+        assert!((Features::GUEST_HDRLEN | Features::CSUM | Features::GUEST_CSUM).check().is_ok(), "these need nothing");
     }
 
     proptest! {

@@ -9,6 +9,13 @@ pub struct ReceiveCounters {
     pub bytes: u64,
     /// Frames that lay in more than one of the device's buffers.
     pub merged: u64,
+    /// Frames that the device has put together from several segments, as far as it tells (RSC_EXT).
+    pub coalesced_frames: u64,
+    /// The segments that these were.
+    pub coalesced_segments: u64,
+    /// Duplicate ACKs that the device has left out: each is told of in [`NetHdr::duplicate_acks`](crate::wire::NetHdr::duplicate_acks)
+    /// of the frame that stands for it, unless that has data.
+    pub duplicate_acks: u64,
     /// Frames thrown away because their header makes no sense or uses what was not agreed.
     pub bad_headers: u64,
     /// Frames thrown away because they have more pieces than are put up with, or fewer bytes than an Ethernet header.

@@ -93,8 +93,8 @@ impl<T: NetTransport> Negotiation<T> {
     /// Agrees on what of `wanted` is offered and has what it needs, and starts the device. `wanted` must lie within
     /// [`Features::IMPLEMENTED`]; every bit of `required` must be in the result. The device receives into buffers of `pool`.
     ///
-    /// An MTU below 68 and a MAC address that is all zeros or a multicast one count as not offered; so do GUEST_TSO and
-    /// MTU where the receive queue is too short for them.
+    /// An MTU below 68 and a MAC address that is all zeros or a multicast one count as not offered; so do GUEST_TSO,
+    /// GUEST_USO, GUEST_UFO and MTU where the receive queue is too short for them.
     ///
     /// # Errors
     /// If there is no agreement, if the device refuses what it offered, or if there is no memory for its queues. The device is
@@ -122,7 +122,7 @@ impl<T: NetTransport> Negotiation<T> {
 /// needs a chain of buffers, and a chain must not be longer than the queue (section 2.7.5.3.1).
 fn feasible(offered: Features, wanted: Features, mtu: Option<u16>, size: u16) -> Features {
     let fits = |features: Features| Posting::new(features & wanted, mtu).buffers() <= usize::from(size);
-    let large = Features::GUEST_TSO4 | Features::GUEST_TSO6;
+    let large = Features::GUEST_LARGE;
     let all = [offered, offered - large, offered - large - Features::MTU];
     all.into_iter().find(|&features| fits(features)).unwrap_or(all[2])
 }

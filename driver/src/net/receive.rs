@@ -6,6 +6,7 @@ use super::ReceiveCounters;
 use super::header::Allowed;
 use crate::buffer::{DEVICE_CAPACITY, Frame, MAX_SEGMENTS, Pool};
 use crate::features::Features;
+use crate::offload;
 use crate::ring::{Access, RingError, Used, Virtqueue};
 use crate::transport::Doorbell;
 use crate::wire::{ETHERNET_HEADER, MAX_GSO_FRAME, NetHdr};
@@ -34,7 +35,7 @@ impl Posting {
         }
         let mtu = mtu.filter(|_| features.contains(Features::MTU));
         let plain = mtu.map_or(0, |mtu| NetHdr::LEN + ETHERNET_HEADER + VLAN_TAG + usize::from(mtu)).max(PLAIN_FRAME);
-        let large = features.intersects(Features::GUEST_TSO4 | Features::GUEST_TSO6);
+        let large = features.intersects(Features::GUEST_LARGE);
         let length = if large { plain.max(NetHdr::LEN + MAX_GSO_FRAME) } else { plain };
         Self { buffers: length.div_ceil(DEVICE_CAPACITY), merged: false }
     }
@@ -77,6 +78,7 @@ impl<R: Virtqueue<Frame>> Receive<R> {
     ) -> Self {
         // Without GUEST_CSUM a device must leave DATA_VALID alone, but some that sit on a Linux tap do not: it is ignored.
         let checked = if features.contains(Features::GUEST_CSUM) { NetHdr::DATA_VALID } else { 0 };
+        let counted = if features.contains(Features::RSC_EXT) { NetHdr::RSC_INFO } else { 0 };
         Self {
             batch: (ring.size() / 8).clamp(1, 32),
             ring,
@@ -86,7 +88,7 @@ impl<R: Virtqueue<Frame>> Receive<R> {
             reserve,
             posting,
             allowed: Allowed::received(features),
-            flags: NetHdr::NEEDS_CSUM | checked,
+            flags: NetHdr::NEEDS_CSUM | checked | counted,
             counters: ReceiveCounters::default(),
         }
     }
@@ -239,14 +241,48 @@ impl<R: Virtqueue<Frame>> Receive<R> {
             return Ok(None);
         }
         header.flags &= self.flags;
-        if self.allowed.check(&header, frame.head().len()).is_err() {
-            self.counters.bad_headers += 1;
-            return Ok(None);
+        match self.header(header, &mut frame) {
+            Some(header) => frame.set_header(header),
+            None => {
+                self.counters.bad_headers += 1;
+                return Ok(None);
+            }
         }
-        frame.set_header(header);
         self.counters.frames += 1;
         self.counters.bytes += frame.len() as u64;
         Ok(Some(frame))
+    }
+
+    /// What is left of a header once all is gone that means nothing or is not to be relied upon, `hdr_len` among it. Nothing if
+    /// it makes no sense.
+    #[inline]
+    fn header(&mut self, mut header: NetHdr, frame: &mut Frame) -> Option<NetHdr> {
+        if header.flags & NetHdr::RSC_INFO != 0 {
+            header = self.coalesced(header, frame)?;
+        }
+        self.allowed.check(&header, frame.head()).ok()?;
+        let mut clean = NetHdr { flags: header.flags, gso_type: header.gso_type, ..NetHdr::default() };
+        if header.flags & (NetHdr::NEEDS_CSUM | NetHdr::RSC_INFO) != 0 {
+            (clean.csum_start, clean.csum_offset) = (header.csum_start, header.csum_offset);
+        }
+        if header.gso_type != NetHdr::GSO_NONE {
+            clean.gso_size = header.gso_size;
+        }
+        Some(clean)
+    }
+
+    /// Takes what the device tells of its coalescing out of a header.
+    #[cold]
+    fn coalesced(&mut self, header: NetHdr, frame: &mut Frame) -> Option<NetHdr> {
+        let length = frame.len();
+        let made = offload::coalesced(&header, frame.head_mut(), length).ok()?;
+        frame.truncate(made.length);
+        if made.segments > 1 {
+            self.counters.coalesced_frames += 1;
+            self.counters.coalesced_segments += u64::from(made.segments);
+        }
+        self.counters.duplicate_acks += u64::from(made.duplicate_acks);
+        Some(made.header)
     }
 
     /// Chains the other buffers of a frame behind the first one. Whether the frame is of a bearable size.

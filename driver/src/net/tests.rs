@@ -7,6 +7,7 @@ use super::*;
 use crate::buffer::{Frame, Pool};
 use crate::fake::{self, FakeHal, FakeTransport, Mischief};
 use crate::features::{Features, NegotiationError};
+use crate::offload::Invalid;
 use crate::ring::{RingError, Split};
 use crate::wire::{NetHdr, RECEIVE_QUEUE, TRANSMIT_QUEUE, status};
 
@@ -57,6 +58,16 @@ fn tso4() -> NetHdr {
     NetHdr { gso_type: NetHdr::GSO_TCPV4, gso_size: 1460, hdr_len: 54, ..NetHdr::partial_checksum(34, 16) }
 }
 
+/// A TCP segment of `length` bytes that [`tso4`] tells the truth about. Its checksums are whatever they are.
+fn segment(length: usize) -> Vec<u8> {
+    let mut frame = bytes(length);
+    frame[12..15].copy_from_slice(&[8, 0, 0x45]);
+    frame[16..18].copy_from_slice(&((length - 14) as u16).to_be_bytes());
+    (frame[20], frame[21], frame[23]) = (0x40, 0, 6);
+    (frame[46], frame[47]) = (0x50, 0x10);
+    frame
+}
+
 /// Sets of features under which everything must work: with each kind of ring and each kind of receive buffer.
 const SETS: [Features; 6] = [
     NONE,
@@ -76,7 +87,7 @@ fn frames_are_forwarded_as_they_came_whatever_was_agreed_on() {
             for (header, length) in
                 [(NetHdr::default(), 60), (NetHdr::default(), 1514), (tso4(), 65000), (tso4(), 4000)]
             {
-                let frame = bytes(length);
+                let frame = segment(length);
                 assert!(bench.fake.inject(header, &frame), "without {without}, round {round}");
                 let received = device.receive().take().unwrap().unwrap();
                 assert_eq!((received.len(), contents(&received)), (length, frame.clone()));
@@ -176,8 +187,9 @@ fn the_device_changes_its_mind() {
 fn a_header_with_what_was_not_agreed_on_is_counted_and_dropped() {
     let checksum = NetHdr::partial_checksum(34, 16);
     let cases = [
-        (NONE, NetHdr { gso_type: NetHdr::GSO_UDP, ..tso4() }),
-        (NONE, NetHdr { gso_type: NetHdr::GSO_TCPV4 | NetHdr::GSO_ECN, ..tso4() }),
+        (Features::GUEST_UFO, NetHdr { gso_type: NetHdr::GSO_UDP, ..tso4() }),
+        (Features::GUEST_ECN, NetHdr { gso_type: NetHdr::GSO_TCPV4_ECN, ..tso4() }),
+        (Features::GUEST_USO4 | Features::GUEST_USO6, NetHdr { gso_type: NetHdr::GSO_UDP_L4, ..tso4() }),
         (NONE, NetHdr { gso_type: 77, ..tso4() }),
         (NONE, NetHdr { gso_size: 0, ..tso4() }),
         (NONE, NetHdr { csum_start: 99, ..checksum }),
@@ -204,12 +216,13 @@ fn a_header_with_what_was_not_agreed_on_is_counted_and_dropped() {
 #[test]
 fn data_valid_is_told_only_where_it_was_agreed_on() {
     let valid = NetHdr { flags: NetHdr::DATA_VALID, ..NetHdr::default() };
-    for (without, flags) in [(NONE, NetHdr::DATA_VALID), (Features::GUEST_CSUM, 0)] {
+    for (without, flags) in [(NONE, NetHdr::DATA_VALID), (Features::GUEST_CSUM | Features::RSC_EXT, 0)] {
         let bench = Bench::new(600);
         let mut device = bench.start(without);
-        assert!(bench.fake.inject(NetHdr { flags: valid.flags | NetHdr::RSC_INFO | 0x80, ..valid }, &bytes(60)));
+        let counted = if without.is_empty() { 0 } else { NetHdr::RSC_INFO };
+        assert!(bench.fake.inject(NetHdr { flags: valid.flags | counted | 0x80, hdr_len: 99, ..valid }, &bytes(60)));
         let frame = device.receive().take().unwrap().unwrap();
-        assert_eq!(frame.header().flags, flags);
+        assert_eq!(frame.header(), NetHdr { flags, ..NetHdr::default() });
         // Forwarded, it must not be there: it is for devices to say.
         device.transmit().push(frame).unwrap();
         device.transmit().flush().unwrap();
@@ -224,25 +237,90 @@ fn a_frame_that_needs_what_was_not_agreed_on_comes_back() {
     let refused = |without: Features, header: NetHdr, length: usize| {
         let bench = Bench::new(600);
         let mut device = bench.start(without);
-        let mut frame = bench.pool.frame_from(&bytes(length)).unwrap();
+        let contents_before = if header.is_gso() && length < 65000 { segment(length) } else { bytes(length) };
+        let mut frame = bench.pool.frame_from(&contents_before).unwrap();
         frame.set_header(header);
         let refused = device.transmit().push(frame).unwrap_err();
-        assert_eq!((refused.frame.header(), contents(&refused.frame)), (header, bytes(length)));
+        assert_eq!((refused.frame.header(), contents(&refused.frame)), (header, contents_before));
         assert_eq!(device.transmit().counters().refused, 1);
         let reason = refused.reason;
         drop(refused);
         bench.end(device);
         reason
     };
-    let tso6 = NetHdr { gso_type: NetHdr::GSO_TCPV6, ..tso4() };
     assert_eq!(refused(Features::CSUM, checksum, 60), Reason::Header(HeaderError::Checksum));
     assert_eq!(refused(Features::HOST_TSO4, tso4(), 4000), Reason::Header(HeaderError::Segmentation(1)));
-    assert_eq!(refused(Features::HOST_TSO6, tso6, 4000), Reason::Header(HeaderError::Segmentation(4)));
+    let invalid = |invalid| Reason::Header(HeaderError::Invalid(invalid));
+    assert_eq!(refused(NONE, NetHdr { gso_type: NetHdr::GSO_TCPV6, ..tso4() }, 4000), invalid(Invalid::GsoHeaders));
+    assert_eq!(
+        refused(NONE, NetHdr { gso_type: NetHdr::GSO_ECN, ..tso4() }, 4000),
+        Reason::Header(HeaderError::Segmentation(0x80))
+    );
     assert_eq!(refused(NONE, checksum, 51), Reason::Header(HeaderError::ChecksumPosition));
     assert_eq!(refused(NONE, NetHdr::default(), 1500 + 14 + 4 + 1), Reason::TooLong);
     assert_eq!(refused(Features::MTU, NetHdr::default(), 65555), Reason::TooLong);
-    assert_eq!(refused(NONE, tso4(), 65555), Reason::TooLong);
+    assert_eq!(refused(NONE, tso4(), 65555), invalid(Invalid::GsoHeaders), "IPv4 cannot tell that length");
     assert_eq!(refused(NONE, NetHdr::default(), 13), Reason::TooShort);
+}
+
+#[test]
+fn the_header_of_a_super_frame_is_exact_whoever_made_it() {
+    let bench = Bench::new(600);
+    let mut device = bench.start(NONE);
+    // The device's own hint is wrong, and it has not told of CWR.
+    let mut frame = segment(4000);
+    (frame[46], frame[47]) = (0x80, 0x90);
+    assert!(bench.fake.inject(NetHdr { hdr_len: 3, ..tso4() }, &frame));
+    let received = device.receive().take().unwrap().unwrap();
+    assert_eq!(received.header().hdr_len, 0);
+    device.transmit().push(received).unwrap();
+    device.transmit().flush().unwrap();
+    let exact = NetHdr { hdr_len: 14 + 20 + 32, gso_type: NetHdr::GSO_TCPV4_ECN, ..tso4() };
+    assert!(bench.fake.take_sent() == [(exact, frame.clone())]);
+    bench.end(device);
+    // Without HOST_ECN it comes back as it was.
+    let bench = Bench::new(600);
+    let mut device = bench.start(Features::HOST_ECN);
+    let mut given = bench.pool.frame_from(&frame).unwrap();
+    given.set_header(tso4());
+    let refused = device.transmit().push(given).unwrap_err();
+    assert_eq!(refused.reason, Reason::Header(HeaderError::Segmentation(NetHdr::GSO_TCPV4_ECN)));
+    drop(refused);
+    bench.end(device);
+}
+
+#[test]
+fn what_the_device_coalesced_is_counted_and_forwarded_as_any_super_frame() {
+    let counted = NetHdr { flags: NetHdr::NEEDS_CSUM | NetHdr::RSC_INFO, csum_start: 3, csum_offset: 0, ..tso4() };
+    for without in [NONE, Features::MRG_RXBUF] {
+        let bench = Bench::new(600);
+        let mut device = bench.start(without);
+        let frame = segment(4000);
+        assert!(bench.fake.inject(counted, &frame));
+        // Stands for three.
+        let acks =
+            NetHdr { flags: NetHdr::DATA_VALID | NetHdr::RSC_INFO, csum_start: 1, csum_offset: 2, ..NetHdr::default() };
+        assert!(bench.fake.inject(acks, &segment(60)));
+        // Neither TCP nor UDP.
+        assert!(bench.fake.inject(counted, &bytes(4000)));
+        let received = device.receive().take().unwrap().unwrap();
+        let expected = NetHdr { hdr_len: 0, ..tso4() };
+        assert_eq!(received.header(), expected);
+        device.transmit().push(received).unwrap();
+        let repeated = device.receive().take().unwrap().unwrap();
+        assert_eq!((repeated.header(), repeated.header().duplicate_acks()), (acks, 2));
+        device.transmit().push(repeated).unwrap();
+        device.transmit().flush().unwrap();
+        let sent = bench.fake.take_sent();
+        assert_eq!((sent[0].0, sent[1].0), (tso4(), NetHdr::default()));
+        assert_eq!(sent[0].1[..50], frame[..50]);
+        assert!(sent[0].1[52..] == frame[52..], "but for the checksum");
+        assert!(device.receive().take().unwrap().is_none());
+        let counters = device.receive().counters();
+        assert_eq!((counters.coalesced_frames, counters.coalesced_segments, counters.duplicate_acks), (1, 3, 2));
+        assert_eq!((counters.frames, counters.bad_headers), (2, 1));
+        bench.end(device);
+    }
 }
 
 #[test]
@@ -425,7 +503,8 @@ fn buffers_sent_in_another_order_find_their_frames() {
     let mut device = bench.start(Features::INDIRECT_DESC);
     for _ in 0..100 {
         for length in [60, 5000, 14, 60000, 1514] {
-            let mut frame = bench.pool.frame_from(&bytes(length)).unwrap();
+            let contents = if length > 1514 { segment(length) } else { bytes(length) };
+            let mut frame = bench.pool.frame_from(&contents).unwrap();
             if length > 1514 {
                 frame.set_header(tso4());
             }
@@ -435,7 +514,8 @@ fn buffers_sent_in_another_order_find_their_frames() {
         let sent = bench.fake.take_sent();
         let lengths: Vec<usize> = sent.iter().map(|(_, frame)| frame.len()).collect();
         assert_eq!(lengths, [60, 5000, 14, 60000, 1514]);
-        assert!(sent.iter().all(|(_, frame)| *frame == bytes(frame.len())));
+        let expected = |length| if length > 1514 { segment(length) } else { bytes(length) };
+        assert!(sent.iter().all(|(_, frame)| *frame == expected(frame.len())));
         assert_eq!(device.transmit().reap(), Ok(5));
     }
     bench.end(device);
@@ -443,7 +523,7 @@ fn buffers_sent_in_another_order_find_their_frames() {
 
 #[test]
 fn a_queue_too_short_for_large_frames_goes_without() {
-    let large = Features::GUEST_TSO4 | Features::GUEST_TSO6;
+    let large = Features::GUEST_LARGE | Features::GUEST_ECN;
     for (size, mtu, without, given_up) in [
         (16, 1500, Features::MRG_RXBUF, large),
         (32, 1500, Features::MRG_RXBUF, NONE),
@@ -461,7 +541,7 @@ fn a_queue_too_short_for_large_frames_goes_without() {
         assert!(device.receive().posted() > 0);
         assert!(fake.inject(NetHdr::default(), &bytes(1514)));
         assert_eq!(device.receive().take().unwrap().unwrap().len(), 1514);
-        let mut frame = pool.frame_from(&bytes(65000)).unwrap();
+        let mut frame = pool.frame_from(&segment(65000)).unwrap();
         frame.set_header(tso4());
         match device.transmit().push(frame) {
             Ok(()) => assert!(size >= 32),

@@ -3,7 +3,7 @@
 use core::mem::ManuallyDrop;
 
 use super::TransmitCounters;
-use super::header::{Allowed, HeaderError};
+use super::header::{Allowed, HeaderError, exact};
 use crate::buffer::{Frame, MAX_SEGMENTS};
 use crate::features::Features;
 use crate::ring::{Access, RingError, Virtqueue};
@@ -121,15 +121,17 @@ impl<R: Virtqueue<Frame>> Transmit<R> {
         Err(Refused { frame, reason })
     }
 
-    /// Whether the device can be given the frame. Clears what only a device may say.
+    /// Whether the device can be given the frame. Clears what only a device may say, and makes the rest exact.
     #[inline]
     fn check(&self, frame: &mut Frame) -> Result<(), Reason> {
-        let mut header = frame.header();
-        if header.flags & !NetHdr::NEEDS_CSUM != 0 {
-            header.flags &= NetHdr::NEEDS_CSUM;
-            frame.set_header(header);
+        let given = frame.header();
+        let mut header = NetHdr { flags: given.flags & NetHdr::NEEDS_CSUM, ..given };
+        if header.gso_type != NetHdr::GSO_NONE {
+            exact(&mut header, frame.head(), frame.len())?;
+        } else if header.flags == 0 {
+            header = NetHdr::default();
         }
-        self.allowed.check(&header, frame.head().len())?;
+        self.allowed.check(&header, frame.head())?;
         let longest = if header.is_gso() { MAX_GSO_FRAME + VLAN_TAG } else { self.longest };
         if frame.len() > longest {
             return Err(Reason::TooLong);
@@ -139,6 +141,9 @@ impl<R: Virtqueue<Frame>> Transmit<R> {
         }
         if frame.segment_count() > self.segments {
             return Err(Reason::TooManySegments);
+        }
+        if header != given {
+            frame.set_header(header);
         }
         Ok(())
     }

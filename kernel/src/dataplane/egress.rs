@@ -22,19 +22,63 @@ pub(crate) struct Egress<'a, R> {
     pub pool: &'a Pool,
     pub features: Features,
     pub counters: &'a mut Counters,
+    pub fragment_ids: &'a mut FragmentIds,
+}
+
+/// Numbers for datagrams that are cut into IP fragments here: seldom the same twice, and hard to guess from those before
+/// (RFC 7739, section 5.3).
+#[derive(Debug)]
+pub(crate) struct FragmentIds {
+    secret: u64,
+    count: u64,
+}
+
+impl FragmentIds {
+    /// From a random number.
+    pub fn new(secret: u64) -> Self {
+        Self { secret, count: 0 }
+    }
+
+    fn next(&mut self) -> u32 {
+        self.count += 1;
+        // SplitMix64's mixing, of which half is shown.
+        let mixed =
+            (self.secret ^ self.count.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_add(self.secret.rotate_left(32));
+        let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed ^ (mixed >> 31)) >> 32) as u32
+    }
 }
 
 impl<R: Virtqueue<Frame>> Egress<'_, R> {
     /// Sends a frame with the header it has. What cannot be sent is dropped and counted.
     #[inline]
     pub fn send(&mut self, frame: Frame) {
-        let length = frame.len();
+        let (length, again) = (frame.len(), frame.header().duplicate_acks());
+        if again > 0 {
+            self.send_again(&frame, again);
+        }
         match self.transmit.push(frame) {
             Ok(()) => {
                 self.counters.tx_frames += 1;
                 self.counters.tx_bytes += length as u64;
             }
             Err(refused) => self.send_otherwise(refused),
+        }
+    }
+
+    /// Sends `count` copies of a frame: the duplicate ACKs for which it stands, and which the peer's TCP must see one by one.
+    #[cold]
+    fn send_again(&mut self, frame: &Frame, count: u16) {
+        for sent in 0..count {
+            // However many the device says there are, they end where room does.
+            if self.transmit.room() == 0 && matches!(self.transmit.reap(), Err(_) | Ok(0)) {
+                return self.counters.lose_many(Loss::TransmitFull, (count - sent).into());
+            }
+            let Some(copy) = self.pool.copy_of(frame).filter(|_| self.pool.available() >= RESERVE) else {
+                return self.counters.lose_many(Loss::NoBuffer, (count - sent).into());
+            };
+            self.send_finished(copy);
         }
     }
 
@@ -82,15 +126,18 @@ impl<R: Virtqueue<Frame>> Egress<'_, R> {
         let Ok(mut segmenter) = Segmenter::new(header, frame.head(), &frame, finish) else {
             return self.counters.lose(Loss::Unsendable);
         };
+        segmenter = segmenter.identified(self.fragment_ids.next());
         self.counters.software_offloads += 1;
         while let Some(length) = segmenter.next_len() {
-            let Some(mut segment) = self.pool.frame(length) else { return self.counters.lose(Loss::NoBuffer) };
+            let Some(mut segment) = self.pool.frame(length) else {
+                return self.counters.lose_many(Loss::NoBuffer, segmenter.left() as u64);
+            };
             match segmenter.write_next(&frame, &mut segment) {
                 Some((_, header)) => {
                     segment.set_header(header);
                     self.send_finished(segment);
                 }
-                None => return self.counters.lose(Loss::Unsendable),
+                None => return self.counters.lose_many(Loss::Unsendable, segmenter.left() as u64),
             }
         }
     }

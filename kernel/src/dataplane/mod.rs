@@ -4,7 +4,7 @@ mod egress;
 mod link;
 mod waiting;
 
-pub(crate) use egress::{BalancerSink, Egress};
+pub(crate) use egress::{BalancerSink, Egress, FragmentIds};
 pub(crate) use link::with_link;
 pub use link::{AnyLink, Link, LinkError};
 pub(crate) use waiting::{Outcome, Waiting};

@@ -1,5 +1,6 @@
 //! The whole machine, on a fake device, among neighbours.
 
+mod offload;
 mod world;
 
 use super::*;

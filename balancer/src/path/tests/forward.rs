@@ -123,6 +123,20 @@ fn super_frames_pass_as_they_lie() {
 }
 
 #[test]
+fn datagrams_that_will_be_fragmented_pass_if_their_fragments_do() {
+    // What IP carries in a fragment that fills 1500 bytes: IPv6 has a fragment header in each.
+    for ((client, service, _), most) in families().into_iter().zip([1480, 1448]) {
+        for (gso_size, expected) in [(most, true), (most + 8, false)] {
+            let mut world = World::new(Forward::Masquerade);
+            let mut frame = udp(client, service).frame(&[1; 30_000]);
+            let mut offload = Offload { gso_size, fragments: true, ..Offload::default() };
+            let result = world.process(&mut frame, &mut offload);
+            assert_eq!(result.is_ok(), expected, "{gso_size}");
+        }
+    }
+}
+
+#[test]
 fn too_large_or_out_of_hops_is_not_forwarded() {
     for (client, service, server) in families() {
         let mut world = World::new(Forward::Masquerade);

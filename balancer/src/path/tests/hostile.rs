@@ -66,7 +66,7 @@ proptest! {
             }
             let partial = partial.map(|(start, offset)| Partial { start, offset });
             let mut packet = Packet::new(&mut frame);
-            packet.offload = Offload { partial, gso_size, data_valid: false };
+            packet.offload = Offload { partial, gso_size, fragments: gso_size & 1 != 0, data_valid: false };
             packet.len += what * 1000;
             world.balancer.process(core::slice::from_mut(&mut packet), world.now, &mut world.said);
             if matches!(packet.verdict, Verdict::Wait(_)) {

@@ -60,6 +60,24 @@ static METRICS: &[(&str, Kind, &str, Source)] = &[
         "Frames whose checksum or segmentation was done in software.",
         Machine(|v| v.gauges.counters.software_offloads),
     ),
+    (
+        "ringlet_coalesced_frames_total",
+        Counter,
+        "Frames the device put together from several segments.",
+        Machine(|v| v.gauges.counters.coalesced_frames),
+    ),
+    (
+        "ringlet_coalesced_segments_total",
+        Counter,
+        "Segments the device put together.",
+        Machine(|v| v.gauges.counters.coalesced_segments),
+    ),
+    (
+        "ringlet_duplicate_acks_total",
+        Counter,
+        "Duplicate ACKs the device left out and told of.",
+        Machine(|v| v.gauges.counters.duplicate_acks),
+    ),
     ("ringlet_stack_receive_frames_total", Counter, "Frames the stack took.", Machine(|v| v.gauges.stack.received)),
     (
         "ringlet_stack_refused_frames_total",
