@@ -1,13 +1,15 @@
 //! The Ethernet segment: hosts, the guest's port, and frames between them.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::time::Instant;
 
-use ringlet_driver::features::Features;
+use ringlet_driver::offload::{self, Finish, MAX_HEADERS, Segmenter};
 use ringlet_driver::wire::{MAX_GSO_FRAME, NetHdr};
 
 use super::super::{Counters, Scatter};
+use super::mode::Mode;
 use super::neighbours::{Neighbours, Way};
 use super::packet::{self, ETHERNET, HEADROOM, Packet};
 use super::plan::{self, BROADCAST, Mac};
@@ -56,27 +58,15 @@ impl Frame {
     }
 }
 
-/// What the guest has agreed to take.
+/// How a frame of ours that is larger than the MTU is to be cut, unless who gets it takes it whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mode {
-    /// Checksums may be left to it.
-    pub partial: bool,
-    /// Large TCP segments over IPv4 may be sent.
-    pub tso4: bool,
-    /// Large TCP segments over IPv6 may be sent.
-    pub tso6: bool,
-}
-
-impl From<Features> for Mode {
-    fn from(features: Features) -> Self {
-        // Without GUEST_CSUM the others mean nothing (virtio 1.3, section 5.1.3.1).
-        let partial = features.contains(Features::GUEST_CSUM);
-        Self {
-            partial,
-            tso4: partial && features.contains(Features::GUEST_TSO4),
-            tso6: partial && features.contains(Features::GUEST_TSO6),
-        }
-    }
+pub enum Cut {
+    /// TCP, into segments of so many bytes of payload.
+    Segments(u16),
+    /// UDP, into datagrams of so many bytes of payload.
+    Datagrams(u16),
+    /// UDP, into IP fragments of so many bytes: a multiple of eight.
+    Fragments(u16),
 }
 
 /// One host of the segment, up to its IP layer.
@@ -134,6 +124,9 @@ pub struct Fabric {
     spare: Vec<Vec<u8>>,
     /// When neighbours are to be asked for again.
     next_question: Option<Instant>,
+    /// Datagrams in fragments so far, and what makes numbers of that which nobody can guess (RFC 7739).
+    fragmented: u64,
+    random: RandomState,
 }
 
 impl Fabric {
@@ -153,6 +146,8 @@ impl Fabric {
             to_hosts: VecDeque::new(),
             spare: Vec::new(),
             next_question: None,
+            fragmented: 0,
+            random: RandomState::new(),
         }
     }
 
@@ -167,7 +162,7 @@ impl Fabric {
 
     /// What the guest takes; without a driver, next to nothing.
     pub fn mode(&self) -> Mode {
-        self.mode.unwrap_or(Mode { partial: false, tso4: false, tso6: false })
+        self.mode.unwrap_or_default()
     }
 
     /// Whether a host may begin to send something, or had better hold back.
@@ -225,17 +220,22 @@ impl Fabric {
         }
     }
 
-    /// Sends the IP packet in `frame` from host `at`, and finishes its checksum or has that done. With `segment`, it is TCP
-    /// to be cut into segments of so many bytes.
-    pub fn send(&mut self, at: usize, mut frame: Frame, segment: Option<u16>, now: Instant) {
-        let mode = self.mode();
-        let mut header = packet::write_checksum(frame.packet_mut(), mode.partial);
+    /// Sends the IP packet in `frame` from host `at`, and finishes its checksum or has that done. With `cut` it may be larger
+    /// than the MTU.
+    pub fn send(&mut self, at: usize, mut frame: Frame, cut: Option<Cut>, now: Instant) {
+        let partial = self.mode().partial || cut.is_some();
+        let mut header = packet::write_checksum(frame.packet_mut(), partial);
         let Ok(packet) = Packet::parse(frame.packet_mut()) else { return self.recycle(frame) };
-        if let Some(size) = segment {
-            let data_offset = packet.payload().get(12).map_or(20, |byte| usize::from(byte >> 4) * 4);
-            header.gso_type = if packet.source.is_ipv4() { NetHdr::GSO_TCPV4 } else { NetHdr::GSO_TCPV6 };
-            header.gso_size = size;
-            header.hdr_len = (ETHERNET + packet.header + data_offset) as u16;
+        if let Some(cut) = cut {
+            let (tcp, udp) = (packet.payload().get(12).map_or(20, |byte| usize::from(byte >> 4) * 4), 8);
+            let (kind, size, transport) = match cut {
+                Cut::Segments(size) if packet.source.is_ipv4() => (NetHdr::GSO_TCPV4, size, tcp),
+                Cut::Segments(size) => (NetHdr::GSO_TCPV6, size, tcp),
+                Cut::Datagrams(size) => (NetHdr::GSO_UDP_L4, size, udp),
+                Cut::Fragments(size) => (NetHdr::GSO_UDP, size, udp),
+            };
+            (header.gso_type, header.gso_size) = (kind, size);
+            header.hdr_len = (ETHERNET + packet.header + transport) as u16;
         }
         let (source, destination) = (packet.source, packet.destination);
         frame.bytes_mut()[..NetHdr::LEN].copy_from_slice(&header.to_bytes());
@@ -338,9 +338,52 @@ impl Fabric {
         }
     }
 
-    fn push_guest(&mut self, frame: Frame) {
-        if self.mode.is_none() || self.to_guest.len() >= HARD_FRAMES {
-            self.counters.to_guest.dropped += u64::from(self.mode.is_some());
+    /// Gives a frame to the guest, in the form in which it takes it.
+    fn push_guest(&mut self, mut frame: Frame) {
+        let Some(mode) = self.mode else { return self.recycle(frame) };
+        let Some(header) = frame.bytes().first_chunk().map(NetHdr::parse) else { return };
+        let ethertype = [frame.bytes()[HEADROOM - 2], frame.bytes()[HEADROOM - 1]];
+        if mode.takes(&header, u16::from_be_bytes(ethertype) == packet::IPV6) {
+            return self.queue_guest(frame);
+        }
+        if header.is_gso() {
+            self.cut_for_guest(&header, &frame, mode);
+            return self.recycle(frame);
+        }
+        let sum = offload::finish_checksum(&frame.bytes()[NetHdr::LEN..], header.csum_start, header.csum_offset);
+        let field = NetHdr::LEN + usize::from(header.csum_start) + usize::from(header.csum_offset);
+        frame.bytes_mut()[field..field + 2].copy_from_slice(&sum.to_be_bytes());
+        frame.bytes_mut()[..NetHdr::LEN].fill(0);
+        self.queue_guest(frame);
+    }
+
+    /// A number for a datagram that is cut into fragments.
+    pub fn identification(&mut self) -> u32 {
+        self.fragmented += 1;
+        self.random.hash_one(self.fragmented) as u32
+    }
+
+    /// Cuts a large frame into frames that the guest takes.
+    fn cut_for_guest(&mut self, header: &NetHdr, frame: &Frame, mode: Mode) {
+        let whole = &frame.bytes()[NetHdr::LEN..];
+        let head = &whole[..whole.len().min(MAX_HEADERS)];
+        let finish = if mode.partial { Finish::Partial } else { Finish::Complete };
+        let Ok(segmenter) = Segmenter::new(header, head, whole, finish) else {
+            self.counters.to_guest.dropped += 1;
+            return;
+        };
+        let mut segmenter = segmenter.identified(self.identification());
+        while let Some(length) = segmenter.next_len() {
+            let mut piece = Frame::small(NetHdr::LEN + length);
+            let Some((_, header)) = segmenter.write_next(whole, &mut piece.bytes[NetHdr::LEN..]) else { return };
+            piece.bytes[..NetHdr::LEN].copy_from_slice(&header.to_bytes());
+            self.queue_guest(piece);
+        }
+    }
+
+    fn queue_guest(&mut self, frame: Frame) {
+        if self.to_guest.len() >= HARD_FRAMES {
+            self.counters.to_guest.dropped += 1;
             return self.recycle(frame);
         }
         self.to_guest_bytes += frame.length;

@@ -19,6 +19,7 @@ mod fabric;
 mod handle;
 pub mod http;
 mod icmp;
+mod mode;
 mod neighbours;
 mod packet;
 mod plan;
@@ -45,10 +46,11 @@ use ringlet_driver::features::Features;
 use ringlet_driver::wire::NetHdr;
 
 use super::options::{Protocol, Publish, Real};
-use super::{Backend, Counters, Received, Scatter, Sent};
-use fabric::{Fabric, Frame, Host, Mode};
+use super::{Backend, Counters, OFFLOADS, Received, Scatter, Sent};
+use fabric::{Fabric, Frame, Host};
 use handle::{Counter, Order};
 use http::Server;
+use mode::Mode;
 use packet::{ETHERNET, HEADROOM, ICMP, ICMPV6, TCP, UDP};
 use plan::Mac;
 use poll::{Poll, Readiness, Token};
@@ -234,7 +236,7 @@ impl Lan {
         let Some(packet) = self.fabric.packet_for(at, header, bytes, direct) else { return };
         match (packet.protocol, packet.source.is_ipv4()) {
             (TCP, _) => self.tcp.input(&mut self.fabric, &self.poll, at, &packet, now),
-            (UDP, _) => self.udp.input(&mut self.fabric, &self.poll, at, &packet, now),
+            (UDP, _) => self.udp.input(&mut self.fabric, &self.poll, at, header, &packet, now),
             (ICMP, true) | (ICMPV6, false) => {
                 let told = icmp::input(&mut self.fabric, &mut self.pings, at, &packet, now);
                 if let icmp::Told::Unreachable { local, remote } = told {
@@ -316,12 +318,8 @@ impl Backend for Lan {
     }
 
     fn offloads(&self) -> Features {
-        Features::CSUM
-            | Features::GUEST_CSUM
-            | Features::HOST_TSO4
-            | Features::HOST_TSO6
-            | Features::GUEST_TSO4
-            | Features::GUEST_TSO6
+        // Nobody here speaks ECN, so GUEST_ECN would be an empty promise; a guest's own super-frames may have it.
+        OFFLOADS - Features::GUEST_ECN - Features::RSC_EXT
     }
 
     fn mtu(&self) -> u16 {

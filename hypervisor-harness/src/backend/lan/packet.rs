@@ -198,6 +198,17 @@ pub fn write_header(packet: &mut [u8], source: IpAddr, destination: IpAddr, prot
     }
 }
 
+/// Lets an IPv4 packet, whose header is written, be cut into fragments: all of them have this number.
+pub fn allow_fragments(packet: &mut [u8], identification: u16) {
+    if let Some(header) = packet.first_chunk_mut::<20>().filter(|header| header[0] == 0x45) {
+        header[4..6].copy_from_slice(&identification.to_be_bytes());
+        header[6] &= !0x40;
+        header[10..12].fill(0);
+        let sum = !checksum::data(header);
+        header[10..12].copy_from_slice(&sum.to_be_bytes());
+    }
+}
+
 /// Puts the checksum into a packet of ours. With `partial`, TCP and UDP get the sum of the pseudo-header only, and the answer
 /// is the virtio header that asks for the rest.
 pub fn write_checksum(packet: &mut [u8], partial: bool) -> NetHdr {

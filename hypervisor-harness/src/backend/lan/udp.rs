@@ -6,7 +6,9 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use super::fabric::Fabric;
+use ringlet_driver::wire::NetHdr;
+
+use super::fabric::{Cut, Fabric};
 use super::icmp;
 use super::packet::{self, Packet};
 use super::plan;
@@ -22,6 +24,8 @@ const PEERS: usize = 4096;
 const RELAYS: usize = 1024;
 /// Datagrams taken from one socket in one turn.
 const BURST: usize = 64;
+/// Length of the extension header of an IPv6 fragment.
+const FRAGMENT_HEADER: usize = 8;
 /// The first port that clients use.
 const CLIENT_PORT: u16 = 40_001;
 
@@ -72,6 +76,8 @@ pub struct Udp {
     echo: HashSet<(usize, u16)>,
     swept: Instant,
     buffer: Vec<u8>,
+    /// Datagrams of one flow that came one after the other.
+    train: Train,
 }
 
 impl Udp {
@@ -96,6 +102,7 @@ impl Udp {
             echo: echo.into_iter().collect(),
             swept: now,
             buffer: vec![0; 65_536],
+            train: Train::default(),
         }
     }
 
@@ -150,15 +157,17 @@ impl Udp {
     fn carry_in(&mut self, fabric: &mut Fabric, at: usize, gateway: usize, clients: &mut u32, now: Instant) -> bool {
         for _ in 0..BURST {
             if !fabric.has_room() {
-                return true;
+                break;
             }
             match self.published[at].socket.recv_from(&mut self.buffer) {
                 Ok((length, address)) => {
                     if let Some(pair) = self.pair(at, address, clients, now) {
-                        datagram(fabric, gateway, pair.local, pair.remote, &self.buffer[..length], now);
+                        let (from, to) = (pair.local, pair.remote);
+                        self.train.add(fabric, gateway, from, to, &self.buffer[..length], now);
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.train.send(fabric, now);
                     self.published[at].ready = false;
                     return false;
                 }
@@ -166,6 +175,7 @@ impl Udp {
                 Err(_) => {}
             }
         }
+        self.train.send(fabric, now);
         true
     }
 
@@ -204,28 +214,46 @@ impl Udp {
         let Some(relay) = self.relays.get_mut(&number) else { return false };
         for _ in 0..BURST {
             if !fabric.has_room() {
-                return true;
+                break;
             }
             match relay.socket.recv(&mut self.buffer) {
                 Ok(length) => {
                     relay.used = now;
                     let (from, to) = (relay.pair.local, relay.pair.remote);
-                    datagram(fabric, relay.host, from, to, &self.buffer[..length], now);
+                    self.train.add(fabric, relay.host, from, to, &self.buffer[..length], now);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.train.send(fabric, now);
+                    return false;
+                }
                 // Nobody listened when a datagram came.
                 Err(_) => {}
             }
         }
+        self.train.send(fabric, now);
         true
     }
 
-    /// Host `at` takes a datagram, whose checksum is right.
-    pub fn input(&mut self, fabric: &mut Fabric, poll: &Poll, at: usize, packet: &Packet<'_>, now: Instant) {
+    /// Host `at` takes a datagram, or several of one flow in one frame, whose checksum is right.
+    pub fn input(
+        &mut self,
+        fabric: &mut Fabric,
+        poll: &Poll,
+        at: usize,
+        header: &NetHdr,
+        packet: &Packet<'_>,
+        now: Instant,
+    ) {
         let Some(fixed) = packet.payload().first_chunk::<8>() else { return };
         let port = |at: usize| u16::from_be_bytes([fixed[at], fixed[at + 1]]);
         let length = usize::from(port(4));
+        // Of a frame that is to be cut, the length field is one that no datagram will have.
+        let length = if header.is_gso() { packet.payload().len() } else { length };
         let Some(body) = packet.payload().get(8..length) else { return };
+        let size = match header.gso_type {
+            NetHdr::GSO_UDP_L4 => usize::from(header.gso_size).max(1),
+            _ => body.len().max(1),
+        };
         let source = SocketAddr::new(packet.source, port(0));
         let destination = SocketAddr::new(packet.destination, port(2));
         if source.port() == 0 || packet.source.is_multicast() || packet.source.is_unspecified() {
@@ -235,16 +263,22 @@ impl Udp {
         if self.echo.contains(&(at, destination.port())) {
             // Two of them would talk for ever.
             if source.port() != destination.port() && !packet.destination.is_multicast() {
-                datagram(fabric, at, destination, source, body, now);
+                datagrams(fabric, at, destination, source, body, size, now);
             }
         } else if let Some(&host) = self.reals.get(&(at, packet.destination.is_ipv4(), destination.port())) {
-            if !self.relay(poll, at, pair, host, body, now) {
+            let mut told = true;
+            for piece in pieces(body, size) {
+                told &= self.relay(poll, at, pair, host, piece, now);
+            }
+            if !told {
                 icmp::port_unreachable(fabric, at, packet, now);
             }
         } else if let Some(peer) = self.peers.get_mut(&pair) {
             peer.used = now;
-            // As with any network, what the host cannot take is lost.
-            let _ = self.published[peer.published].socket.send_to(body, peer.address);
+            for piece in pieces(body, size) {
+                // As with any network, what the host cannot take is lost.
+                let _ = self.published[peer.published].socket.send_to(piece, peer.address);
+            }
         } else {
             icmp::port_unreachable(fabric, at, packet, now);
         }
@@ -287,21 +321,88 @@ fn connected(any: IpAddr, to: SocketAddr, poll: &Poll, number: u32) -> io::Resul
     Ok(socket)
 }
 
-/// Sends a datagram from host `at`. What is larger than the MTU is lost: nothing here fragments.
-fn datagram(fabric: &mut Fabric, at: usize, from: SocketAddr, to: SocketAddr, body: &[u8], now: Instant) {
-    let header = packet::header_length(from.ip());
+/// The datagrams of a frame that holds `body`, each of `size` bytes but the last. An empty one is one too.
+fn pieces(body: &[u8], size: usize) -> impl Iterator<Item = &[u8]> {
+    let empty = body.is_empty().then_some(body);
+    empty.into_iter().chain(body.chunks(size))
+}
+
+/// The most datagrams in one frame, as in Linux (UDP_MAX_SEGMENTS).
+const MOST_DATAGRAMS: usize = 64;
+
+/// Datagrams of one flow, all of one size but the last, which can go in one frame to a guest that takes that.
+#[derive(Debug, Default)]
+struct Train {
+    flow: Option<(usize, SocketAddr, SocketAddr)>,
+    body: Vec<u8>,
+    /// The size of the first.
+    size: usize,
+    /// The last was a shorter one: nothing can follow.
+    closed: bool,
+}
+
+impl Train {
+    /// Takes a datagram from host `at`, and sends those before it first if it cannot go with them.
+    fn add(&mut self, fabric: &mut Fabric, at: usize, from: SocketAddr, to: SocketAddr, body: &[u8], now: Instant) {
+        let headers = packet::header_length(from.ip()) + 8;
+        let fits = self.flow == Some((at, from, to))
+            && !self.closed
+            && (1..=self.size).contains(&body.len())
+            && self.body.len() + body.len() + headers <= usize::from(u16::MAX)
+            && self.body.len() < self.size * MOST_DATAGRAMS;
+        if !fits {
+            self.send(fabric, now);
+            self.flow = Some((at, from, to));
+            self.size = body.len();
+            let alone =
+                !fabric.mode().takes_datagrams(from.is_ipv6()) || headers + body.len() > usize::from(fabric.mtu);
+            self.closed = alone || body.is_empty();
+        }
+        self.closed |= body.len() < self.size;
+        self.body.extend_from_slice(body);
+        if self.closed {
+            self.send(fabric, now);
+        }
+    }
+
+    /// Sends what there is.
+    fn send(&mut self, fabric: &mut Fabric, now: Instant) {
+        if let Some((at, from, to)) = self.flow.take() {
+            datagrams(fabric, at, from, to, &self.body, self.size.max(1), now);
+            self.body.clear();
+        }
+    }
+}
+
+/// Sends from host `at` datagrams of `size` bytes each, of which the last may be shorter. One that is larger than the MTU
+/// goes in fragments.
+fn datagrams(fabric: &mut Fabric, at: usize, from: SocketAddr, to: SocketAddr, body: &[u8], size: usize, now: Instant) {
+    let (header, mtu) = (packet::header_length(from.ip()), usize::from(fabric.mtu));
     let length = header + 8 + body.len();
-    if length > usize::from(fabric.mtu) {
+    if length > usize::from(u16::MAX) {
         return;
     }
+    let cut = if body.len() > size {
+        // No more than the body has.
+        Some(Cut::Datagrams(size as u16))
+    } else if length > mtu {
+        let extension = if from.is_ipv6() { FRAGMENT_HEADER } else { 0 };
+        Some(Cut::Fragments(((mtu - header - extension) & !7) as u16))
+    } else {
+        None
+    };
+    let number = fabric.identification() as u16;
     let mut frame = fabric.frame(length);
     let packet = frame.packet_mut();
     packet::write_header(packet, from.ip(), to.ip(), packet::UDP);
+    if let Some(Cut::Fragments(_)) = cut {
+        packet::allow_fragments(packet, number);
+    }
     let udp = &mut packet[header..];
     udp[..2].copy_from_slice(&from.port().to_be_bytes());
     udp[2..4].copy_from_slice(&to.port().to_be_bytes());
     udp[4..6].copy_from_slice(&((8 + body.len()) as u16).to_be_bytes());
     udp[6..8].fill(0);
     udp[8..].copy_from_slice(body);
-    fabric.send(at, frame, None, now);
+    fabric.send(at, frame, cut, now);
 }

@@ -7,7 +7,8 @@ use std::time::Instant;
 use smoltcp::phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant as Micros;
 
-use super::super::fabric::{Fabric, Mode};
+use super::super::fabric::{Cut, Fabric};
+use super::super::mode::Mode;
 use super::super::packet::{Packet, TCP};
 
 /// The largest IP packet.
@@ -110,7 +111,7 @@ impl TxToken for Outbound<'_> {
         let mut frame = self.fabric.frame(length);
         let result = f(frame.packet_mut());
         let segment = finish(frame.packet_mut(), self.link, self.fabric.mtu);
-        self.fabric.send(self.link.host, frame, segment, self.now);
+        self.fabric.send(self.link.host, frame, segment.map(Cut::Segments), self.now);
         result
     }
 }

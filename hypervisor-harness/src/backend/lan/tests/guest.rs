@@ -30,6 +30,10 @@ pub struct Seen {
     pub wrong: AtomicU64,
     /// Frames.
     pub frames: AtomicU64,
+    /// Frames with several datagrams.
+    pub datagrams: AtomicU64,
+    /// Datagrams larger than the MTU.
+    pub unfragmented: AtomicU64,
 }
 
 /// A network with its guest, each other's only company, in a thread of their own.
@@ -44,10 +48,9 @@ pub struct World {
 impl World {
     /// The network of `config` with a guest that takes `features` and leads to the server with this last byte of address.
     pub fn new(config: &Config, features: Features, server: u8) -> Self {
-        let (lan, handle) = Lan::open(config).expect("a network");
-        let seen = Arc::<Seen>::default();
+        let (mut guest, handle) = Guest::new(config, features, server);
+        let seen = guest.seen.clone();
         let (stop, renegotiate) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
-        let mut guest = Guest { lan, features, server, seen: seen.clone(), buffer: vec![0; LONGEST] };
         let flags = (stop.clone(), renegotiate.clone());
         let thread = Some(thread::spawn(move || guest.run(&flags.0, &flags.1)));
         Self { handle, seen, stop, renegotiate, thread }
@@ -69,15 +72,29 @@ impl Drop for World {
     }
 }
 
-struct Guest {
-    lan: Lan,
+/// The guest, and the network that it is in.
+pub struct Guest {
+    pub lan: Lan,
     features: Features,
     server: u8,
-    seen: Arc<Seen>,
+    pub seen: Arc<Seen>,
     buffer: Vec<u8>,
 }
 
 impl Guest {
+    /// A guest in a network of its own, both still.
+    pub fn new(config: &Config, features: Features, server: u8) -> (Self, Handle) {
+        let (lan, handle) = Lan::open(config).expect("a network");
+        let seen = Arc::<Seen>::default();
+        (Self { lan, features, server, seen, buffer: vec![0; LONGEST] }, handle)
+    }
+
+    /// One turn of the network and all that the guest does about it. Returns whether that was anything.
+    pub fn turn(&mut self) -> bool {
+        self.lan.turn(Instant::now());
+        self.serve()
+    }
+
     fn run(&mut self, stop: &AtomicBool, renegotiate: &AtomicBool) {
         self.lan.negotiated(self.features).expect("negotiated");
         while !stop.load(Ordering::SeqCst) {
@@ -130,19 +147,28 @@ impl Guest {
     fn check(&self, frame: &[u8]) {
         let header = NetHdr::parse(frame.first_chunk().expect("a header"));
         let large = frame.len() > HEADROOM + usize::from(self.lan.mtu());
+        let v6 = frame[HEADROOM - 2..HEADROOM] == packet::IPV6.to_be_bytes();
+        let uso = if v6 { Features::GUEST_USO6 } else { Features::GUEST_USO4 };
         let gso = match header.gso_type {
             NetHdr::GSO_NONE => !large,
             NetHdr::GSO_TCPV4 => self.features.contains(Features::GUEST_TSO4),
             NetHdr::GSO_TCPV6 => self.features.contains(Features::GUEST_TSO6),
+            NetHdr::GSO_UDP_L4 => self.features.contains(uso),
+            NetHdr::GSO_UDP => self.features.contains(Features::GUEST_UFO) && header.gso_size.is_multiple_of(8),
             _ => false,
         };
         let size = !header.is_gso() || (header.gso_size > 0 && usize::from(header.gso_size) < frame.len());
         let partial = !header.needs_csum() || self.features.contains(Features::GUEST_CSUM);
         let ip = frame[HEADROOM - 2..HEADROOM] != ARP.to_be_bytes();
-        let sum = !ip || Packet::parse(&frame[HEADROOM..]).is_ok_and(|packet| packet.verify(&header).is_ok());
+        let parsed = Packet::parse(&frame[HEADROOM..]);
+        let fragment = matches!(parsed, Err(packet::Flaw::Fragment)) || v6 && frame[HEADROOM + 6] == 44;
+        let sum = !ip || fragment || parsed.is_ok_and(|packet| packet.verify(&header).is_ok());
         // Counters for the test, which reads them at its end.
         self.seen.frames.fetch_add(1, Ordering::SeqCst);
         self.seen.large.fetch_add(u64::from(large), Ordering::SeqCst);
+        let is = |kind| u64::from(header.gso_type == kind);
+        self.seen.datagrams.fetch_add(is(NetHdr::GSO_UDP_L4), Ordering::SeqCst);
+        self.seen.unfragmented.fetch_add(is(NetHdr::GSO_UDP), Ordering::SeqCst);
         self.seen.wrong.fetch_add(u64::from(!(gso && size && partial && sum)), Ordering::SeqCst);
     }
 

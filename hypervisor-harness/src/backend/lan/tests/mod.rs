@@ -2,6 +2,7 @@
 
 mod guest;
 mod hostile;
+mod super_frames;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
