@@ -113,7 +113,7 @@ impl Allowed {
 /// Makes the header of a frame that is to be segmented exact, whoever it came from (virtio 1.3, section 5.1.6.2): `hdr_len` is
 /// the length of the frame's headers, as GUEST_HDRLEN promises, and [`NetHdr::GSO_ECN`] is there if CWR is.
 pub(super) fn exact(header: &mut NetHdr, head: &[u8], length: usize) -> Result<(), HeaderError> {
-    let Some(headers) = offload::check(header, head, length)? else {
+    let Some(headers) = offload::check_exact(header, head, length)? else {
         return Err(HeaderError::Segmentation(header.gso_type));
     };
     // At most MAX_HEADERS.

@@ -29,12 +29,25 @@ pub enum Invalid {
     Coalesced,
 }
 
+/// As [`check`], and the frame must end where its IP header says: else there would be bytes that are no payload.
+///
+/// # Errors
+/// See [`Invalid`].
+pub fn check_exact(header: &NetHdr, head: &[u8], length: usize) -> Result<Option<Headers>, Invalid> {
+    let headers = check(header, head, length)?;
+    match &headers {
+        Some(headers) if headers.packet_end(head) != length => Err(Invalid::Length),
+        _ => Ok(headers),
+    }
+}
+
 /// Bytes that fragments other than the last hold a multiple of (RFC 791, section 3.2; RFC 8200, section 4.5).
 pub(super) const FRAGMENT_UNIT: usize = 8;
 
 /// Checks the header of a frame of `length` bytes that begins with `head`, as this side needs it before it believes any of
 /// it. Gives the frame's own headers where it is to be segmented.
 ///
+/// What the IP header says of the length is not looked at, see [`check_exact`]: some drivers leave it to the segmentation.
 /// `hdr_len` is not looked at: it is a hint, and [`Headers`] tells better.
 ///
 /// # Errors
@@ -68,9 +81,6 @@ pub fn check(header: &NetHdr, head: &[u8], length: usize) -> Result<Option<Heade
         usize::from(header.csum_start) == headers.transport_start && header.csum_offset == transport.checksum_offset();
     if !right_kind || !right_checksum || length <= headers.length {
         return Err(Invalid::GsoHeaders);
-    }
-    if headers.packet_end(head) != length {
-        return Err(Invalid::Length);
     }
     if header.gso_type == NetHdr::GSO_UDP {
         let first = headers.length - headers.payload_start(head);

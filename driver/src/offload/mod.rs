@@ -19,7 +19,7 @@ mod segment;
 mod tests;
 
 pub use bytes::{Bytes, BytesMut};
-pub use check::{Invalid, check};
+pub use check::{Invalid, check, check_exact};
 pub use coalesced::{Coalesced, coalesced};
 pub use headers::{Headers, MAX_HEADERS, Network, Transport};
 pub use segment::{Finish, Segmenter, Unsegmentable};

@@ -4,7 +4,7 @@ use super::bytes::{fold, sum, sum_slice};
 use super::check::FRAGMENT_UNIT;
 use super::fragment::{self, FRAGMENT_HEADER};
 use super::headers::{IPV6_HEADER, TCP_FLAGS};
-use super::{Bytes, BytesMut, Headers, Invalid, MAX_HEADERS, Network, Transport, check, finished};
+use super::{Bytes, BytesMut, Headers, Invalid, MAX_HEADERS, Network, Transport, check_exact, finished};
 use crate::wire::NetHdr;
 
 /// Why a super-frame cannot be cut.
@@ -77,7 +77,7 @@ impl Segmenter {
         finish: Finish,
     ) -> Result<Self, Unsegmentable> {
         let total = frame.len();
-        let headers = check(header, head, total)?.ok_or(Unsegmentable::NotGso)?;
+        let headers = check_exact(header, head, total)?.ok_or(Unsegmentable::NotGso)?;
         let mut template = [0; MAX_HEADERS + FRAGMENT_HEADER];
         template[..headers.length].copy_from_slice(&head[..headers.length]);
         let mut size = usize::from(header.gso_size);
