@@ -7,5 +7,6 @@ pub mod image;
 pub mod ipvsadm;
 pub mod qemu;
 pub mod run;
+pub mod vhost_user;
 pub mod virtio;
 pub mod vmm;

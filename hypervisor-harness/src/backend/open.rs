@@ -37,6 +37,32 @@ pub enum Error {
     /// `--publish` and `--real` furnish the in-process network, and another one was asked for.
     #[error("{0} is for `--net lan` only; with `--net {1}` the host's own routes and firewall do that")]
     OnlyLan(&'static str, Net),
+    /// Frames are to be written to a file, and do not come by here.
+    #[error("--pcap sees no frame with `--net {0}`, whose other side has the guest's queues: capture there")]
+    Unseen(Net),
+    /// The network is another process, which serves the device itself.
+    #[error("`--net {0}` is no network of this process: its other side has the guest's queues")]
+    Elsewhere(Net),
+}
+
+impl Options {
+    /// Checks that nothing is asked for that this network does not have.
+    ///
+    /// # Errors
+    /// What does not go together.
+    pub fn check(&self) -> Result<(), Error> {
+        if self.net != Net::Lan {
+            for (used, option) in [(!self.publish.is_empty(), "--publish"), (!self.real.is_empty(), "--real")] {
+                if used {
+                    return Err(Error::OnlyLan(option, self.net.clone()));
+                }
+            }
+        }
+        match &self.net {
+            net @ Net::VhostUser(_) if self.pcap.is_some() => Err(Error::Unseen(net.clone())),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A network of one of the kinds that a command line can ask for.
@@ -75,6 +101,7 @@ pub struct Opened {
 /// # Errors
 /// If the network cannot be had as asked for; nothing is left behind then.
 pub fn open(options: &Options) -> Result<Opened, Error> {
+    options.check()?;
     let capture = options.pcap.as_deref();
     match &options.net {
         Net::Lan => {
@@ -91,12 +118,7 @@ pub fn open(options: &Options) -> Result<Opened, Error> {
             };
             Ok(Opened { backend, lan: Some(handle) })
         }
-        net @ Net::Tap(name) => {
-            for (used, option) in [(!options.publish.is_empty(), "--publish"), (!options.real.is_empty(), "--real")] {
-                if used {
-                    return Err(Error::OnlyLan(option, net.clone()));
-                }
-            }
+        Net::Tap(name) => {
             let tap = tap::Tap::open(name)?;
             let backend = match capture {
                 Some(path) => Kind::TapCapture(pcap::Capture::create(path, tap)?),
@@ -104,5 +126,6 @@ pub fn open(options: &Options) -> Result<Opened, Error> {
             };
             Ok(Opened { backend, lan: None })
         }
+        net @ Net::VhostUser(_) => Err(Error::Elsewhere(net.clone())),
     }
 }

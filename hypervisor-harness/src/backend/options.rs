@@ -2,19 +2,25 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 /// Why an option's value cannot be used. The message names the part at fault and gives the expected form.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OptionError {
     /// `--net` names no network that exists.
-    #[error("no network is called `{0}`: expected `lan` or `tap=NAME`")]
+    #[error("no network is called `{0}`: expected `lan`, `tap=NAME` or `vhost-user=PATH[,server]`")]
     Network(String),
     /// The interface's name is one that Linux does not take.
     #[error(
         "`{0}` cannot be an interface's name: expected 1 to 15 bytes without `/`, `:`, `%` or blanks, and not `.` or `..`"
     )]
     Interface(String),
+    /// `--net vhost-user=` has no path, or something else than `server` behind it.
+    #[error(
+        "cannot read `{0}`: expected vhost-user=PATH, or vhost-user=PATH,server to listen there for the other side"
+    )]
+    VhostUser(String),
     /// `--publish` has not the parts it must have.
     #[error(
         "cannot read `{0}`: expected [udp:][HOSTADDR:]PORT:ADDR:PORT, for example 8080:10.0.0.100:80 or udp:0.0.0.0:5353:[fd00::100]:53"
@@ -60,6 +66,23 @@ pub enum Net {
     Lan,
     /// `tap=NAME`: a TAP interface of the host.
     Tap(String),
+    /// `vhost-user=PATH`: another process serves the network device.
+    VhostUser(VhostUser),
+}
+
+/// Where a process is that serves the network device by the protocol vhost-user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VhostUser {
+    /// The Unix socket.
+    pub path: PathBuf,
+    /// Whether we listen there and the other side connects.
+    pub server: bool,
+}
+
+impl fmt::Display for VhostUser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "vhost-user={}{}", self.path.display(), if self.server { ",server" } else { "" })
+    }
 }
 
 impl FromStr for Net {
@@ -75,6 +98,13 @@ impl FromStr for Net {
                 }
                 Ok(Self::Tap(name.into()))
             }
+            Some(("vhost-user", value)) => match value.split_once(',') {
+                None if !value.is_empty() => Ok(Self::VhostUser(VhostUser { path: value.into(), server: false })),
+                Some((path, "server")) if !path.is_empty() => {
+                    Ok(Self::VhostUser(VhostUser { path: path.into(), server: true }))
+                }
+                _ => Err(OptionError::VhostUser(text.into())),
+            },
             _ => Err(OptionError::Network(text.into())),
         }
     }
@@ -85,6 +115,7 @@ impl fmt::Display for Net {
         match self {
             Self::Lan => f.write_str("lan"),
             Self::Tap(name) => write!(f, "tap={name}"),
+            Self::VhostUser(address) => address.fmt(f),
         }
     }
 }
@@ -212,6 +243,14 @@ mod tests {
         assert_eq!("lan=x".parse::<Net>(), Err(OptionError::Network("lan=x".into())));
         for name in ["", "a/b", "sixteen-letters-", "a b", "..", "tap%d"] {
             assert_eq!(format!("tap={name}").parse::<Net>(), Err(OptionError::Interface(name.into())));
+        }
+        for (text, server) in [("vhost-user=/run/v.sock", false), ("vhost-user=/run/v.sock,server", true)] {
+            let net = Net::VhostUser(VhostUser { path: "/run/v.sock".into(), server });
+            assert_eq!(text.parse(), Ok(net.clone()));
+            assert_eq!(net.to_string(), text);
+        }
+        for text in ["vhost-user=", "vhost-user=,server", "vhost-user=/run/v.sock,client", "vhost-user=a,server,b"] {
+            assert_eq!(text.parse::<Net>(), Err(OptionError::VhostUser(text.into())));
         }
     }
 

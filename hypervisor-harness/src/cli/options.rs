@@ -49,7 +49,8 @@ pub struct RunArgs {
     /// What the guest is given
     #[command(flatten)]
     pub guest: GuestArgs,
-    /// The network: `lan` (inside this process, needs no rights) or `tap=NAME` (a TAP interface of this host)
+    /// The network: `lan` (inside this process, needs no rights), `tap=NAME` (a TAP interface of this host) or
+    /// `vhost-user=PATH[,server]` (another process, such as OVS-DPDK, that serves the guest's queues itself)
     #[arg(long, value_name = "NETWORK", default_value_t)]
     pub net: Net,
     /// Features that the network device does not offer (-name), or does although it would not (+name), with commas between

@@ -16,12 +16,13 @@ use self::events::{Event, Events, duration};
 use self::guest::Guest;
 use self::picture::Picture;
 use self::view::{Facts, Json, Text, View};
-use crate::backend::options::{Net, Publish};
+use crate::backend::options::{Net, Publish, VhostUser};
 use crate::cli::{RunArgs, Style};
+use crate::vhost_user::frontend;
 use crate::vmm::console::{Record, Said};
 use crate::vmm::machine::Start;
 use crate::vmm::vcpu::GUEST_SUCCESS;
-use crate::vmm::{Machine, Outcome, host};
+use crate::vmm::{GuestRam, Machine, Outcome, host};
 use crate::{backend, image, virtio};
 
 /// A guest that has not reported itself after this time gets a remark.
@@ -35,13 +36,17 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub fn run(args: &RunArgs, started: Instant) -> anyhow::Result<u8> {
     let image = image::load(args.guest.kernel.as_deref())?;
     let guest = Guest::new(&args.guest, &args.net, &args.real)?;
-    let mut machine = Machine::new(args.guest.memory).map_err(|error| match error {
+    let ram = match args.net {
+        Net::VhostUser(_) => GuestRam::shared(args.guest.memory),
+        Net::Lan | Net::Tap(_) => GuestRam::new(args.guest.memory),
+    };
+    let mut machine = Machine::with_ram(ram?).map_err(|error| match error {
         crate::vmm::Error::Host(error) => no_kvm(&error),
         other => other.into(),
     })?;
     let (wanted, moved) = match args.net {
         Net::Lan => ports::choose(&guest, &args.publish),
-        Net::Tap(_) => (args.publish.clone(), Vec::new()),
+        Net::Tap(_) | Net::VhostUser(_) => (args.publish.clone(), Vec::new()),
     };
     let options = backend::Options {
         net: args.net.clone(),
@@ -50,16 +55,25 @@ pub fn run(args: &RunArgs, started: Instant) -> anyhow::Result<u8> {
         guest: guest.on_lan(),
         pcap: args.pcap.clone(),
     };
-    let network = backend::open(&options).map_err(ports::explain)?;
-    let published = network.lan.map(|lan| lan.published().to_vec()).unwrap_or_default();
-
     let events = Events::default();
     events.on_interrupt().context("cannot catch Ctrl-C")?;
-    let mut options = virtio::Options::new(events.report());
+    let until = args.seconds.map(|seconds| started + duration(seconds));
+    let mut device = virtio::Options::new(events.report());
     if let Some(switches) = &args.device_features {
-        options.mask = switches.applied_to(options.mask);
+        device.mask = switches.applied_to(device.mask);
     }
-    let device = virtio::attach(&mut machine, network.backend, options)?;
+    let (device, published) = match &args.net {
+        Net::VhostUser(address) => {
+            options.check()?;
+            let Some(link) = wait_for(address, &events, until)? else { return Ok(Outcome::Stopped.exit_code()) };
+            (Served::Elsewhere(frontend::attach(&mut machine, link, device)?), Vec::new())
+        }
+        Net::Lan | Net::Tap(_) => {
+            let network = backend::open(&options).map_err(ports::explain)?;
+            let published = network.lan.map(|lan| lan.published().to_vec()).unwrap_or_default();
+            (Served::Here(virtio::attach(&mut machine, network.backend, device)?), published)
+        }
+    };
     let live = !args.json && io::stdout().is_terminal();
     let interval = args.status_interval.unwrap_or(if live || args.json { 1.0 } else { 5.0 });
     let status = format!("status={:.0}", interval * 1e3);
@@ -87,13 +101,56 @@ pub fn run(args: &RunArgs, started: Instant) -> anyhow::Result<u8> {
         said: watch.events.sink(),
         ended: watch.events.ended(),
     })?;
-    let until = args.seconds.map(|seconds| started + duration(seconds));
     watch.until_the_end(until, &|| running.stop());
     let outcome = running.join();
-    device.stop();
-    device.join();
+    device.end();
     watch.end(&outcome);
     Ok(outcome.exit_code())
+}
+
+/// Who serves the network device.
+enum Served {
+    /// A thread of this process.
+    Here(virtio::Handle),
+    /// Another process.
+    Elsewhere(frontend::Handle),
+}
+
+impl Served {
+    fn command_line(&self) -> String {
+        match self {
+            Self::Here(device) => device.command_line(),
+            Self::Elsewhere(device) => device.command_line(),
+        }
+    }
+
+    /// Ends it, after the machine.
+    fn end(self) {
+        match self {
+            Self::Here(device) => {
+                device.stop();
+                device.join();
+            }
+            Self::Elsewhere(device) => device.end(),
+        }
+    }
+}
+
+/// How often to look whether a backend is there.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Waits for whoever is to serve the network device, until then or until the user wants to stop: then there is nobody.
+fn wait_for(address: &VhostUser, events: &Events, until: Option<Instant>) -> anyhow::Result<Option<frontend::Link>> {
+    let mut said = false;
+    let mut wait = || {
+        if !std::mem::replace(&mut said, true) {
+            let whom = if address.server { "somebody who connects to" } else { "somebody who listens at" };
+            eprintln!("ringlet: waiting for {whom} {} (Ctrl-C to stop)", address.path.display());
+        }
+        let over = until.is_some_and(|until| until <= Instant::now());
+        !over && !matches!(events.next(Instant::now() + LOOK), Some(Event::Interrupted))
+    };
+    Ok(frontend::connect(address, frontend::PATIENCE, &mut wait)?)
 }
 
 /// KVM cannot be used: why, and what there is instead.

@@ -18,6 +18,7 @@ use super::registers::{Control, Identity, Registers};
 use super::shared::{Report, Shared};
 use super::worker::{self, DEFAULT_SPIN, Remote};
 use crate::backend::{Backend, Jack, Network};
+use crate::vhost_user;
 use crate::vmm::{self, Machine, layout};
 
 /// A network device could not be put into a machine.
@@ -29,6 +30,9 @@ pub enum Error {
     /// There is no thread or no descriptor to be had.
     #[error("the network device's thread cannot be started: {0}")]
     Thread(io::Error),
+    /// Another process is to serve it, and cannot.
+    #[error(transparent)]
+    VhostUser(#[from] vhost_user::frontend::Error),
 }
 
 /// How a network device is to be.

@@ -79,12 +79,12 @@ impl Shared {
         Features::from_bits_retain(self.negotiated.load(Ordering::Relaxed))
     }
 
-    pub(super) fn set_negotiated(&self, features: Features) {
+    pub(crate) fn set_negotiated(&self, features: Features) {
         self.negotiated.store(features.bits(), Ordering::Relaxed);
     }
 
     /// Says one line.
-    pub(super) fn say(&self, line: &str) {
+    pub(crate) fn say(&self, line: &str) {
         (self.report)(line);
     }
 
@@ -113,9 +113,9 @@ impl Shared {
         self.link.load(Ordering::SeqCst)
     }
 
-    /// The link goes down for good: the network is gone. The driver is told by a configuration change.
-    pub(super) fn link_lost(&self) {
-        if self.link.swap(false, Ordering::SeqCst) {
+    /// The link goes down, since the network is gone, or comes up again. The driver is told by a configuration change.
+    pub(crate) fn set_link(&self, up: bool) {
+        if self.link.swap(up, Ordering::SeqCst) != up {
             self.generation.fetch_add(1, Ordering::SeqCst);
             self.interrupts.configuration();
         }
@@ -129,7 +129,7 @@ impl Shared {
 
     /// The device cannot go on before it is reset. Says why, once, and tells the driver by a configuration change
     /// interrupt (virtio 1.3, section 2.1.2).
-    pub(super) fn break_down(&self, why: &str) {
+    pub(crate) fn break_down(&self, why: &str) {
         self.live.faults.add(1);
         if !self.needs_reset.swap(true, Ordering::SeqCst) {
             match self.live.faults.get() {

@@ -92,6 +92,14 @@ impl Machine {
     /// # Errors
     /// Where KVM is missing or refuses, or there is no memory.
     pub fn new(mib: u32) -> Result<Self, Error> {
+        Self::with_ram(GuestRam::new(mib)?)
+    }
+
+    /// Makes a machine with this memory and KVM's interrupt controllers.
+    ///
+    /// # Errors
+    /// Where KVM is missing or refuses.
+    pub fn with_ram(ram: GuestRam) -> Result<Self, Error> {
         let kvm = host::open()?;
         let vm = loop {
             // The ioctl can be interrupted by a signal that is meant for somebody else.
@@ -100,7 +108,6 @@ impl Machine {
                 other => break other.map_err(refused("KVM_CREATE_VM"))?,
             }
         };
-        let ram = GuestRam::new(mib)?;
         let region = kvm_userspace_memory_region {
             slot: 0,
             guest_phys_addr: 0,

@@ -1,10 +1,12 @@
 //! Guest RAM: one region from guest-physical address 0 up.
 
+use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::sync::Arc;
 
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, GuestRegionMmap};
+use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap};
 
 /// The size, and so the alignment, of a huge page.
 const HUGE_PAGE: usize = 2 << 20;
@@ -15,6 +17,14 @@ pub enum Error {
     /// The host refused the address space.
     #[error("the host refused {mib} MiB of address space for the guest's memory: {source}; try a smaller --memory")]
     Map {
+        /// What was asked for, in MiB.
+        mib: u32,
+        /// Why it was refused.
+        source: io::Error,
+    },
+    /// The host gave no file in memory to share.
+    #[error("the host gave no {mib} MiB of memory to share with another process: {source}; try a smaller --memory")]
+    File {
         /// What was asked for, in MiB.
         mib: u32,
         /// Why it was refused.
@@ -35,7 +45,8 @@ pub struct OutOfRange {
     pub length: usize,
 }
 
-/// The guest's memory, as the host sees it: private, anonymous, lazily filled, aligned so that huge pages fit.
+/// The guest's memory, as the host sees it: aligned so that huge pages fit, and either private, anonymous and lazily filled
+/// ([`GuestRam::new`]) or a file in memory that other processes map as well ([`GuestRam::shared`]).
 ///
 /// Clones share the memory. The pages are given back to the host when the last one is dropped; the address range is
 /// never unmapped, so that no copy of a handle, however it was come by, can dangle.
@@ -52,8 +63,28 @@ impl GuestRam {
     /// Where the host has no address space left or limits it.
     pub fn new(mib: u32) -> Result<Self, Error> {
         let size = (mib as usize) << 20;
-        let reservation = Reservation::new(size).map_err(|source| Error::Map { mib, source })?;
-        let builder = MmapRegionBuilder::new(size).with_mmap_prot(PROTECTION).with_mmap_flags(FLAGS);
+        let reservation = Reservation::private(size).map_err(|source| Error::Map { mib, source })?;
+        Self::describe(reservation, PRIVATE)
+    }
+
+    /// As [`GuestRam::new`], as a file in memory ([`GuestRam::file`]) that another process can map. Its pages are there from
+    /// the start: where the guest or the other process has to fault them in, one by one, that costs several times as much.
+    ///
+    /// # Errors
+    /// Where the host has no address space or no memory left, or limits it.
+    pub fn shared(mib: u32) -> Result<Self, Error> {
+        let size = (mib as usize) << 20;
+        let file = memory_file(size).map_err(|source| Error::File { mib, source })?;
+        let reservation = Reservation::shared(size, file).map_err(|source| Error::Map { mib, source })?;
+        Self::describe(reservation, SHARED)
+    }
+
+    /// Puts a reservation, which was mapped with these flags, into `vm-memory`'s terms.
+    fn describe(reservation: Reservation, flags: i32) -> Result<Self, Error> {
+        let mut builder = MmapRegionBuilder::new(reservation.size).with_mmap_prot(PROTECTION).with_mmap_flags(flags);
+        if let Some(file) = &reservation.file {
+            builder = builder.with_file_offset(FileOffset::from_arc(file.clone(), 0));
+        }
         // SAFETY: the pointer is the start of a mapping of `size` bytes made with these very flags, which is never
         // unmapped (see `Reservation`).
         let builder = unsafe { builder.with_raw_mmap_pointer(reservation.start) };
@@ -68,6 +99,13 @@ impl GuestRam {
     #[must_use]
     pub fn size(&self) -> u64 {
         self.reservation.size as u64
+    }
+
+    /// The file that the memory is, from its first byte to [`GuestRam::size`], if it is shared. It cannot be made shorter,
+    /// not by another process either.
+    #[must_use]
+    pub fn file(&self) -> Option<&File> {
+        self.reservation.file.as_deref()
     }
 
     /// The memory in `vm-memory`'s terms, for volatile access.
@@ -118,11 +156,27 @@ impl GuestRam {
         }
         self.write(from, &vec![0; (first - from) as usize])?;
         self.write(last, &vec![0; (to - last) as usize])?;
-        let start = self.host_start().wrapping_add(first as usize);
-        // SAFETY: the range lies in this reservation (checked above) and no reference to it exists; it stays mapped and
-        // reads as zeroes.
-        unsafe { libc::madvise(start.cast(), (last - first) as usize, libc::MADV_DONTNEED) };
+        self.reservation.discard(first as usize, (last - first) as usize);
         Ok(())
+    }
+}
+
+/// Makes a file of `size` bytes that lies in memory and has no name. Nobody can change its size any more: a process that
+/// maps it, and makes it shorter, would let everybody else who maps it die of SIGBUS.
+fn memory_file(size: usize) -> io::Result<File> {
+    // SAFETY: the name ends with a NUL, and nothing else is passed.
+    let fd = unsafe { libc::memfd_create(c"ringlet-ram".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new and nobody else's.
+    let file = unsafe { File::from_raw_fd(fd) };
+    file.set_len(size as u64)?;
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+    // SAFETY: a system call on an open descriptor, with an integer.
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } {
+        0 => Ok(file),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
@@ -130,13 +184,16 @@ impl GuestRam {
 const PAGE: u64 = 4096;
 
 const PROTECTION: i32 = libc::PROT_READ | libc::PROT_WRITE;
-const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+const PRIVATE: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+const SHARED: i32 = libc::MAP_SHARED | libc::MAP_NORESERVE;
 
 /// A range of host addresses that belongs to one guest for good; see [`GuestRam`].
 #[derive(Debug)]
 struct Reservation {
     start: *mut u8,
     size: usize,
+    /// What is mapped there, where it is not private.
+    file: Option<Arc<File>>,
 }
 
 // SAFETY: `start` is the address of a mapping that outlives the process' threads; nothing here is tied to one thread, and
@@ -146,10 +203,41 @@ unsafe impl Send for Reservation {}
 unsafe impl Sync for Reservation {}
 
 impl Reservation {
-    fn new(size: usize) -> io::Result<Self> {
+    /// Maps private memory.
+    fn private(size: usize) -> io::Result<Self> {
+        let reservation = Self::aligned(size)?;
+        // A request, not a need: without huge pages everything works, only slower. The first pages, which hold the image,
+        // its stacks and the boot structures, stay small: a huge page costs milliseconds to clear at its first touch.
+        if let Some(rest) = size.checked_sub(SMALL_PAGES) {
+            let start = reservation.start.wrapping_add(SMALL_PAGES);
+            // SAFETY: the range lies in the reservation; the advice does not change what it holds.
+            unsafe { libc::madvise(start.cast(), rest, libc::MADV_HUGEPAGE) };
+        }
+        Ok(reservation)
+    }
+
+    /// Maps a file of `size` bytes, and has the host find its pages.
+    fn shared(size: usize, file: File) -> io::Result<Self> {
+        let mut reservation = Self::aligned(size)?;
+        let (start, fd) = (reservation.start.cast(), file.as_raw_fd());
+        // SAFETY: this replaces the whole of the reservation, and nothing else; nothing refers to it yet.
+        if unsafe { libc::mmap(start, size, PROTECTION, SHARED | libc::MAP_FIXED, fd, 0) } == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the range is the mapping just made; neither advice changes what it holds. Both are requests.
+        unsafe {
+            libc::madvise(start, size, libc::MADV_HUGEPAGE);
+            libc::madvise(start, size, libc::MADV_POPULATE_WRITE);
+        }
+        reservation.file = Some(Arc::new(file));
+        Ok(reservation)
+    }
+
+    /// Takes an aligned range of addresses, mapped as private memory.
+    fn aligned(size: usize) -> io::Result<Self> {
         let span = size.checked_add(HUGE_PAGE).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;
         // SAFETY: an anonymous mapping at an address of the kernel's choice touches nothing that exists.
-        let base = unsafe { libc::mmap(std::ptr::null_mut(), span, PROTECTION, FLAGS, -1, 0) };
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), span, PROTECTION, PRIVATE, -1, 0) };
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -167,13 +255,15 @@ impl Reservation {
                 libc::munmap(start.wrapping_add(size).cast(), after);
             }
         }
-        // A request, not a need: without huge pages everything works, only slower. The first pages, which hold the image,
-        // its stacks and the boot structures, stay small: a huge page costs milliseconds to clear at its first touch.
-        if let Some(rest) = size.checked_sub(SMALL_PAGES) {
-            // SAFETY: the range lies in the mapping above; the advice does not change what it holds.
-            unsafe { libc::madvise(start.wrapping_add(SMALL_PAGES).cast(), rest, libc::MADV_HUGEPAGE) };
-        }
-        Ok(Self { start, size })
+        Ok(Self { start, size, file: None })
+    }
+
+    /// Gives whole pages back to the host: from now on they read as zeroes.
+    fn discard(&self, offset: usize, length: usize) {
+        // Of a file, a page that is only unmapped would come back as it was.
+        let advice = if self.file.is_some() { libc::MADV_REMOVE } else { libc::MADV_DONTNEED };
+        // SAFETY: callers stay within the reservation, to which no reference exists; it stays mapped.
+        unsafe { libc::madvise(self.start.wrapping_add(offset).cast(), length, advice) };
     }
 }
 
@@ -182,8 +272,7 @@ const SMALL_PAGES: usize = 16 << 20;
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        // SAFETY: the range is this reservation's; it stays mapped and reads as zeroes from now on.
-        unsafe { libc::madvise(self.start.cast(), self.size, libc::MADV_DONTNEED) };
+        self.discard(0, self.size);
     }
 }
 
@@ -191,9 +280,17 @@ impl Drop for Reservation {
 mod tests {
     use super::*;
 
+    /// Both kinds of memory.
+    fn both() -> [GuestRam; 2] {
+        [GuestRam::new(32).unwrap(), GuestRam::shared(32).unwrap()]
+    }
+
     #[test]
     fn is_aligned_zeroed_and_bounded() {
-        let ram = GuestRam::new(32).unwrap();
+        both().iter().for_each(check_bounds);
+    }
+
+    fn check_bounds(ram: &GuestRam) {
         assert_eq!(ram.size(), 32 << 20);
         assert_eq!(ram.host_start() as usize % HUGE_PAGE, 0);
         let mut bytes = [1; 4];
@@ -210,7 +307,10 @@ mod tests {
 
     #[test]
     fn zeroes_any_range() {
-        let ram = GuestRam::new(32).unwrap();
+        both().iter().for_each(check_zeroes);
+    }
+
+    fn check_zeroes(ram: &GuestRam) {
         for (from, to) in [(10, 20), (4090, 4100), (4096, 8192), (100, 16384), (5000, 5000), (4096, 4097)] {
             ram.write(0, &[0xff; 20000]).unwrap();
             ram.zero(from, to).unwrap();
@@ -226,10 +326,28 @@ mod tests {
 
     #[test]
     fn a_leftover_handle_reads_zeroes() {
-        let ram = GuestRam::new(32).unwrap();
-        ram.write(8, b"data").unwrap();
-        let leftover = ram.memory().clone();
-        drop(ram);
-        assert_eq!(leftover.read_obj::<u32>(GuestAddress(8)).unwrap(), 0);
+        for ram in both() {
+            ram.write(8, b"data").unwrap();
+            let leftover = ram.memory().clone();
+            drop(ram);
+            assert_eq!(leftover.read_obj::<u32>(GuestAddress(8)).unwrap(), 0);
+        }
+    }
+
+    #[test]
+    fn a_file_is_the_memory_and_keeps_its_size() {
+        use std::os::unix::fs::FileExt;
+        assert!(GuestRam::new(32).unwrap().file().is_none());
+        let ram = GuestRam::shared(32).unwrap();
+        let file = ram.file().unwrap();
+        ram.write(4098, b"ring").unwrap();
+        let mut bytes = [0; 4];
+        file.read_exact_at(&mut bytes, 4098).unwrap();
+        assert_eq!(&bytes, b"ring");
+        file.write_all_at(b"ping", ram.size() - 4).unwrap();
+        ram.read(ram.size() - 4, &mut bytes).unwrap();
+        assert_eq!(&bytes, b"ping");
+        assert!(file.set_len(4096).is_err() && file.set_len(64 << 20).is_err());
+        assert_eq!(file.metadata().unwrap().len(), ram.size());
     }
 }

@@ -306,7 +306,7 @@ impl<Q: DeviceQueue> Pair<Q> {
             let name = backend.name();
             *gone = true;
             shared.say(&format!("the network {name} is gone ({error}): the device's link goes down"));
-            shared.link_lost();
+            shared.set_link(false);
         }
         if held || starved {
             deadline = Some(deadline.map_or(now + HELD, |at| if starved { now + HELD } else { at.min(now + HELD) }));
