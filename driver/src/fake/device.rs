@@ -88,9 +88,16 @@ impl Device {
         }
     }
 
-    /// Whether buffers that are sent together are given back in reverse order.
+    /// Whether buffers that are sent together are given back in reverse order, unless IN_ORDER was agreed on.
     pub fn set_reversed(&self, reversed: bool) {
         self.shared.state().reversed = reversed;
+    }
+
+    /// Whether, with IN_ORDER, one entry of the ring is written for several buffers that were used, as it does from the start.
+    pub fn set_batching(&self, batching: bool) {
+        let mut state = self.shared.state();
+        state.batching = batching;
+        state.queues.iter_mut().flatten().for_each(|queue| queue.batching = batching);
     }
 
     /// Changes the configuration, as [`NetConfig`] has it, and interrupts for it.
@@ -114,24 +121,18 @@ impl Device {
         self.shared.state().mischief[usize::from(queue)] = Some(mischief);
     }
 
-    /// Writes anything into the used ring of `queue`, `offset` bytes from its start; what lies beyond its end is left out.
+    /// Writes anything into the used ring (split) or the descriptor ring (packed) of `queue`, `offset` bytes from its start; what
+    /// lies beyond its end is left out.
     pub fn scribble(&self, queue: u16, offset: usize, bytes: &[u8]) {
-        let mut state = self.shared.state();
-        let queue = &mut state.queues[usize::from(queue)];
-        if queue.ready() {
+        if let Some(queue) = self.shared.state().queue(queue) {
             queue.scribble(offset, bytes);
         }
     }
 
-    /// Writes anything into the buffer that was made available at position `index` of the queue's available ring.
-    ///
-    /// What the driver has there is looked up as the device would.
-    pub fn scribble_buffer(&self, queue: u16, index: u16, bytes: &[u8]) {
-        let mut state = self.shared.state();
-        let indirect = state.accepted.contains(Features::INDIRECT_DESC);
-        let queue = &mut state.queues[usize::from(queue)];
-        if queue.ready() {
-            queue.scribble_buffer(index, indirect, bytes);
+    /// Writes anything into the `nth` of the buffers that the driver has made available, if there are so many.
+    pub fn scribble_buffer(&self, queue: u16, nth: u16, bytes: &[u8]) {
+        if let Some(queue) = self.shared.state().queue(queue) {
+            queue.scribble_buffer(usize::from(nth), bytes);
         }
     }
 

@@ -62,16 +62,28 @@ unsafe impl Hal for FakeHal {
     }
 }
 
+/// Whether `length` bytes from `physical` on are all shared with devices, in one piece.
+fn is_within(shared: &BTreeMap<PhysAddr, usize>, physical: PhysAddr, length: usize) -> bool {
+    shared.range(..=physical).next_back().is_some_and(|(&start, &size)| {
+        usize::try_from(physical - start).is_ok_and(|offset| offset <= size && length <= size - offset)
+    })
+}
+
+/// Whether a device can reach `length` bytes at `physical`.
+pub(super) fn is_shared(physical: PhysAddr, length: usize) -> bool {
+    is_within(&shared(), physical, length)
+}
+
 /// Runs `access` on the memory at `physical`.
 ///
 /// # Panics
 /// If it is not all shared with devices.
 fn reach<R>(physical: PhysAddr, length: usize, access: impl FnOnce(*mut u8) -> R) -> R {
     let shared = shared();
-    let inside = shared.range(..=physical).next_back().is_some_and(|(&start, &size)| {
-        usize::try_from(physical - start).is_ok_and(|offset| offset <= size && length <= size - offset)
-    });
-    assert!(inside, "the driver gave the device {length} bytes at {physical:#x}, which are not shared with it");
+    assert!(
+        is_within(&shared, physical, length),
+        "the driver gave the device {length} bytes at {physical:#x}, which are not shared with it"
+    );
     access(core::ptr::with_exposed_provenance_mut((physical - OFFSET) as usize))
 }
 

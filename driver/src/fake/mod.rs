@@ -18,7 +18,7 @@
 //!     .unwrap()
 //!     .accept::<fake::FakeHal>(Features::IMPLEMENTED, Features::MAC, &pool, Settings::default())
 //!     .unwrap();
-//! let AnyDevice::Split(mut device) = device;
+//! let AnyDevice::Packed(mut device) = device else { panic!("packed rings are offered, and wanted") };
 //!
 //! assert!(fake.inject(NetHdr::default(), &[0x55; 60]));
 //! let frame = device.receive().take().unwrap().expect("a frame was injected");

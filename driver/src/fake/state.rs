@@ -4,6 +4,7 @@ use std::vec::Vec;
 
 use super::queue::{Chain, Queue};
 use crate::features::Features;
+use crate::ring::Access;
 use crate::wire::config::NetConfig;
 use crate::wire::status::{DRIVER_OK, INTERRUPT_QUEUE};
 use crate::wire::{NetHdr, RECEIVE_QUEUE, TRANSMIT_QUEUE};
@@ -17,7 +18,8 @@ pub enum Mischief {
     Length(u32),
     /// Gives the same buffer back twice.
     Replay,
-    /// Moves the used index further than it has used buffers, by this number.
+    /// Says that it has used so many more buffers than it has: moves the used index further (split), or makes further descriptors
+    /// used as they are (packed).
     Jump(u16),
     /// Says that a received frame lies in so many buffers.
     NumBuffers(u16),
@@ -42,7 +44,7 @@ pub(super) struct State {
     /// Writing 0 to the status does not reset.
     pub(super) stuck: bool,
     pub(super) queue_size: u16,
-    pub(super) queues: [Queue; 2],
+    pub(super) queues: [Option<Queue>; 2],
     pub(super) interrupt_status: u8,
     pub(super) interrupts: u64,
     pub(super) resets: u64,
@@ -50,6 +52,8 @@ pub(super) struct State {
     pub(super) paused: bool,
     /// Sent buffers are used in reverse order.
     pub(super) reversed: bool,
+    /// With IN_ORDER: buffers are used several at a time.
+    pub(super) batching: bool,
     pub(super) mischief: [Option<Mischief>; 2],
     pub(super) sent: Vec<Sent>,
 }
@@ -66,12 +70,13 @@ impl State {
             unstable: false,
             stuck: false,
             queue_size: 256,
-            queues: Default::default(),
+            queues: [None, None],
             interrupt_status: 0,
             interrupts: 0,
             resets: 0,
             paused: false,
             reversed: false,
+            batching: true,
             mischief: [None; 2],
             sent: Vec::new(),
         }
@@ -81,27 +86,23 @@ impl State {
     pub(super) fn reset(&mut self) {
         self.status = 0;
         self.accepted = Features::empty();
-        self.queues = Default::default();
+        self.queues = [None, None];
         self.interrupt_status = 0;
         self.mischief = [None; 2];
         self.resets += 1;
-    }
-
-    fn event_idx(&self) -> bool {
-        self.accepted.contains(Features::EVENT_IDX)
-    }
-
-    fn indirect(&self) -> bool {
-        self.accepted.contains(Features::INDIRECT_DESC)
     }
 
     fn running(&self) -> bool {
         self.status & DRIVER_OK != 0
     }
 
+    /// A queue that the driver has set up.
+    pub(super) fn queue(&mut self, queue: u16) -> Option<&mut Queue> {
+        self.queues.get_mut(usize::from(queue))?.as_mut()
+    }
+
     fn interrupt(&mut self, queue: u16) {
-        let event_idx = self.event_idx();
-        if self.queues[usize::from(queue)].publish(event_idx) {
+        if self.queue(queue).is_some_and(Queue::publish) {
             self.interrupt_status |= INTERRUPT_QUEUE;
             self.interrupts += 1;
         }
@@ -110,51 +111,51 @@ impl State {
     /// Gives a buffer back, with the mischief that is due.
     fn give_back(&mut self, queue: u16, chain: &Chain, written: u32) {
         let mischief = self.mischief[usize::from(queue)].take();
-        let queue = &mut self.queues[usize::from(queue)];
+        let Some(queue) = self.queue(queue) else { return };
         queue.hostile |= mischief.is_some();
         let id = u32::from(chain.id);
         match mischief {
-            Some(Mischief::Id(wrong)) => queue.give_back(wrong, written),
-            Some(Mischief::Length(wrong)) => queue.give_back(id, wrong),
+            Some(Mischief::Id(wrong)) => queue.report(chain, wrong, written),
+            Some(Mischief::Length(wrong)) => queue.report(chain, id, wrong),
             Some(Mischief::Replay) => {
-                queue.give_back(id, written);
-                queue.give_back(id, written);
+                queue.report(chain, id, written);
+                queue.report(chain, id, written);
             }
             Some(Mischief::Jump(count)) => {
-                queue.give_back(id, written);
+                queue.give_back(chain, written);
                 queue.jump(count);
             }
-            Some(Mischief::NumBuffers(_) | Mischief::Half) | None => queue.give_back(id, written),
+            Some(Mischief::NumBuffers(_) | Mischief::Half) | None => queue.give_back(chain, written),
         }
     }
 
     /// Sends what the driver has made available, if the doorbell was rung.
     pub(super) fn transmit(&mut self, rung: bool) {
-        let (event_idx, indirect) = (self.event_idx(), self.indirect());
-        let at = usize::from(TRANSMIT_QUEUE);
-        if !rung || self.paused || !self.running() || !self.queues[at].ready() {
+        if !rung || self.paused || !self.running() {
             return;
         }
         loop {
-            self.queues[at].want_doorbell(false, event_idx);
+            let Some(queue) = self.queues[usize::from(TRANSMIT_QUEUE)].as_mut() else { return };
+            queue.want_doorbell(false);
             let mut chains = Vec::new();
-            while let Some(chain) = self.queues[at].take(false, indirect) {
+            while let Some(chain) = queue.take(Access::DeviceReads) {
                 let bytes = chain.read();
                 match bytes.split_first_chunk::<{ NetHdr::LEN }>() {
                     Some((header, frame)) => self.sent.push((NetHdr::parse(header), frame.into())),
-                    None => assert!(self.queues[at].hostile, "a frame without a header"),
+                    None => assert!(queue.hostile, "a frame without a header"),
                 }
                 chains.push(chain);
             }
-            if self.reversed {
+            if self.reversed && !queue.in_order() {
                 chains.reverse();
             }
             for chain in &chains {
                 self.give_back(TRANSMIT_QUEUE, chain, 0);
             }
             self.interrupt(TRANSMIT_QUEUE);
-            self.queues[at].want_doorbell(true, event_idx);
-            if chains.is_empty() || self.queues[at].available() == 0 {
+            let Some(queue) = self.queue(TRANSMIT_QUEUE) else { return };
+            queue.want_doorbell(true);
+            if chains.is_empty() || !queue.is_available() {
                 return;
             }
         }
@@ -162,29 +163,26 @@ impl State {
 
     /// Receives a frame. Whether there was room for it.
     pub(super) fn receive(&mut self, header: NetHdr, frame: &[u8]) -> bool {
-        let at = usize::from(RECEIVE_QUEUE);
-        if !self.running() || !self.queues[at].ready() {
-            return false;
-        }
-        let (event_idx, indirect) = (self.event_idx(), self.indirect());
-        let merge = self.accepted.contains(Features::MRG_RXBUF);
+        let (running, merge) = (self.running(), self.accepted.contains(Features::MRG_RXBUF));
+        let mischief = self.mischief[usize::from(RECEIVE_QUEUE)];
+        let Some(queue) = self.queue(RECEIVE_QUEUE).filter(|_| running) else { return false };
         let length = NetHdr::LEN + frame.len();
         let mut chains = Vec::new();
         let mut room = 0;
         while room < length && (merge || chains.is_empty()) {
-            let Some(chain) = self.queues[at].take(true, indirect) else { break };
+            let Some(chain) = queue.take(Access::DeviceWrites) else { break };
             room += chain.capacity();
             chains.push(chain);
         }
         if room < length {
-            self.queues[at].untake(chains.len() as u16);
-            self.queues[at].want_doorbell(true, event_idx);
+            queue.untake(&chains);
+            queue.want_doorbell(true);
             return false;
         }
-        self.queues[at].want_doorbell(false, event_idx);
+        queue.want_doorbell(false);
         let mut num_buffers = chains.len() as u16;
         let mut used = chains.len();
-        match self.mischief[at] {
+        match mischief {
             Some(Mischief::NumBuffers(wrong)) => num_buffers = wrong,
             Some(Mischief::Half) => used = used.div_ceil(2),
             _ => {}

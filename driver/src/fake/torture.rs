@@ -31,26 +31,36 @@ pub fn torture(script: &[u8]) {
 fn round(script: &mut Script<'_>, pool: &Pool, held: &mut Vec<Frame>) {
     let offered = Features::from_bits_retain(script.word64() & Features::IMPLEMENTED.bits()) | Features::VERSION_1;
     let fake = Device::new(offered, [2, 0, 0, 0, 0, script.byte()], script.word16());
-    fake.set_queue_size(1 << (script.byte() % 6));
-    fake.set_reversed(script.byte() & 1 != 0);
+    fake.set_queue_size(u16::from(script.byte() % 40).max(1));
+    let how = script.byte();
+    fake.set_reversed(how & 1 != 0);
+    fake.set_batching(how & 2 != 0);
     let settings = Settings { reserve: usize::from(script.byte() % 32), ..Settings::default() };
     let begun = Negotiation::begin(fake.transport()).expect("the device is a network device");
-    let Ok(AnyDevice::Split(mut device)) =
-        begun.accept::<FakeHal>(Features::IMPLEMENTED, Features::VERSION_1, pool, settings)
-    else {
-        return;
-    };
+    match begun.accept::<FakeHal>(Features::IMPLEMENTED, Features::VERSION_1, pool, settings) {
+        Ok(AnyDevice::Split(device)) => life(script, &fake, device, held),
+        Ok(AnyDevice::Packed(device)) => life(script, &fake, device, held),
+        Err(_) => {}
+    }
+    let segments: usize = held.iter().map(Frame::segment_count).sum();
+    assert_eq!(pool.available() + segments, pool.capacity(), "a buffer is lost");
+}
+
+/// From start to reset.
+fn life<R: Virtqueue<Frame>>(
+    script: &mut Script<'_>,
+    fake: &Device,
+    mut device: net::Device<R, FakeTransport>,
+    held: &mut Vec<Frame>,
+) {
     while !script.bytes.is_empty() {
-        let ends = step(script, &fake, &mut device, held).is_none();
+        let ends = step(script, fake, &mut device, held).is_none();
         check(held);
         if ends || device.receive().broken().or(device.transmit().broken()).is_some() {
             break;
         }
     }
     device.close().expect("the device resets");
-    drop(fake);
-    let segments: usize = held.iter().map(Frame::segment_count).sum();
-    assert_eq!(pool.available() + segments, pool.capacity(), "a buffer is lost");
 }
 
 /// One action. Nothing if the life of the device ends.

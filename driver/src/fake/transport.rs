@@ -50,8 +50,18 @@ impl Shared {
     /// Whether the doorbell of `queue` was rung since this was last asked.
     pub(super) fn rung(&self, queue: u16) -> bool {
         let value = self.doorbells[usize::from(queue)].swap(SILENT, Ordering::Relaxed);
-        assert!(value == SILENT || value == u32::from(queue), "doorbell {queue} was rung with {value}");
-        value != SILENT
+        if value == SILENT {
+            return false;
+        }
+        let mut state = self.state();
+        assert_eq!(value as u16, queue, "doorbell {queue} was rung with {value:#x}");
+        let (told, with_data) = ((value >> 16) as u16, state.accepted.contains(Features::NOTIFICATION_DATA));
+        match state.queue(queue) {
+            Some(queue) if with_data => queue.check_position(told),
+            None => {}
+            Some(_) => assert_eq!(told, 0, "doorbell {queue} was rung with {value:#x}"),
+        }
+        true
     }
 }
 
@@ -113,6 +123,8 @@ impl Transport for FakeTransport {
         if status == 0 {
             if !state.stuck {
                 state.reset();
+                drop(state);
+                self.shared.doorbells.iter().for_each(|doorbell| doorbell.store(SILENT, Ordering::Relaxed));
             }
             return;
         }
@@ -132,15 +144,17 @@ impl Transport for FakeTransport {
         let mut state = self.shared.state();
         assert!(state.status & FEATURES_OK != 0, "queues are set up after the features are agreed on");
         assert!(size <= u32::from(state.queue_size), "a queue of {size}, which is more than there is");
-        state.queues[usize::from(queue)] = Queue::new(size as u16, [descriptors, driver, device]);
+        let mut new = Queue::new(size as u16, [descriptors, driver, device], state.accepted);
+        new.batching = state.batching;
+        state.queues[usize::from(queue)] = Some(new);
     }
 
     fn queue_unset(&mut self, queue: u16) {
-        self.shared.state().queues[usize::from(queue)] = Queue::default();
+        self.shared.state().queues[usize::from(queue)] = None;
     }
 
     fn queue_used(&mut self, queue: u16) -> bool {
-        self.shared.state().queues[usize::from(queue)].ready()
+        self.shared.state().queue(queue).is_some()
     }
 
     fn ack_interrupt(&mut self) -> InterruptStatus {

@@ -128,6 +128,9 @@ impl Features {
     pub const IMPLEMENTED: Self = Self::VERSION_1
         .union(Self::EVENT_IDX)
         .union(Self::INDIRECT_DESC)
+        .union(Self::RING_PACKED)
+        .union(Self::IN_ORDER)
+        .union(Self::NOTIFICATION_DATA)
         .union(Self::MAC)
         .union(Self::STATUS)
         .union(Self::MTU)

@@ -98,10 +98,7 @@ mod tests {
         let negotiate = Features::negotiate;
         assert_eq!(negotiate(all - Features::VERSION_1, all, NONE), Err(NegotiationError::Legacy));
         assert_eq!(negotiate(all, Features::MAC, NONE), Err(NegotiationError::Version1NotWanted));
-        assert_eq!(
-            negotiate(all, all | Features::RING_PACKED, NONE),
-            Err(NegotiationError::NotImplemented(Features::RING_PACKED))
-        );
+        assert_eq!(negotiate(all, all | Features::MQ, NONE), Err(NegotiationError::NotImplemented(Features::MQ)));
         assert_eq!(negotiate(all - Features::MAC, all, Features::MAC), Err(NegotiationError::Missing(Features::MAC)));
         assert_eq!(
             negotiate(all - Features::CSUM, all, Features::HOST_TSO6),

@@ -12,14 +12,15 @@ use super::receive::Posting;
 use super::{Control, Receive, SetupError, Transmit};
 use crate::buffer::{Frame, MAX_SEGMENTS, Pool};
 use crate::features::Features;
-use crate::ring::{Split, Virtqueue};
+use crate::ring::{Packed, Split, Virtqueue};
 use crate::transport::{Doorbell, NetTransport};
 use crate::wire::{RECEIVE_QUEUE, TRANSMIT_QUEUE};
 
 /// How a device is to be set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// The greatest size of the receive queue, in descriptors. Less if the device has less; rounded down to a power of two.
+    /// The greatest size of the receive queue, in descriptors. Less if the device has less; rounded down to a power of
+    /// two unless the queue is a packed one.
     pub receive_queue: u16,
     /// The greatest size of the transmit queue.
     pub transmit_queue: u16,
@@ -61,6 +62,8 @@ pub struct Device<R, T: NetTransport> {
 pub enum AnyDevice<H: Hal, T: NetTransport> {
     /// With split virtqueues.
     Split(Device<Split<H, Frame>, T>),
+    /// With packed virtqueues: RING_PACKED was agreed on.
+    Packed(Device<Packed<H, Frame>, T>),
 }
 
 impl<R: Virtqueue<Frame>, T: NetTransport> Device<R, T> {

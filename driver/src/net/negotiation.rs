@@ -4,11 +4,11 @@ use virtio_drivers::Hal;
 use virtio_drivers::transport::{DeviceStatus, DeviceType};
 
 use super::config::Config;
-use super::device::{self, AnyDevice, Settings};
+use super::device::{self, AnyDevice, Device, Settings};
 use super::receive::Posting;
 use crate::buffer::{Frame, Pool};
 use crate::features::{Features, NegotiationError};
-use crate::ring::Split;
+use crate::ring::Virtqueue;
 use crate::transport::{NetTransport, Refused};
 use crate::wire::RECEIVE_QUEUE;
 
@@ -106,15 +106,30 @@ impl<T: NetTransport> Negotiation<T> {
         pool: &Pool,
         settings: Settings,
     ) -> Result<AnyDevice<H, T>, SetupError> {
+        let packed = (self.offered & wanted).contains(Features::RING_PACKED);
+        if packed {
+            self.accept_as(wanted, required, pool, settings).map(AnyDevice::Packed)
+        } else {
+            self.accept_as(wanted, required, pool, settings).map(AnyDevice::Split)
+        }
+    }
+
+    fn accept_as<R: Virtqueue<Frame>>(
+        self,
+        wanted: Features,
+        required: Features,
+        pool: &Pool,
+        settings: Settings,
+    ) -> Result<Device<R, T>, SetupError> {
         let Self { mut transport, offered, config } = self;
-        let size = device::queue_size::<Split<H, Frame>, T>(&mut transport, RECEIVE_QUEUE, settings.receive_queue)
+        let size = device::queue_size::<R, T>(&mut transport, RECEIVE_QUEUE, settings.receive_queue)
             .map_err(|error| give_up(&mut transport, error))?;
         let possible = feasible(config.plausible(offered), wanted, config.mtu, size);
         let agreed = Features::negotiate(possible, wanted, required)
             .map_err(SetupError::from)
             .and_then(|features| agree(&mut transport, features));
         let features = agreed.map_err(|error| give_up(&mut transport, error))?;
-        device::start(transport, features, config.only(features), pool, settings).map(AnyDevice::Split)
+        device::start(transport, features, config.only(features), pool, settings)
     }
 }
 

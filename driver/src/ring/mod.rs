@@ -4,21 +4,29 @@
 //! used it: there are no indices to mix up. Everything that has to be known of a buffer in flight is kept where the device cannot
 //! write, and what it does write is checked against that. The first lie breaks the ring, for good: the device is to be reset.
 //!
-//! [`Split`] is the split virtqueue; [`Virtqueue`] is what any format has to offer, so that the packet path is compiled
-//! once for each format and chosen when the features are agreed.
+//! [`Split`] is the split virtqueue, [`Packed`] the packed one; [`Virtqueue`] is what both have to offer, so that the packet path
+//! is compiled once for each format and chosen when the features are agreed.
 
-mod memory;
+mod area;
+mod packed;
+mod slot;
 mod split;
 #[cfg(test)]
 mod stress;
 #[cfg(test)]
 mod tests;
 
-pub use split::Split;
-
 use virtio_drivers::PhysAddr;
 
+use self::area::Dma;
+
 use crate::features::Features;
+
+/// A split virtqueue: descriptor table, available ring and used ring (section 2.7).
+pub type Split<H, T> = split::Ring<Dma<H>, T>;
+
+/// A packed virtqueue: one ring of descriptors, which both sides write (section 2.8).
+pub type Packed<H, T> = packed::Ring<Dma<H>, T>;
 
 /// A lie of the device (or a bug in it). The ring gives nothing out any more; reset the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -85,7 +93,8 @@ pub trait Virtqueue<T>: Sized {
     fn size_within(most: u16) -> Option<u16>;
 
     /// A queue of `size` descriptors. With INDIRECT_DESC in `features`, buffers of up to `max_segments` segments take one
-    /// descriptor each; with EVENT_IDX notifications are suppressed by position.
+    /// descriptor each; with EVENT_IDX notifications are suppressed by position; with IN_ORDER what can be known beforehand is not
+    /// read.
     ///
     /// Nothing if there is no DMA memory.
     ///
@@ -147,13 +156,11 @@ pub trait Virtqueue<T>: Sized {
     /// If the device lied, now or earlier.
     fn take(&mut self) -> Result<Option<Used<T>>, RingError>;
 
-    /// How many used buffers wait to be taken.
-    fn waiting(&self) -> u16;
-
     /// Asks for an interrupt when the device has used another `after` + 1 buffers. Whether that has happened already, in which
     /// case there may be no interrupt.
     ///
-    /// Without EVENT_IDX `after` does not count: any used buffer interrupts.
+    /// Without EVENT_IDX `after` does not count: any used buffer interrupts. A packed ring counts descriptors instead of buffers,
+    /// so that the interrupt comes early if buffers have several.
     #[must_use = "if buffers have been used already, there may be no interrupt for them"]
     fn enable_interrupts(&mut self, after: u16) -> bool;
 
@@ -165,4 +172,11 @@ pub trait Virtqueue<T>: Sized {
 
     /// Breaks the ring: the caller has found a lie in what the device wrote elsewhere.
     fn break_by(&mut self, error: RingError);
+
+    /// Makes the ring as it was when new, broken or not, and gives every buffer back that the device had, in no particular order.
+    /// The device is to be told of the queue again.
+    ///
+    /// # Safety
+    /// The device must have been reset, or this queue of it, so that it accesses neither the queue nor its buffers.
+    unsafe fn reset(&mut self, give: impl FnMut(T));
 }

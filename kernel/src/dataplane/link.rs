@@ -5,7 +5,7 @@ use ringlet_driver::features::Features;
 use ringlet_driver::net::{
     AnyDevice, CloseError, Control, Device, Negotiation, Receive, Settings, SetupError, Transmit,
 };
-use ringlet_driver::ring::{RingError, Split, Virtqueue};
+use ringlet_driver::ring::{Packed, RingError, Split, Virtqueue};
 use ringlet_driver::transport::NetTransport;
 use virtio_drivers::Hal;
 
@@ -55,6 +55,8 @@ pub struct Link<R, T: NetTransport> {
 pub enum AnyLink<H: Hal, T: NetTransport> {
     /// With split virtqueues.
     Split(Link<Split<H, Frame>, T>),
+    /// With packed virtqueues.
+    Packed(Link<Packed<H, Frame>, T>),
 }
 
 /// Evaluates an expression, compiled for each kind of ring, with the link that there is.
@@ -62,6 +64,7 @@ macro_rules! with_link {
     ($any:expr, $link:ident => $value:expr) => {
         match $any {
             AnyLink::Split($link) => $value,
+            AnyLink::Packed($link) => $value,
         }
     };
 }
@@ -91,6 +94,7 @@ impl<H: Hal, T: NetTransport> AnyLink<H, T> {
         let settings = Settings { reserve: pool.capacity() / 2, ..Settings::default() };
         let link = match negotiation.accept::<H>(wanted, Features::empty(), pool, settings)? {
             AnyDevice::Split(device) => Self::Split(Link::new(device, offered)),
+            AnyDevice::Packed(device) => Self::Packed(Link::new(device, offered)),
         };
         let features = with_link!(&link, link => link.features);
         info!(console, "device: offered {offered}");
@@ -142,11 +146,11 @@ mod tests {
     fn the_command_line_switches_features_within_what_is_implemented() {
         let options = Options {
             features_off: Features::MRG_RXBUF,
-            features_on: Features::RING_PACKED | Features::CSUM,
+            features_on: Features::MQ | Features::CSUM,
             ..Options::default()
         };
         let (wanted, unknown) = wanted(&options);
         assert_eq!(wanted, Features::IMPLEMENTED - Features::MRG_RXBUF);
-        assert_eq!(unknown, Features::RING_PACKED - Features::IMPLEMENTED);
+        assert_eq!(unknown, Features::MQ);
     }
 }
