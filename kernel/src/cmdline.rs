@@ -44,6 +44,24 @@ pub struct Options {
     pub idle_spin_us: u64,
     /// `crash=`: a fault to make on purpose after boot.
     pub crash: Option<Crash>,
+    /// `roundtrip=`: frames to circulate, instead of balancing.
+    pub round_trip: Option<RoundTrip>,
+}
+
+/// Frames in circulation, to measure the device: `FRAMES[,BYTES]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RoundTrip {
+    /// How many: 1 to [`RoundTrip::MOST`].
+    pub frames: usize,
+    /// How long each is, in bytes without frame check sequence: 60 to 1514.
+    pub length: usize,
+}
+
+impl RoundTrip {
+    /// The most frames that can be in circulation.
+    pub const MOST: usize = 8192;
+    /// The length of a frame if none is given, in bytes.
+    pub const LENGTH: usize = 64;
 }
 
 /// The default of `idle_spin=`, in microseconds: about what being woken costs on the slowest host we know.
@@ -64,6 +82,7 @@ impl Default for Options {
             buffers: None,
             idle_spin_us: DEFAULT_IDLE_SPIN_US,
             crash: None,
+            round_trip: None,
         }
     }
 }
@@ -162,6 +181,8 @@ pub enum Problem {
     Console,
     /// `crash=` names no fault.
     Crash,
+    /// `roundtrip=` is not `FRAMES[,BYTES]`.
+    RoundTrip,
     /// The option has been given before; the last one counts.
     Repeated,
     /// There are more of this option than are taken.
@@ -176,7 +197,7 @@ impl fmt::Display for Problem {
         match self {
             Problem::Unknown => f.write_str(
                 "unknown option; known are ip, gateway, virtio_mmio.device, virtio_net.features, console, status, \
-                 connections, buffers, idle_spin, crash",
+                 connections, buffers, idle_spin, crash, roundtrip",
             ),
             Problem::NotText => f.write_str("not UTF-8 text"),
             Problem::Address => f.write_str("not an address with a prefix length; write for example ip=10.0.0.2/24"),
@@ -196,6 +217,12 @@ impl fmt::Display for Problem {
             Problem::Range { min, max } => write!(f, "out of range; give a number from {min} to {max}"),
             Problem::Console => f.write_str("no such console; write console=ttyS0 or console=ringlet"),
             Problem::Crash => f.write_str("no such fault; one of panic, exception, stack, heap, triple"),
+            Problem::RoundTrip => write!(
+                f,
+                "not a number of frames from 1 to {}, and perhaps their length from 60 to 1514; write for example \
+                 roundtrip=512,64",
+                RoundTrip::MOST
+            ),
             Problem::Repeated => f.write_str("given before; the last one counts"),
             Problem::TooMany { max } => write!(f, "one too many; at most {max} are taken"),
         }
@@ -226,6 +253,7 @@ enum Once {
     Buffers,
     IdleSpin,
     Crash,
+    RoundTrip,
 }
 
 struct Reader {
@@ -260,6 +288,10 @@ impl Reader {
             "crash" => match Crash::NAMES.iter().find(|(name, _)| *name == value) {
                 Some(&(_, kind)) => self.once(Once::Crash, report, |o| o.crash = Some(kind)),
                 None => Err(Problem::Crash),
+            },
+            "roundtrip" => match round_trip(value) {
+                Some(round_trip) => self.once(Once::RoundTrip, report, |o| o.round_trip = Some(round_trip)),
+                None => Err(Problem::RoundTrip),
             },
             _ => Err(Problem::Unknown),
         };
@@ -400,6 +432,15 @@ fn plain_number(text: &str) -> Option<u64> {
     if text.bytes().all(|b| b.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
+fn round_trip(text: &str) -> Option<RoundTrip> {
+    let (frames, length) = match text.split_once(',') {
+        Some((frames, length)) => (frames, number(length, 60, 1514).ok()?),
+        None => (text, RoundTrip::LENGTH as u64),
+    };
+    let frames = number(frames, 1, RoundTrip::MOST as u64).ok()?;
+    Some(RoundTrip { frames: usize::try_from(frames).ok()?, length: usize::try_from(length).ok()? })
+}
+
 fn number(text: &str, min: u64, max: u64) -> Result<u64, Problem> {
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
         return Err(Problem::Number);
@@ -436,7 +477,7 @@ mod tests {
         let (options, problems) = read(
             "ip=10.0.0.2/24 ip=fd00::2/64  gateway=10.0.0.1 gateway=fd00::1 virtio_mmio.device=4K@0xd0000000:5 \
              virtio_mmio.device=512@3489660928:6:1 virtio_net.features=-csum,+guest_csum console=ringlet status=250 \
-             connections=1000 buffers=512 idle_spin=0 crash=stack\0junk=",
+             connections=1000 buffers=512 idle_spin=0 crash=stack roundtrip=512,1514\0junk=",
         );
         assert_eq!(problems, []);
         assert_eq!(
@@ -460,6 +501,8 @@ mod tests {
         assert_eq!(options.buffers, Some(512));
         assert_eq!(options.idle_spin_us, 0);
         assert_eq!(options.crash, Some(Crash::Stack));
+        assert_eq!(options.round_trip, Some(RoundTrip { frames: 512, length: 1514 }));
+        assert_eq!(read("roundtrip=1").0.round_trip, Some(RoundTrip { frames: 1, length: 64 }));
     }
 
     #[test]
@@ -514,6 +557,11 @@ mod tests {
         }
         assert_eq!(only_problem("console=tty"), Problem::Console);
         assert_eq!(only_problem("crash=now"), Problem::Crash);
+        for word in
+            ["roundtrip=", "roundtrip=0", "roundtrip=8193", "roundtrip=1,59", "roundtrip=1,1515", "roundtrip=1,64,1"]
+        {
+            assert_eq!(only_problem(word), Problem::RoundTrip, "{word}");
+        }
         assert_eq!(only_problem("status=fast"), Problem::Number);
         assert_eq!(only_problem("status="), Problem::Number);
         assert_eq!(only_problem("connections=1"), Problem::Range { min: 64, max: 1 << 24 });

@@ -14,6 +14,7 @@ use crate::cmdline::Options;
 use crate::console::Console;
 use crate::dataplane::{BURST, BalancerSink, Egress, FragmentIds, Link, LinkError, Outcome, Waiting};
 use crate::platform::Platform;
+use crate::round_trip::RoundTrip;
 use crate::services::{Services, View};
 use crate::stack::{LinkFacts, Stack};
 use crate::status::{Counters, Facts, Gauges, Loss};
@@ -44,11 +45,12 @@ struct Due {
     device: u64,
     status: u64,
     report: u64,
+    round_trip: u64,
 }
 
 impl Due {
     fn first(&self) -> u64 {
-        self.balancer.min(self.stack).min(self.device).min(self.status).min(self.report)
+        self.balancer.min(self.stack).min(self.device).min(self.status).min(self.report).min(self.round_trip)
     }
 }
 
@@ -80,6 +82,8 @@ pub struct Kernel {
     revision: u64,
     reported: u64,
     link_up: bool,
+    /// Frames circulate, and nothing is balanced.
+    round_trip: Option<RoundTrip>,
 }
 
 /// The longest frame there is, in bytes.
@@ -137,6 +141,7 @@ impl Kernel {
                 device: now.saturating_add(DEVICE_PERIOD),
                 status: now.saturating_add(status_period),
                 report: u64::MAX,
+                round_trip: if options.round_trip.is_some() { now } else { u64::MAX },
             },
             next_due: now,
             busy_at: now,
@@ -148,6 +153,7 @@ impl Kernel {
             link_up: true,
             balancer,
             pool,
+            round_trip: options.round_trip.as_ref().map(|wanted| RoundTrip::new(wanted, facts.mac)),
             facts,
         };
         kernel.stack.set_service_addresses(kernel.balancer.virtual_addresses());
@@ -219,8 +225,12 @@ impl Kernel {
 
     /// Takes `count` received frames where they belong. Returns whether a service may have something to do.
     fn burst<R: Virtqueue<Frame>, T: NetTransport>(&mut self, count: usize, link: &mut Link<R, T>, now: u64) -> bool {
-        let Self { balancer, pool, stack, waiting, counters, fragment_ids, frames, linear, .. } = self;
+        let Self { balancer, pool, stack, waiting, counters, fragment_ids, frames, linear, round_trip, .. } = self;
         let mut egress = Egress { transmit: &mut link.transmit, pool, features: link.features, counters, fragment_ids };
+        if let Some(round_trip) = round_trip {
+            round_trip.circulate(&mut frames[..count], &mut egress, now);
+            return false;
+        }
         let mut packets: Burst<Packet<'_>, BURST> = Burst::new();
         for frame in frames.iter_mut().take(count).flatten() {
             egress.counters.rx_frames += 1;
@@ -291,8 +301,11 @@ impl Kernel {
         }
         self.account(link.receive.counters());
         let gauges = self.gauges(platform, now);
-        let Self { balancer, pool, stack, services, waiting, counters, fragment_ids, .. } = self;
+        let Self { balancer, pool, stack, services, waiting, counters, fragment_ids, round_trip, .. } = self;
         let mut egress = Egress { transmit: &mut link.transmit, pool, features: link.features, counters, fragment_ids };
+        if let Some(round_trip) = round_trip.as_mut().filter(|_| now >= self.due.round_trip) {
+            self.due.round_trip = round_trip.top_up(&mut egress, now);
+        }
         if now >= self.due.balancer {
             let sink = &mut BalancerSink { egress: &mut egress, waiting };
             let next = balancer.poll(Instant(now), sink).nanos();
@@ -335,6 +348,9 @@ impl Kernel {
         }
         if now >= self.due.status {
             report::status(console, balancer, &gauges);
+            if let Some(round_trip) = round_trip {
+                report::round_trip(console, now, round_trip.counters());
+            }
             self.due.status = now.saturating_add(self.status_period);
         }
         self.next_due = self.due.first();

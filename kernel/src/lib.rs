@@ -20,6 +20,7 @@ pub mod memory_map;
 pub mod platform;
 pub mod record;
 mod report;
+mod round_trip;
 mod run;
 pub mod services;
 pub mod stack;

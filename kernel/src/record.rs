@@ -10,6 +10,7 @@
 //! | `destination` | after its service | `protocol`, `service_address`, `service_port`, `address`, `port`, `forwarding` (`masq`, `direct`, ...), `weight`, `active`, `inactive`, and the counters of a service |
 //! | `ready` | once, when everything is up | `ns` (since the boot stub), `services`, `destinations`, `rules_failed` |
 //! | `status` | every `status=` milliseconds | `ns`, `rx_packets`, `tx_packets`, `rx_bytes`, `tx_bytes`, `connections` (scheduled in all), `active` (in the table), `drops` |
+//! | `roundtrip` | after each `status`, with `roundtrip=` | `ns`, `returned` (frames that came back, each of which was sent again), `injected` (frames put into circulation), `wrong` (frames that came back changed) |
 //!
 //! Before the services of a changed configuration come, `{"type":"configuration","services":n,"destinations":n}` says how
 //! many there will be: the ones known before are no more.

@@ -4,6 +4,7 @@ use ringlet_balancer::{Balancer, DestinationInfo, ServiceInfo, ServiceKey, Stats
 
 use crate::console::Console;
 use crate::record::{Mac, Record};
+use crate::round_trip;
 use crate::services::http::{forward_name, protocol_name};
 use crate::status::{Facts, Gauges, VERSION};
 
@@ -49,6 +50,18 @@ pub(crate) fn status(console: &Console<'_>, balancer: &Balancer, gauges: &Gauges
             .number("connections", balancer.total().connections)
             .number("active", balancer.connections().into())
             .number("drops", balancer.counters().dropped.iter().sum::<u64>() + counters.lost_in_all());
+        console.record(&record.finish());
+    }
+}
+
+/// The record `roundtrip`.
+pub(crate) fn round_trip(console: &Console<'_>, now_ns: u64, counters: round_trip::Counters) {
+    if console.records() {
+        let record = Record::new("roundtrip")
+            .number("ns", now_ns)
+            .number("returned", counters.returned)
+            .number("injected", counters.injected)
+            .number("wrong", counters.wrong);
         console.record(&record.finish());
     }
 }

@@ -91,7 +91,8 @@ impl Picture {
                 self.before = std::mem::replace(&mut self.status, status);
                 return Change::Status;
             }
-            Record::Service(_) | Record::Destination(_) => {}
+            // Of frames in circulation the status tells enough; who measures takes the record itself.
+            Record::Service(_) | Record::Destination(_) | Record::Roundtrip(_) => {}
         }
         Change::None
     }

@@ -1,6 +1,7 @@
 //! The whole machine, on a fake device, among neighbours.
 
 mod offload;
+mod round_trip;
 mod world;
 
 use super::*;

@@ -28,6 +28,8 @@ pub enum Record {
     Destination(Destination),
     /// Counters, every `status=` milliseconds.
     Status(Status),
+    /// Frames in circulation, after each status with `roundtrip=`.
+    Roundtrip(RoundTrip),
 }
 
 impl Record {
@@ -175,6 +177,19 @@ pub struct Status {
     pub active: u64,
     /// Frames dropped, for whatever reason.
     pub drops: u64,
+}
+
+/// Frames in circulation since boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+pub struct RoundTrip {
+    /// Nanoseconds since the boot stub began.
+    pub ns: u64,
+    /// Frames that came back, and were sent again.
+    pub returned: u64,
+    /// Frames put into circulation: at the start, and whenever none was left.
+    pub injected: u64,
+    /// Frames that came back changed.
+    pub wrong: u64,
 }
 
 #[cfg(test)]

@@ -1,0 +1,123 @@
+//! Frames in circulation: the device's rings at work, and nothing else.
+//!
+//! `roundtrip=` makes the machine a measuring instrument for its own driver and for whatever serves its rings: it puts a number
+//! of frames into circulation and sends each one that comes back out again, as `dpdk-testpmd` does with `--forward-mode=io` and
+//! `start tx_first`. No balancer, no stack. The other end has to send back what it gets; it may change the Ethernet
+//! addresses (testpmd's `macswap`), but nothing else.
+
+use alloc::vec::Vec;
+
+use ringlet_driver::buffer::Frame;
+use ringlet_driver::ring::Virtqueue;
+use ringlet_driver::wire::NetHdr;
+
+use crate::cmdline;
+use crate::dataplane::Egress;
+
+/// IEEE 802's second EtherType for local experiments, and a word that nobody else writes behind it.
+const MARK: [u8; 8] = *b"\x88\xb6ringlt";
+/// Where that stands: behind the two addresses.
+const MARK_AT: usize = 12;
+/// Of so many frames one is compared to its last byte. A power of two.
+const LOOK_AT: u64 = 64;
+/// If no frame has come back for so long, in nanoseconds, those that are missing are lost: new ones take their place.
+const LOST_AFTER: u64 = 10_000_000;
+
+/// The frames, and what became of them.
+pub(crate) struct RoundTrip {
+    /// How many frames are to be in circulation.
+    frames: usize,
+    /// What each looks like.
+    template: Vec<u8>,
+    /// When frames were last put in or came back.
+    moved_at: u64,
+    counters: Counters,
+}
+
+/// What was counted, since boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Frames put into circulation.
+    pub injected: u64,
+    /// Frames that came back.
+    pub returned: u64,
+    /// Frames that came back changed, or that nobody here has sent. They are dropped.
+    pub wrong: u64,
+}
+
+impl RoundTrip {
+    /// With addresses of which the first is that of `mac`'s device.
+    pub fn new(options: &cmdline::RoundTrip, mac: [u8; 6]) -> Self {
+        let mut template: Vec<u8> = (0..options.length).map(|at| at as u8).collect();
+        // To everybody: the other end need not be told an address of ours.
+        template[..6].fill(0xff);
+        template[6..12].copy_from_slice(&mac);
+        template[MARK_AT..MARK_AT + MARK.len()].copy_from_slice(&MARK);
+        Self { frames: options.frames, template, moved_at: 0, counters: Counters::default() }
+    }
+
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Sends back what has come.
+    #[inline]
+    pub fn circulate<R: Virtqueue<Frame>>(
+        &mut self,
+        frames: &mut [Option<Frame>],
+        egress: &mut Egress<'_, R>,
+        now: u64,
+    ) {
+        self.moved_at = now;
+        for mut frame in frames.iter_mut().filter_map(Option::take) {
+            egress.counters.rx_frames += 1;
+            egress.counters.rx_bytes += frame.len() as u64;
+            if !self.is_ours(&frame) {
+                self.counters.wrong += 1;
+                continue;
+            }
+            self.counters.returned += 1;
+            frame.set_header(NetHdr::default());
+            egress.send(frame);
+        }
+    }
+
+    /// Whether a frame is as it was sent, but for its addresses.
+    #[inline]
+    fn is_ours(&self, frame: &Frame) -> bool {
+        let head = frame.head();
+        if frame.len() != self.template.len() || head.get(MARK_AT..MARK_AT + MARK.len()) != Some(&MARK[..]) {
+            return false;
+        }
+        self.counters.returned % LOOK_AT != 0 || self.is_whole(frame)
+    }
+
+    #[inline(never)]
+    fn is_whole(&self, frame: &Frame) -> bool {
+        let mut at = 0;
+        for segment in frame.segments() {
+            let (skip, from) = (MARK_AT.saturating_sub(at).min(segment.len()), at);
+            at += segment.len();
+            if self.template.get(from + skip..at) != Some(&segment[skip..]) {
+                return false;
+            }
+        }
+        at == self.template.len()
+    }
+
+    /// Puts frames into circulation, if none has come back for a while. Returns when to ask again, in nanoseconds.
+    pub fn top_up<R: Virtqueue<Frame>>(&mut self, egress: &mut Egress<'_, R>, now: u64) -> u64 {
+        if now.saturating_sub(self.moved_at) >= LOST_AFTER || self.counters.injected == 0 {
+            self.moved_at = now;
+            for _ in 0..self.frames {
+                let before = egress.counters.tx_frames;
+                egress.send_copy(&self.template, NetHdr::default());
+                if egress.counters.tx_frames == before {
+                    break;
+                }
+                self.counters.injected += 1;
+            }
+        }
+        self.moved_at.saturating_add(LOST_AFTER)
+    }
+}
