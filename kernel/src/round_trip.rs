@@ -89,7 +89,7 @@ impl RoundTrip {
         if frame.len() != self.template.len() || head.get(MARK_AT..MARK_AT + MARK.len()) != Some(&MARK[..]) {
             return false;
         }
-        self.counters.returned % LOOK_AT != 0 || self.is_whole(frame)
+        !self.counters.returned.is_multiple_of(LOOK_AT) || self.is_whole(frame)
     }
 
     #[inline(never)]
