@@ -142,7 +142,7 @@ impl Shared {
     }
 
     /// The device was reset.
-    pub(super) fn reset(&self) {
+    pub(crate) fn reset(&self) {
         self.live.resets.add(1);
         self.needs_reset.store(false, Ordering::SeqCst);
         self.interrupts.reset();

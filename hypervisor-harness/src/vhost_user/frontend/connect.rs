@@ -48,6 +48,9 @@ impl Connector {
         let socket = attempt.and_then(|socket| socket.set_nonblocking(false).map(|()| socket));
         match socket {
             Ok(socket) => Ok(Some(socket)),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && is_other(&self.address.path) => {
+                Err(Error::Connect { path: self.address.path.clone(), source: io::Error::other("it is not a socket") })
+            }
             // Not there yet; left behind by one that has ended; too many others wait there already; gone again.
             Err(error)
                 if matches!(
@@ -73,6 +76,11 @@ impl Drop for Connector {
             let _ = fs::remove_file(&self.address.path);
         }
     }
+}
+
+/// Whether there is something at a path that is no socket.
+fn is_other(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|data| !data.file_type().is_socket())
 }
 
 /// Listens at a path. A socket that somebody left behind there is replaced.

@@ -60,6 +60,12 @@ impl Device {
         Ok(Self { state: Mutex::new(state), shared, ram, mtu, doorbells, wake: EventFd::new(EFD_NONBLOCK)? })
     }
 
+    /// The guest's memory.
+    #[cfg(test)]
+    pub(super) fn ram(&self) -> &GuestRam {
+        &self.ram
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // What is under the lock is only changed as a whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

@@ -23,6 +23,8 @@ mod device;
 mod error;
 mod keeper;
 mod session;
+#[cfg(test)]
+mod tests;
 
 pub use error::Error;
 
