@@ -11,6 +11,7 @@ use ringlet_driver::features::Features;
 
 use crate::list::List;
 use crate::platform::Crash;
+use crate::services::{control, http, iperf3};
 
 /// The most `ip=` options that are taken.
 pub const MAX_ADDRESSES: usize = 7;
@@ -42,6 +43,8 @@ pub struct Options {
     pub buffers: Option<usize>,
     /// `idle_spin=`: the longest time, in microseconds, the loop looks for work before it sleeps.
     pub idle_spin_us: u64,
+    /// `iperf3=`: the port of the iperf3 server, if there is to be one.
+    pub iperf3: Option<u16>,
     /// `crash=`: a fault to make on purpose after boot.
     pub crash: Option<Crash>,
     /// `roundtrip=`: frames to circulate, instead of balancing.
@@ -81,6 +84,7 @@ impl Default for Options {
             connections: None,
             buffers: None,
             idle_spin_us: DEFAULT_IDLE_SPIN_US,
+            iperf3: Some(iperf3::DEFAULT_PORT),
             crash: None,
             round_trip: None,
         }
@@ -179,6 +183,8 @@ pub enum Problem {
     },
     /// `console=` names no console.
     Console,
+    /// `iperf3=` is neither a port that is free nor `off`.
+    Iperf3,
     /// `crash=` names no fault.
     Crash,
     /// `roundtrip=` is not `FRAMES[,BYTES]`.
@@ -197,7 +203,7 @@ impl fmt::Display for Problem {
         match self {
             Problem::Unknown => f.write_str(
                 "unknown option; known are ip, gateway, virtio_mmio.device, virtio_net.features, console, status, \
-                 connections, buffers, idle_spin, crash, roundtrip",
+                 connections, buffers, idle_spin, iperf3, crash, roundtrip",
             ),
             Problem::NotText => f.write_str("not UTF-8 text"),
             Problem::Address => f.write_str("not an address with a prefix length; write for example ip=10.0.0.2/24"),
@@ -216,6 +222,7 @@ impl fmt::Display for Problem {
             Problem::Number => f.write_str("not a number; write decimal digits"),
             Problem::Range { min, max } => write!(f, "out of range; give a number from {min} to {max}"),
             Problem::Console => f.write_str("no such console; write console=ttyS0 or console=ringlet"),
+            Problem::Iperf3 => f.write_str("not a port that is free; write iperf3=5201, or iperf3=off for no such server"),
             Problem::Crash => f.write_str("no such fault; one of panic, exception, stack, heap, triple"),
             Problem::RoundTrip => write!(
                 f,
@@ -252,6 +259,7 @@ enum Once {
     Connections,
     Buffers,
     IdleSpin,
+    Iperf3,
     Crash,
     RoundTrip,
 }
@@ -285,6 +293,13 @@ impl Reader {
             "idle_spin" => {
                 number(value, 0, 1_000_000).and_then(|us| self.once(Once::IdleSpin, report, |o| o.idle_spin_us = us))
             }
+            "iperf3" => match value {
+                "off" => self.once(Once::Iperf3, report, |o| o.iperf3 = None),
+                _ => match plain_number(value).and_then(|port| u16::try_from(port).ok()) {
+                    None | Some(0 | http::PORT | control::PORT) => Err(Problem::Iperf3),
+                    port => self.once(Once::Iperf3, report, |o| o.iperf3 = port),
+                },
+            },
             "crash" => match Crash::NAMES.iter().find(|(name, _)| *name == value) {
                 Some(&(_, kind)) => self.once(Once::Crash, report, |o| o.crash = Some(kind)),
                 None => Err(Problem::Crash),

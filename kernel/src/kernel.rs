@@ -15,7 +15,7 @@ use crate::console::Console;
 use crate::dataplane::{BURST, BalancerSink, Egress, FragmentIds, Link, LinkError, Outcome, Waiting};
 use crate::platform::Platform;
 use crate::round_trip::RoundTrip;
-use crate::services::{Services, View};
+use crate::services::{Services, View, iperf3};
 use crate::stack::{LinkFacts, Stack};
 use crate::status::{Counters, Facts, Gauges, Loss};
 use crate::{info, report};
@@ -76,6 +76,8 @@ pub struct Kernel {
     /// When there was something to do last.
     busy_at: u64,
     idle_spin: u64,
+    /// How long the processor was asleep, in nanoseconds.
+    idle_ns: u64,
     status_period: u64,
     /// Versions of the virtual addresses and of the configuration that were seen last.
     generation: u64,
@@ -146,6 +148,7 @@ impl Kernel {
             next_due: now,
             busy_at: now,
             idle_spin: options.idle_spin_us.saturating_mul(1000),
+            idle_ns: 0,
             status_period,
             generation: balancer.generation(),
             revision: balancer.revision(),
@@ -391,7 +394,9 @@ impl Kernel {
         if !work {
             self.counters.sleeps += 1;
             let until = self.next_due;
+            let before = platform.now_ns();
             platform.idle((until != u64::MAX).then_some(until));
+            self.idle_ns += platform.now_ns().saturating_sub(before);
             if platform.now_ns().saturating_add(EARLY) < until {
                 self.counters.wakeups += 1;
             }
@@ -410,6 +415,7 @@ impl Kernel {
     pub(crate) fn gauges(&self, platform: &impl Platform, now_ns: u64) -> Gauges {
         Gauges {
             now_ns,
+            idle_ns: self.idle_ns,
             heap: platform.heap(),
             buffers_free: self.pool.available() as u64,
             buffers: self.pool.capacity() as u64,
@@ -456,6 +462,9 @@ fn stack_and_services(facts: &Facts, options: &Options, platform: &impl Platform
     let link = LinkFacts::new(facts.features, facts.mac, facts.mtu);
     let (v4, v6) = (options.gateway_v4, options.gateway_v6);
     let mut stack = Stack::new(link, &facts.addresses, v4, v6, platform.random(), platform.now_ns());
-    let services = facts.addresses.first().map(|address| Services::new(address.address, stack.sockets()));
+    let heap = platform.heap();
+    let iperf3 = options.iperf3.map(|port| (port, iperf3::memory(heap.total.saturating_sub(heap.used))));
+    let addresses = || facts.addresses.iter().map(|cidr| cidr.address);
+    let services = addresses().next().map(|first| Services::new(first, addresses(), iperf3, stack.sockets()));
     (stack, services)
 }

@@ -19,6 +19,7 @@ use crate::machine::Machine;
 use crate::memory_map::HEAP_PER_CONNECTION;
 use crate::platform::Platform;
 use crate::record::Mac;
+use crate::services::iperf3;
 use crate::status::{Facts, Loss, VERSION};
 use crate::{error, info, report, warn};
 
@@ -214,10 +215,12 @@ const HEAP_FOR_THE_REST: u64 = 3 << 20;
 const HEAP_PER_RULE: u64 = 3 << 10;
 
 /// How many services, and how many destinations, the heap holds: whoever may configure must not be able to exhaust it.
-fn most_rules<P: Platform>(connections: u32, platform: &P) -> u32 {
+fn most_rules<P: Platform>(connections: u32, options: &Options, platform: &P) -> u32 {
     let heap = platform.heap();
     let taken = u64::from(connections) * HEAP_PER_CONNECTION + HEAP_FOR_THE_REST + heap.used;
-    u32::try_from(heap.total.saturating_sub(taken) / HEAP_PER_RULE).unwrap_or(u32::MAX).max(64)
+    let free = heap.total.saturating_sub(taken);
+    let tests = options.iperf3.map_or(0, |_| iperf3::memory(free));
+    u32::try_from((free - tests) / HEAP_PER_RULE).unwrap_or(u32::MAX).max(64)
 }
 
 /// A balancer for this machine, without services.
@@ -231,8 +234,8 @@ fn balancer<P: Platform>(facts: &Facts, options: &Options, connections: usize, p
         gateways: gateways.collect::<Vec<IpAddr>>(),
         connections,
         connections_v6: connections,
-        services: most_rules(connections, platform),
-        destinations: most_rules(connections, platform),
+        services: most_rules(connections, options, platform),
+        destinations: most_rules(connections, options, platform),
         ..Config::new(facts.mac, [platform.random(), platform.random()])
     })
 }

@@ -136,6 +136,8 @@ impl Counters {
 pub struct Gauges {
     /// Nanoseconds since the boot stub.
     pub now_ns: u64,
+    /// Nanoseconds of them that the processor was asleep.
+    pub idle_ns: u64,
     /// The heap.
     pub heap: HeapUsage,
     /// Packet buffers that nobody holds.
@@ -169,4 +171,14 @@ pub struct ServiceCounters {
     pub control_malformed: u64,
     /// Connections closed because the other side was too slow or silent.
     pub timeouts: u64,
+    /// Tests of iperf3 that came to their end.
+    pub iperf3_completed: u64,
+    /// Tests of iperf3 that were refused, or did not come to their end.
+    pub iperf3_failed: u64,
+    /// Connections to iperf3 turned away, because of a test or for want of its cookie.
+    pub iperf3_denied: u64,
+    /// Payload that tests of iperf3 received, in bytes.
+    pub iperf3_received: u64,
+    /// Payload that tests of iperf3 sent, in bytes.
+    pub iperf3_sent: u64,
 }

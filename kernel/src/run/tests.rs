@@ -384,7 +384,7 @@ fn no_more_rules_are_taken_than_the_heap_holds() {
     let rules: String = (0..3000).map(|i| format!("-A -t 10.{}.{}.1:80\n", i / 200, i % 200)).collect();
     let world = World::new(ALL, "", &rules);
     let services = world.running.kernel.balancer.services().count() as u64;
-    assert!((1000..2000).contains(&services), "{services}");
+    assert!((700..1500).contains(&services), "{services}");
     assert_eq!(records(&world, "ready")[0]["rules_failed"], 3000 - services);
     assert!(world.platform.console().contains("out of memory"));
 }

@@ -36,7 +36,7 @@ use crate::cmdline::Cidr;
 /// call, so that a big download does not hold up the frames of others.
 const ROUNDS: usize = 16;
 /// Bytes after which one [`Stack::poll`] sends no more, for the same reason: this is what forwarding has to wait for.
-const BYTES: usize = 1 << 20;
+const BYTES: usize = 256 << 10;
 
 /// The stack of one network device.
 pub struct Stack {

@@ -28,7 +28,10 @@ fn stack(mac: u8, address: &str, features: Features) -> Stack {
 
 fn socket(stack: &mut Stack) -> smoltcp::iface::SocketHandle {
     let buffer = || tcp::SocketBuffer::new(vec![0; 128 << 10]);
-    stack.sockets().add(tcp::Socket::new(buffer(), buffer()))
+    let mut socket = tcp::Socket::new(buffer(), buffer());
+    // Large segments from the beginning.
+    socket.set_congestion_control(tcp::CongestionControl::None);
+    stack.sockets().add(socket)
 }
 
 /// Carries frames between two stacks until both are quiet; returns the largest `gso_size` marked frame seen.
