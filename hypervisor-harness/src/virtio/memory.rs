@@ -202,12 +202,27 @@ impl Area {
         unsafe { AtomicU32::from_ptr(self.at(offset)) }.store(value.to_le(), Ordering::Relaxed);
     }
 
-    /// Loads 64 bits, in no particular order.
+    /// Loads 32 bits.
     #[inline]
     #[must_use]
-    pub fn load64(&self, offset: usize) -> u64 {
+    pub fn load32(&self, offset: usize, order: Ordering) -> u32 {
+        // SAFETY: as in `load16`, with four bytes.
+        u32::from_le(unsafe { AtomicU32::from_ptr(self.at(offset)) }.load(order))
+    }
+
+    /// Loads 64 bits.
+    #[inline]
+    #[must_use]
+    pub fn load64(&self, offset: usize, order: Ordering) -> u64 {
         // SAFETY: as in `load16`, with eight bytes.
-        u64::from_le(unsafe { AtomicU64::from_ptr(self.at(offset)) }.load(Ordering::Relaxed))
+        u64::from_le(unsafe { AtomicU64::from_ptr(self.at(offset)) }.load(order))
+    }
+
+    /// Stores 64 bits.
+    #[inline]
+    pub fn store64(&self, offset: usize, value: u64, order: Ordering) {
+        // SAFETY: as in `load16`, with eight bytes.
+        unsafe { AtomicU64::from_ptr(self.at(offset)) }.store(value.to_le(), order);
     }
 }
 
@@ -340,7 +355,10 @@ mod tests {
         let mut bytes = [0; 8];
         ram.read(0x2000, &mut bytes).unwrap();
         assert_eq!(bytes, [1, 2, 0, 0, 5, 6, 7, 8]);
-        assert_eq!((area.load16(4, Ordering::Acquire), area.load64(0)), (0x0605, 0x0807_0605_0000_0201));
+        assert_eq!(
+            (area.load16(4, Ordering::Acquire), area.load64(0, Ordering::Relaxed)),
+            (0x0605, 0x0807_0605_0000_0201)
+        );
         assert!(memory.area((32 << 20) - 8, 16).is_err());
     }
 

@@ -183,7 +183,8 @@ impl<C: Control> Registers<C> {
         if !self.has(status::FEATURES_OK) || self.has(status::FAILED) || running && !resettable {
             return self.misuse(format_args!("queues are made ready between FEATURES_OK and DRIVER_OK"));
         }
-        match place.check(&self.memory, MAX_QUEUE_SIZE) {
+        let packed = self.accepted_features().contains(Features::RING_PACKED);
+        match place.check(&self.memory, MAX_QUEUE_SIZE, packed) {
             Ok(()) => {
                 self.queues[usize::from(index)].ready = true;
                 if running {

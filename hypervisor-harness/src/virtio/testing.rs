@@ -1,5 +1,9 @@
 //! A guest's side for tests: a driver that does just what it is told, good or bad, and a backend to look into.
 
+mod packed;
+
+pub use packed::PackedRing;
+
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;

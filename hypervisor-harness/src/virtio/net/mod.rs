@@ -17,7 +17,7 @@ use self::receive::Receive;
 use self::transmit::Transmit;
 use super::Shared;
 use super::memory::{Memory, Scratch};
-use super::queue::{DeviceQueue, Direction, Fault, Misplaced, Mode, Place, SplitQueue};
+use super::queue::{DeviceQueue, Direction, Fault, Misplaced, Mode, PackedQueue, Place, SplitQueue};
 use crate::backend::{Backend, OFFLOADS};
 
 /// The device has a receive queue and a transmit queue.
@@ -95,6 +95,7 @@ struct Pair<Q> {
 #[derive(Debug)]
 enum Rings {
     Split(Pair<SplitQueue>),
+    Packed(Pair<PackedQueue>),
 }
 
 /// Does the same with the queues of either format.
@@ -102,6 +103,7 @@ macro_rules! with_pair {
     ($rings:expr, $pair:ident => $what:expr) => {
         match $rings {
             Rings::Split($pair) => $what,
+            Rings::Packed($pair) => $what,
         }
     };
 }
@@ -234,8 +236,12 @@ impl<B: Backend> Net<B> {
 
 impl Rings {
     /// No queues yet, of the format that was negotiated.
-    fn none(_features: Features) -> Self {
-        Self::Split(Pair { receive: None, transmit: None })
+    fn none(features: Features) -> Self {
+        if features.contains(Features::RING_PACKED) {
+            Self::Packed(Pair { receive: None, transmit: None })
+        } else {
+            Self::Split(Pair { receive: None, transmit: None })
+        }
     }
 }
 
@@ -252,7 +258,7 @@ impl<Q: DeviceQueue> Pair<Q> {
         let queue = |direction| -> Result<Q, Misplaced> {
             let mut queue = Q::new(memory, place, direction, Mode::from(features))?;
             if let Some(position) = position {
-                queue.start_at(position);
+                queue.start_at(position)?;
             }
             Ok(queue)
         };

@@ -1,4 +1,7 @@
-//! Walking a descriptor chain (virtio 1.3, sections 2.7.5 and 2.7.5.3).
+//! Walking a descriptor chain: what the formats have in common, and the split virtqueue's (virtio 1.3, sections 2.7.5 and
+//! 2.7.5.3).
+
+use std::sync::atomic::Ordering;
 
 use ringlet_driver::wire::split::{self as layout, Descriptor};
 
@@ -21,6 +24,12 @@ pub(super) struct Walker {
 }
 
 impl Walker {
+    /// Whether chains are given back in batches, one entry for all of them.
+    #[inline]
+    pub(super) fn batches(&self) -> bool {
+        self.mode.in_order && self.direction == Direction::FromGuest
+    }
+
     /// Appends the chain that begins at `head` to `pieces`; empty buffers are left out. Returns the number of pieces and of
     /// bytes. Each descriptor is read once.
     ///
@@ -42,7 +51,8 @@ impl Walker {
                 bytes += self.indirect(&descriptor, before, pieces)?;
                 return Ok((pieces.len() - before, bytes));
             }
-            bytes += self.buffer(&descriptor, before, pieces)?;
+            let writable = descriptor.flags & layout::DESC_F_WRITE != 0;
+            bytes += self.buffer(descriptor.address, descriptor.length, writable, before, pieces)?;
             if descriptor.flags & layout::DESC_F_NEXT == 0 {
                 return Ok((pieces.len() - before, bytes));
             }
@@ -53,16 +63,7 @@ impl Walker {
 
     /// One table of descriptors, to which an ordinary descriptor refers.
     fn indirect(&self, refers: &Descriptor, before: usize, pieces: &mut Vec<Piece>) -> Result<usize, Fault> {
-        let (address, length) = (refers.address, refers.length);
-        let count = length / layout::DESC_LEN as u32;
-        if count == 0 || !length.is_multiple_of(layout::DESC_LEN as u32) || count > u32::from(MAX_PIECES) {
-            return Err(Fault::IndirectLength(length));
-        }
-        // The specification asks for no alignment; but drivers keep to that of a 64-bit word at least, and the loads need it.
-        if !address.is_multiple_of(size_of::<u64>() as u64) {
-            return Err(Fault::IndirectUnaligned(address));
-        }
-        let (table, count) = (self.memory.area(address, length as usize)?, count as u16);
+        let (table, count) = self.table_at(refers.address, refers.length)?;
         let mut bytes = 0;
         let mut index = 0;
         for _ in 0..count {
@@ -70,7 +71,8 @@ impl Walker {
             if descriptor.flags & layout::DESC_F_INDIRECT != 0 {
                 return Err(Fault::Indirect);
             }
-            bytes += self.buffer(&descriptor, before, pieces)?;
+            let writable = descriptor.flags & layout::DESC_F_WRITE != 0;
+            bytes += self.buffer(descriptor.address, descriptor.length, writable, before, pieces)?;
             if descriptor.flags & layout::DESC_F_NEXT == 0 {
                 return Ok(bytes);
             }
@@ -79,14 +81,33 @@ impl Walker {
         Err(Fault::Endless(count))
     }
 
-    /// One buffer. Returns its length.
+    /// An indirect table of `length` bytes, and how many descriptors it has.
+    pub(super) fn table_at(&self, address: u64, length: u32) -> Result<(Area, u16), Fault> {
+        let count = length / layout::DESC_LEN as u32;
+        if count == 0 || !length.is_multiple_of(layout::DESC_LEN as u32) || count > u32::from(MAX_PIECES) {
+            return Err(Fault::IndirectLength(length));
+        }
+        // The specification asks for no alignment; but drivers keep to that of a 64-bit word at least, and the loads need it.
+        if !address.is_multiple_of(size_of::<u64>() as u64) {
+            return Err(Fault::IndirectUnaligned(address));
+        }
+        Ok((self.memory.area(address, length as usize)?, count as u16))
+    }
+
+    /// One buffer, for the device to write or to read. Returns its length.
     #[inline]
-    fn buffer(&self, descriptor: &Descriptor, before: usize, pieces: &mut Vec<Piece>) -> Result<usize, Fault> {
-        let writable = descriptor.flags & layout::DESC_F_WRITE != 0;
+    pub(super) fn buffer(
+        &self,
+        address: u64,
+        length: u32,
+        writable: bool,
+        before: usize,
+        pieces: &mut Vec<Piece>,
+    ) -> Result<usize, Fault> {
         if writable != (self.direction == Direction::ToGuest) {
             return Err(Fault::Direction);
         }
-        let piece = self.memory.piece(descriptor.address, descriptor.length)?;
+        let piece = self.memory.piece(address, length)?;
         if !piece.is_empty() {
             if pieces.len() - before >= usize::from(MAX_PIECES) {
                 return Err(Fault::Endless(MAX_PIECES));
@@ -105,7 +126,7 @@ fn descriptor(table: &Area, length: u16, index: u16) -> Result<Descriptor, Fault
     }
     let at = usize::from(index) * layout::DESC_LEN;
     let mut bytes = [0; layout::DESC_LEN];
-    bytes[..8].copy_from_slice(&table.load64(at).to_le_bytes());
-    bytes[8..].copy_from_slice(&table.load64(at + 8).to_le_bytes());
+    bytes[..8].copy_from_slice(&table.load64(at, Ordering::Relaxed).to_le_bytes());
+    bytes[8..].copy_from_slice(&table.load64(at + 8, Ordering::Relaxed).to_le_bytes());
     Ok(Descriptor::parse(&bytes))
 }

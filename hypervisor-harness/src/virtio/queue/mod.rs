@@ -2,21 +2,23 @@
 //!
 //! [`DeviceQueue`] is what a device is written against: it takes chains that the driver made available, and gives them
 //! back used. Each ring format is a type of its own, so that the packet path is compiled once for each of them;
-//! [`SplitQueue`] is the split virtqueue.
+//! [`SplitQueue`] and [`PackedQueue`].
 //!
 //! Nothing the driver writes is trusted. A driver that breaks the rules gets a [`Fault`], which ends the use of the queue
 //! until a reset; it can make its own device stop, and nothing else.
 
 mod chain;
+mod packed;
 mod split;
 #[cfg(test)]
 mod tests;
 
 pub use chain::MAX_PIECES;
+pub use packed::PackedQueue;
 pub use split::SplitQueue;
 
 use ringlet_driver::features::Features;
-use ringlet_driver::wire::split as layout;
+use ringlet_driver::wire::{packed as packed_layout, split as split_layout};
 
 use super::memory::{Memory, Piece};
 use crate::vmm::memory::OutOfRange;
@@ -35,28 +37,38 @@ pub enum Direction {
 pub struct Place {
     /// The number of descriptors.
     pub size: u16,
-    /// Guest-physical address of the descriptor table.
+    /// Guest-physical address of the descriptor area: the table, or the packed ring.
     pub descriptors: u64,
-    /// Guest-physical address of the driver area (the available ring).
+    /// Guest-physical address of the driver area: the available ring, or what the driver wants to be told of.
     pub driver: u64,
-    /// Guest-physical address of the device area (the used ring).
+    /// Guest-physical address of the device area: the used ring, or what the device wants to be told of.
     pub device: u64,
 }
 
 impl Place {
-    /// Checks the size and the areas (virtio 1.3, sections 2.6 and 2.7).
+    /// Checks the size and the areas of a split queue (virtio 1.3, section 2.7) or of a `packed` one (section 2.8), which may
+    /// be of any size.
     ///
     /// # Errors
     /// What is wrong with them.
-    pub fn check(&self, memory: &Memory, greatest: u16) -> Result<(), Misplaced> {
-        if !self.size.is_power_of_two() || self.size > greatest {
-            return Err(Misplaced::Size { size: self.size, greatest });
+    pub fn check(&self, memory: &Memory, greatest: u16, packed: bool) -> Result<(), Misplaced> {
+        let Self { size, descriptors, driver, device } = *self;
+        if size == 0 || size > greatest || !packed && !size.is_power_of_two() {
+            return Err(Misplaced::Size { size, greatest, packed });
         }
-        let areas = [
-            ("descriptor table", self.descriptors, layout::DESC_ALIGN, layout::table_len(self.size)),
-            ("available ring", self.driver, layout::AVAIL_ALIGN, layout::avail_len(self.size)),
-            ("used ring", self.device, layout::USED_ALIGN, layout::used_len(self.size)),
-        ];
+        let areas = if packed {
+            [
+                ("descriptor ring", descriptors, packed_layout::DESC_ALIGN, packed_layout::ring_len(size)),
+                ("driver event suppression structure", driver, packed_layout::EVENT_ALIGN, packed_layout::EVENT_LEN),
+                ("device event suppression structure", device, packed_layout::EVENT_ALIGN, packed_layout::EVENT_LEN),
+            ]
+        } else {
+            [
+                ("descriptor table", descriptors, split_layout::DESC_ALIGN, split_layout::table_len(size)),
+                ("available ring", driver, split_layout::AVAIL_ALIGN, split_layout::avail_len(size)),
+                ("used ring", device, split_layout::USED_ALIGN, split_layout::used_len(size)),
+            ]
+        };
         for (area, address, align, length) in areas {
             if !address.is_multiple_of(align as u64) {
                 return Err(Misplaced::Unaligned { area, address, align });
@@ -70,13 +82,23 @@ impl Place {
 /// A queue cannot be where, or as large as, the driver wants it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Misplaced {
-    /// Not a power of two, or too large.
-    #[error("{size} descriptors: must be a power of two, {greatest} at most")]
+    /// None, too large, or not a power of two in a split ring.
+    #[error("{size} descriptors: must be {}, {greatest} at most", if *packed { "1 or more" } else { "a power of two" })]
     Size {
         /// What the driver wants.
         size: u16,
         /// The most there can be.
         greatest: u16,
+        /// Whether the ring is packed.
+        packed: bool,
+    },
+    /// A queue is to go on from a place that it does not have.
+    #[error("position {index} in a ring of {size}")]
+    Position {
+        /// Where it is to go on.
+        index: u16,
+        /// The ring's size.
+        size: u16,
     },
     /// An area is not aligned.
     #[error("the {area} at {address:#x} is not aligned to {align} bytes")]
@@ -105,11 +127,18 @@ pub struct Mode {
     pub event_idx: bool,
     /// INDIRECT_DESC: a descriptor may refer to a table of descriptors.
     pub indirect: bool,
+    /// IN_ORDER: chains that the device only reads are given back all at once, by one entry for the last of them. Chains that
+    /// it writes are given back one by one all the same, since what is passed over counts as written to its end.
+    pub in_order: bool,
 }
 
 impl From<Features> for Mode {
     fn from(features: Features) -> Self {
-        Self { event_idx: features.contains(Features::EVENT_IDX), indirect: features.contains(Features::INDIRECT_DESC) }
+        Self {
+            event_idx: features.contains(Features::EVENT_IDX),
+            indirect: features.contains(Features::INDIRECT_DESC),
+            in_order: features.contains(Features::IN_ORDER),
+        }
     }
 }
 
@@ -117,8 +146,10 @@ impl From<Features> for Mode {
 /// [`DeviceQueue::used`]; until then the driver keeps away from its buffers.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Chain {
-    /// By what the driver knows it: the index of the chain's first descriptor.
+    /// By what the driver knows it: the index of the chain's first descriptor, or the buffer's id in a packed ring.
     id: u16,
+    /// How many places of the ring it takes: one of the available ring, or all its descriptors in a packed ring.
+    descriptors: u16,
     /// How many pieces it has.
     pub pieces: usize,
     /// How many bytes these have together.
@@ -173,12 +204,16 @@ pub trait DeviceQueue: Sized + Send {
     fn quieten(&mut self);
 
     /// Where the queue stands, as vhost-user tells it (`VHOST_USER_GET_VRING_BASE`): the first chain that was not given
-    /// back and published. What was taken and not given back is taken again by whoever goes on from there.
+    /// back. What was taken and not given back is taken again by whoever goes on from there; what was given back has to be
+    /// published first.
     fn position(&self) -> u32;
 
     /// Goes on from a position that [`DeviceQueue::position`] has given, of this queue or of another one in the same place.
     /// To be called before anything else.
-    fn start_at(&mut self, position: u32);
+    ///
+    /// # Errors
+    /// If there is no such position.
+    fn start_at(&mut self, position: u32) -> Result<(), Misplaced>;
 }
 
 /// The driver has broken the rules. The device needs a reset (virtio 1.3, section 2.1.1).
@@ -194,6 +229,9 @@ pub enum Fault {
         /// The queue's size.
         size: u16,
     },
+    /// More descriptors of a packed ring are available than it has.
+    #[error("more descriptors available than a ring of {0} has")]
+    Overrun(u16),
     /// A descriptor index is not in the table.
     #[error("descriptor {index} of a table of {length}")]
     DescriptorIndex {

@@ -22,6 +22,8 @@ pub struct SplitQueue {
     written: u16,
     /// The used index as the driver sees it.
     published: u16,
+    /// With IN_ORDER, the chain given back last.
+    last: u16,
     /// The used index when an interrupt was last decided upon.
     decided: u16,
 }
@@ -32,11 +34,19 @@ impl SplitQueue {
     fn slot(&self, position: u16) -> usize {
         usize::from(position & (self.size() - 1))
     }
+
+    /// Writes an entry of the used ring.
+    #[inline]
+    fn write(&self, position: u16, id: u16, written: u32) {
+        let at = layout::RING_ENTRIES + layout::USED_ENTRY_LEN * self.slot(position);
+        self.used.store32(at, u32::from(id));
+        self.used.store32(at + 4, written);
+    }
 }
 
 impl DeviceQueue for SplitQueue {
     fn new(memory: &Memory, place: &Place, direction: Direction, mode: Mode) -> Result<Self, Misplaced> {
-        place.check(memory, layout::MAX_QUEUE_SIZE)?;
+        place.check(memory, layout::MAX_QUEUE_SIZE, false)?;
         let area = |name, address, length| {
             memory.area(address, length).map_err(|source| Misplaced::Outside { area: name, source })
         };
@@ -49,6 +59,7 @@ impl DeviceQueue for SplitQueue {
             seen: 0,
             written: 0,
             published: 0,
+            last: 0,
             decided: 0,
         };
         queue.quieten();
@@ -64,8 +75,8 @@ impl DeviceQueue for SplitQueue {
         if self.next == self.seen {
             // Acquire: the entries and descriptors were written before the index.
             let index = self.available.load16(layout::RING_INDEX, Ordering::Acquire);
-            if index.wrapping_sub(self.next) > self.size() {
-                return Err(Fault::AvailableIndex { from: self.next, to: index, size: self.size() });
+            if index.wrapping_sub(self.published) > self.size() {
+                return Err(Fault::AvailableIndex { from: self.seen, to: index, size: self.size() });
             }
             self.seen = index;
         }
@@ -81,14 +92,16 @@ impl DeviceQueue for SplitQueue {
         let head = self.available.load16(at, Ordering::Relaxed);
         let (pieces_taken, bytes) = self.walker.walk(head, pieces)?;
         self.next = self.next.wrapping_add(1);
-        Ok(Some(Chain { id: head, pieces: pieces_taken, bytes }))
+        Ok(Some(Chain { id: head, descriptors: 1, pieces: pieces_taken, bytes }))
     }
 
     #[inline]
     fn used(&mut self, chain: Chain, written: u32) {
-        let at = layout::RING_ENTRIES + layout::USED_ENTRY_LEN * self.slot(self.written);
-        self.used.store32(at, u32::from(chain.id));
-        self.used.store32(at + 4, written);
+        if self.walker.batches() {
+            self.last = chain.id;
+        } else {
+            self.write(self.written, chain.id, written);
+        }
         self.written = self.written.wrapping_add(1);
     }
 
@@ -96,6 +109,10 @@ impl DeviceQueue for SplitQueue {
     fn publish(&mut self) -> u16 {
         let new = self.written.wrapping_sub(self.published);
         if new != 0 {
+            if self.walker.batches() {
+                // The last chain stands for all of them, at the place of the first (section 2.7.9). Nothing was written.
+                self.write(self.published, self.last, 0);
+            }
             self.published = self.written;
             // Release: the entries, and the buffers' bytes, are there before the index says so.
             self.used.store16(layout::RING_INDEX, self.published, Ordering::Release);
@@ -145,8 +162,9 @@ impl DeviceQueue for SplitQueue {
         self.published.into()
     }
 
-    fn start_at(&mut self, position: u32) {
+    fn start_at(&mut self, position: u32) -> Result<(), Misplaced> {
         let index = position as u16;
         (self.next, self.seen, self.written, self.published, self.decided) = (index, index, index, index, index);
+        Ok(())
     }
 }

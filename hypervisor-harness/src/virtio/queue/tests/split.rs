@@ -2,13 +2,11 @@ use proptest::prelude::*;
 use ringlet_driver::wire::split::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, Descriptor, need_event};
 
 use super::*;
-use crate::virtio::memory::{Piece, scatter};
-use crate::virtio::testing::{BUFFERS, Ring, place};
-use crate::vmm::GuestRam;
+use crate::virtio::memory::scatter;
+use crate::virtio::testing::Ring;
 
 const SIZE: u16 = 8;
 const TABLE: u64 = BUFFERS + 0x10_0000;
-const END: u64 = 32 << 20;
 
 struct Pair {
     ring: Ring,
@@ -19,7 +17,7 @@ struct Pair {
 
 impl Pair {
     fn new(direction: Direction, event_idx: bool) -> Self {
-        Self::sized(SIZE, direction, Mode { event_idx, indirect: true })
+        Self::sized(SIZE, direction, Mode { event_idx, ..MODE })
     }
 
     fn sized(size: u16, direction: Direction, mode: Mode) -> Self {
@@ -55,7 +53,11 @@ fn verify_2_7_5_chains_are_followed_in_order() {
     pair.ring.descriptor(0, BUFFERS + 4, 0, DESC_F_NEXT, 7);
     pair.ring.descriptor(7, BUFFERS + 8, 5, 0, 99);
     pair.ring.offer(5);
-    assert_eq!(pair.take(), Ok(Some(Chain { id: 5, pieces: 2, bytes: 9 })), "an empty buffer is no piece");
+    assert_eq!(
+        pair.take(),
+        Ok(Some(Chain { id: 5, descriptors: 1, pieces: 2, bytes: 9 })),
+        "an empty buffer is no piece"
+    );
     assert_eq!(pair.bytes(), b"one three");
     assert_eq!(pair.take(), Ok(None));
 }
@@ -69,7 +71,7 @@ fn verify_2_7_5_3_indirect_tables() {
     pair.ring.descriptor(0, BUFFERS, 1, DESC_F_WRITE | DESC_F_NEXT, 1);
     pair.ring.descriptor(1, TABLE, 48, DESC_F_INDIRECT | DESC_F_WRITE, 0);
     pair.ring.offer(0);
-    assert_eq!(pair.take(), Ok(Some(Chain { id: 0, pieces: 3, bytes: 14 })));
+    assert_eq!(pair.take(), Ok(Some(Chain { id: 0, descriptors: 1, pieces: 3, bytes: 14 })));
 }
 
 #[test]
@@ -165,29 +167,10 @@ fn each_broken_rule_has_its_fault() {
         break_it(&mut pair);
         assert_eq!(pair.take(), Err(fault), "case {number}");
     }
-    let mut pair = Pair::sized(SIZE, Direction::FromGuest, Mode { event_idx: true, indirect: false });
+    let mut pair = Pair::sized(SIZE, Direction::FromGuest, Mode { event_idx: true, indirect: false, ..MODE });
     pair.ring.descriptor(0, TABLE, 16, DESC_F_INDIRECT, 0);
     pair.ring.offer(0);
     assert_eq!(pair.take(), Err(Fault::Indirect), "it was not negotiated");
-}
-
-#[test]
-fn places_are_checked() {
-    let memory = Memory::new(GuestRam::new(32).unwrap());
-    let good = place(0, 256);
-    assert_eq!(good.check(&memory, 256), Ok(()));
-    for size in [0, 3, 512] {
-        assert_eq!(Place { size, ..good }.check(&memory, 256), Err(Misplaced::Size { size, greatest: 256 }));
-    }
-    let error = |place: Place| place.check(&memory, 256).unwrap_err().to_string();
-    assert_eq!(
-        error(Place { driver: good.driver + 1, ..good }),
-        "the available ring at 0x108001 is not aligned to 2 bytes"
-    );
-    assert!(error(Place { device: good.device + 2, ..good }).contains("aligned to 4"));
-    assert!(error(Place { descriptors: good.descriptors + 8, ..good }).contains("aligned to 16"));
-    assert!(error(Place { descriptors: END - 16, ..good }).contains("0x1fffff0 (+4096 bytes) is not in"));
-    assert!(error(Place { device: u64::MAX - 3, ..good }).contains("is not in the guest's memory"));
 }
 
 #[test]
@@ -245,6 +228,44 @@ fn verify_2_7_7_and_2_7_10_flags_suppress_notifications() {
 }
 
 #[test]
+fn verify_2_7_9_a_batch_in_order_is_one_entry() {
+    let mut pair = Pair::sized(SIZE, Direction::FromGuest, Mode { in_order: true, ..MODE });
+    for index in 0..SIZE {
+        pair.ring.descriptor(index, BUFFERS, 1, 0, 0);
+    }
+    let untouched = (0xdead_u32, 0xbeef_u32);
+    for batch in [3_u16, 1, 8, 5, 8] {
+        let first = pair.ring.available;
+        for slot in 0..SIZE {
+            let at = pair.ring.place.device + 4 + 8 * u64::from(slot);
+            pair.ram.write(at, &untouched.0.to_le_bytes()).unwrap();
+            pair.ram.write(at + 4, &untouched.1.to_le_bytes()).unwrap();
+        }
+        (0..batch).for_each(|nth| pair.ring.offer(first.wrapping_add(nth) % SIZE));
+        while let Some(chain) = pair.take().unwrap() {
+            pair.queue.used(chain, 0);
+        }
+        assert_eq!(pair.queue.publish(), batch);
+        assert_eq!(pair.ring.used_index(), first + batch);
+        let last = first.wrapping_add(batch - 1) % SIZE;
+        assert_eq!(pair.ring.used(first), (last.into(), 0));
+        for behind in 1..SIZE {
+            assert_eq!(pair.ring.used(first + behind), untouched, "work that is skipped");
+        }
+    }
+    // What the device writes has a length of its own each time.
+    let mut pair = Pair::sized(SIZE, Direction::ToGuest, Mode { in_order: true, ..MODE });
+    for index in 0..2 {
+        pair.ring.descriptor(index, BUFFERS, 8, DESC_F_WRITE, 0);
+        pair.ring.offer(index);
+        let chain = pair.take().unwrap().unwrap();
+        pair.queue.used(chain, 5 + u32::from(index));
+    }
+    pair.queue.publish();
+    assert_eq!([pair.ring.used(0), pair.ring.used(1)], [(0, 5), (1, 6)]);
+}
+
+#[test]
 fn a_bad_index_shows_while_listening() {
     let mut pair = Pair::new(Direction::FromGuest, true);
     pair.ring.set_available(100);
@@ -263,7 +284,7 @@ proptest! {
         indirect: bool,
     ) {
         let direction = if to_guest { Direction::ToGuest } else { Direction::FromGuest };
-        let mut pair = Pair::sized(SIZE, direction, Mode { event_idx: true, indirect });
+        let mut pair = Pair::sized(SIZE, direction, Mode { event_idx: true, indirect, ..MODE });
         for (index, (address, length, flags, next)) in seed.iter().enumerate() {
             // Every third address is the table's, so that indirection is met.
             let address = if address % 3 == 0 { TABLE } else { *address };
