@@ -39,7 +39,10 @@ const OWN: Features = Features::VERSION_1
     .union(Features::STATUS)
     .union(Features::MTU)
     .union(Features::MRG_RXBUF)
-    .union(Features::GUEST_HDRLEN);
+    .union(Features::GUEST_HDRLEN)
+    .union(Features::RING_PACKED)
+    .union(Features::IN_ORDER)
+    .union(Features::RING_RESET);
 
 /// What the device offers where nobody asks for more or less: all that it and its backend can do.
 pub const DEFAULT_MASK: Features = Features::all();

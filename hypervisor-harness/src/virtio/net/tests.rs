@@ -1,3 +1,5 @@
+mod rings;
+
 use proptest::prelude::*;
 use ringlet_driver::wire::split::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, Descriptor};
 use ringlet_driver::wire::{NetHdr, mmio as register, status};
