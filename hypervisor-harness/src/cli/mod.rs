@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use clap::{Parser, Subcommand};
 
-pub use options::{GuestArgs, QemuArgs, RunArgs};
+pub use options::{GuestArgs, QemuArgs, RunArgs, VhostUserBackendArgs};
 pub use style::Style;
 
 /// A load balancer that is its own virtual machine.
@@ -37,6 +37,8 @@ Examples:
   ringlet --features -mrg_rxbuf,-event_idx    without some features of the network device
   ringlet --for 10 --json                     ten seconds, one JSON object a line
   ringlet ipvsadm -L -n --stats               list the services of a running one
+  ringlet vhost-user-backend --socket /tmp/net.sock
+                                              the network device for another monitor's guest
   ringlet qemu --machine q35                  the same image in QEMU, where there is no KVM for instance
 ";
 
@@ -47,6 +49,8 @@ enum Command {
     Run(RunArgs),
     /// Boot the same image in QEMU, and show the command that does it
     Qemu(QemuArgs),
+    /// Be the network device of another monitor's guest, or of a program on dpdk, through a vhost-user socket
+    VhostUserBackend(VhostUserBackendArgs),
     /// Write the unikernel image to a file, for any VMM that boots PVH kernels
     Image {
         /// Where to write it
@@ -76,6 +80,7 @@ pub fn main(started: Instant) -> ExitCode {
     let result = match cli.command.unwrap_or(Command::Run(cli.run)) {
         Command::Run(args) => crate::run::run(&args, started),
         Command::Qemu(args) => crate::qemu::run(&args, started),
+        Command::VhostUserBackend(args) => crate::vhost_user::backend::run(&args, started),
         Command::Image { out } => crate::image::write(&out).map(|()| 0),
         Command::Ipvsadm { arguments } => Ok(crate::ipvsadm::run(arguments)),
         Command::Bench { arguments } => crate::bench::run(arguments),
@@ -165,6 +170,9 @@ mod tests {
             "--status-interval 3601",
             "image",
             "qemu --machine virt",
+            "vhost-user-backend",
+            "vhost-user-backend --socket /s --net wifi",
+            "vhost-user-backend --socket /s --device-features csum",
             "nonsense",
         ] {
             assert!(parse(bad).is_err(), "{bad}");

@@ -122,6 +122,46 @@ pub struct QemuArgs {
     pub print: bool,
 }
 
+/// The flags of `ringlet vhost-user-backend`.
+#[derive(Debug, Clone, Args)]
+pub struct VhostUserBackendArgs {
+    /// The socket: it is made there, and removed at the end
+    #[arg(long, value_name = "PATH")]
+    pub socket: PathBuf,
+    /// Connect to the socket, at which the frontend listens (`server=on` in QEMU, `server=1` in dpdk), again and again
+    #[arg(long)]
+    pub client: bool,
+    /// The network: `lan` (inside this process, needs no rights) or `tap=NAME` (a TAP interface of this host)
+    #[arg(long, value_name = "NETWORK", default_value_t)]
+    pub net: Net,
+    /// Features that the network device does not offer (-name), or does although it would not (+name), with commas between
+    /// them
+    #[arg(long, value_name = "-NAME,+NAME", allow_hyphen_values = true)]
+    pub device_features: Option<FeatureSwitches>,
+    /// A port of this host that leads to an address in the network `lan`: `[udp:][HOSTADDR:]PORT:ADDR:PORT`; several may be
+    /// given
+    #[arg(long = "publish", value_name = "PUBLISH")]
+    pub publish: Vec<Publish>,
+    /// A server of this host, TCP and UDP, that stands in the network `lan`: ADDR:PORT=HOSTADDR:PORT; several may be given
+    #[arg(long = "real", value_name = "REAL")]
+    pub real: Vec<Real>,
+    /// Write every frame to this file, for wireshark
+    #[arg(long, value_name = "FILE")]
+    pub pcap: Option<PathBuf>,
+    /// End after so many seconds
+    #[arg(long = "for", value_name = "SECONDS", value_parser = seconds)]
+    pub seconds: Option<f64>,
+    /// Seconds between two lines of status
+    #[arg(long, value_name = "SECONDS", value_parser = interval)]
+    pub status_interval: Option<f64>,
+    /// Everything as JSON, one object a line (docs/vhost-user.md)
+    #[arg(long)]
+    pub json: bool,
+    /// No colour, even on a terminal
+    #[arg(long)]
+    pub no_color: bool,
+}
+
 /// A machine of QEMU's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum QemuMachine {

@@ -34,3 +34,4 @@ pub mod worker;
 pub use attach::{Error, Handle, Options, Plugged, attach, plug};
 pub use counters::Counters;
 pub use shared::{Interrupts, Report, Shared};
+pub(crate) use wait::Wait;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// A set of descriptors to sleep on, reused from one sleep to the next.
 #[derive(Debug, Default)]
-pub(super) struct Wait {
+pub(crate) struct Wait {
     polled: Vec<libc::pollfd>,
 }
 
@@ -16,7 +16,7 @@ impl Wait {
     ///
     /// # Errors
     /// If the kernel refuses the set: too many descriptors, or no memory.
-    pub(super) fn sleep(&mut self, fds: &[RawFd], timeout: Option<Duration>) -> io::Result<()> {
+    pub(crate) fn sleep(&mut self, fds: &[RawFd], timeout: Option<Duration>) -> io::Result<()> {
         self.polled.clear();
         self.polled.extend(fds.iter().map(|&fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 }));
         let timeout = timeout.map(|timeout| libc::timespec {

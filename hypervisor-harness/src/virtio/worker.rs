@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::Shared;
+use super::memory::Memory;
 use super::net::{Activation, Net, QUEUES};
 use super::queue::Place;
 use super::registers::Control;
@@ -30,6 +31,9 @@ enum Command {
     Start(Activation),
     StartQueue(u16, Place, Option<u32>),
     StopQueue(u16),
+    Memory(Memory),
+    Doorbell(u16, EventFd),
+    Mute(bool),
     Reset,
     Stop,
 }
@@ -71,6 +75,22 @@ impl Remote {
     /// more.
     pub fn end_queue(&self, queue: u16) -> Option<u32> {
         self.call(Command::StopQueue(queue))
+    }
+
+    /// Exchanges the memory of a device of which no queue is in use ([`Net::set_memory`]).
+    pub fn set_memory(&self, memory: Memory) {
+        self.call(Command::Memory(memory));
+    }
+
+    /// Exchanges what the guest rings for a queue. It must not block. [`Control::doorbell`] goes on to ring the one that the
+    /// thread was started with.
+    pub fn set_doorbell(&self, queue: u16, doorbell: EventFd) {
+        self.call(Command::Doorbell(queue, doorbell));
+    }
+
+    /// Has what the guest sends thrown away, or not any more ([`Net::set_mute`]).
+    pub fn set_mute(&self, mute: bool) {
+        self.call(Command::Mute(mute));
     }
 
     /// Has a command done, and returns then. A thread that has ended moves no frames, and so has done everything.
@@ -199,6 +219,13 @@ impl<B: Backend> Worker<B> {
             Command::Start(activation) => self.net.start(&activation),
             Command::StartQueue(queue, place, from) => drop(self.net.start_queue(queue, &place, from)),
             Command::StopQueue(queue) => position = self.net.stop_queue(queue),
+            Command::Memory(memory) => self.net.set_memory(memory),
+            Command::Doorbell(queue, doorbell) => {
+                if let Some(place) = self.doorbells.get_mut(usize::from(queue)) {
+                    *place = doorbell;
+                }
+            }
+            Command::Mute(mute) => self.net.set_mute(mute),
             Command::Reset | Command::Stop => self.net.reset(),
         }
         // Nobody waits any more: that is their business.

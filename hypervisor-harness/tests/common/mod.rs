@@ -3,7 +3,9 @@
 
 pub mod guest;
 pub mod http;
+pub mod linux;
 pub mod netns;
+pub mod program;
 pub mod ringlet;
 pub mod rules;
 

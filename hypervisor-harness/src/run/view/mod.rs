@@ -8,6 +8,7 @@ use std::time::Duration;
 
 pub use json::Json;
 pub use text::Text;
+pub(crate) use text::{clock, scaled};
 
 use super::picture::{Change, Picture};
 use crate::backend::options::{Net, Publish};

@@ -215,7 +215,7 @@ fn status_line(picture: &Picture, up: Duration) -> String {
 }
 
 /// A time as people read it.
-fn clock(time: Duration) -> String {
+pub(crate) fn clock(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
         0..60 => format!("{seconds} s"),
@@ -225,7 +225,7 @@ fn clock(time: Duration) -> String {
 }
 
 /// A number with three digits and a prefix; ends so that a unit can follow.
-fn scaled(value: f64) -> String {
+pub(crate) fn scaled(value: f64) -> String {
     let (value, prefix) = match value {
         _ if value >= 999.5e6 => (value / 1e9, "G"),
         _ if value >= 999.5e3 => (value / 1e6, "M"),

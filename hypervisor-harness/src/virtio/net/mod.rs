@@ -128,6 +128,8 @@ struct Plugged<B> {
     sink: Option<Scratch>,
     /// The network is gone for good.
     gone: bool,
+    /// What the guest sends is thrown away.
+    mute: bool,
 }
 
 impl<B: Backend> std::fmt::Debug for Net<B> {
@@ -140,7 +142,7 @@ impl<B: Backend> Net<B> {
     /// Makes the device, inactive.
     #[must_use]
     pub fn new(memory: Memory, backend: B, shared: Arc<Shared>) -> Self {
-        let plugged = Plugged { backend, sink: None, gone: false };
+        let plugged = Plugged { backend, sink: None, gone: false, mute: false };
         Self { memory, plugged, shared, rings: Rings::none(Features::empty()), features: None }
     }
 
@@ -189,6 +191,16 @@ impl<B: Backend> Net<B> {
             self.shared.break_down(&error.to_string());
         }
         started.is_ok()
+    }
+
+    /// Works with another memory from now on. No queue is in use: each keeps the memory that it began with.
+    pub fn set_memory(&mut self, memory: Memory) {
+        self.memory = memory;
+    }
+
+    /// Takes what the guest sends and throws it away, or does so no more: a vhost-user frontend can wish that.
+    pub fn set_mute(&mut self, mute: bool) {
+        self.plugged.mute = mute;
     }
 
     /// Gives up all queues. The guest's memory is not touched after this returns.
@@ -283,12 +295,12 @@ impl<Q: DeviceQueue> Pair<Q> {
 
     fn turn<B: Backend>(&mut self, plugged: &mut Plugged<B>, shared: &Shared, now: Instant) -> Result<Turn, Fault> {
         let live = &shared.live;
-        let Plugged { backend, sink, gone } = plugged;
+        let Plugged { backend, sink, gone, mute } = plugged;
         let (mut moved, mut lost, mut published) = (0, None, false);
         let mut interrupts = [false; QUEUES];
         let (mut held, mut starved) = (false, false);
         if let Some(transmit) = &mut self.transmit {
-            let burst = transmit.burst(if *gone { None } else { Some(&mut *backend) }, live)?;
+            let burst = transmit.burst(if *gone || *mute { None } else { Some(&mut *backend) }, live)?;
             (held, lost) = (burst.held, burst.lost);
             moved += burst.taken;
             published |= burst.taken != 0;
