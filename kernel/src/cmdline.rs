@@ -47,6 +47,8 @@ pub struct Options {
     pub iperf3: Option<u16>,
     /// `crash=`: a fault to make on purpose after boot.
     pub crash: Option<Crash>,
+    /// `reset_queues=`: milliseconds after which one of the device's queues is reset on purpose, again and again; 0 for never.
+    pub reset_queues_ms: u64,
     /// `roundtrip=`: frames to circulate, instead of balancing.
     pub round_trip: Option<RoundTrip>,
 }
@@ -86,6 +88,7 @@ impl Default for Options {
             idle_spin_us: DEFAULT_IDLE_SPIN_US,
             iperf3: Some(iperf3::DEFAULT_PORT),
             crash: None,
+            reset_queues_ms: 0,
             round_trip: None,
         }
     }
@@ -203,7 +206,7 @@ impl fmt::Display for Problem {
         match self {
             Problem::Unknown => f.write_str(
                 "unknown option; known are ip, gateway, virtio_mmio.device, virtio_net.features, console, status, \
-                 connections, buffers, idle_spin, iperf3, crash, roundtrip",
+                 connections, buffers, idle_spin, iperf3, crash, reset_queues, roundtrip",
             ),
             Problem::NotText => f.write_str("not UTF-8 text"),
             Problem::Address => f.write_str("not an address with a prefix length; write for example ip=10.0.0.2/24"),
@@ -261,6 +264,7 @@ enum Once {
     IdleSpin,
     Iperf3,
     Crash,
+    ResetQueues,
     RoundTrip,
 }
 
@@ -300,6 +304,8 @@ impl Reader {
                     port => self.once(Once::Iperf3, report, |o| o.iperf3 = port),
                 },
             },
+            "reset_queues" => number(value, 0, 3_600_000)
+                .and_then(|ms| self.once(Once::ResetQueues, report, |o| o.reset_queues_ms = ms)),
             "crash" => match Crash::NAMES.iter().find(|(name, _)| *name == value) {
                 Some(&(_, kind)) => self.once(Once::Crash, report, |o| o.crash = Some(kind)),
                 None => Err(Problem::Crash),
@@ -492,7 +498,7 @@ mod tests {
         let (options, problems) = read(
             "ip=10.0.0.2/24 ip=fd00::2/64  gateway=10.0.0.1 gateway=fd00::1 virtio_mmio.device=4K@0xd0000000:5 \
              virtio_mmio.device=512@3489660928:6:1 virtio_net.features=-csum,+guest_csum console=ringlet status=250 \
-             connections=1000 buffers=512 idle_spin=0 crash=stack roundtrip=512,1514\0junk=",
+             connections=1000 buffers=512 idle_spin=0 reset_queues=7 crash=stack roundtrip=512,1514\0junk=",
         );
         assert_eq!(problems, []);
         assert_eq!(
@@ -515,7 +521,7 @@ mod tests {
         assert_eq!(options.connections, Some(1000));
         assert_eq!(options.buffers, Some(512));
         assert_eq!(options.idle_spin_us, 0);
-        assert_eq!(options.crash, Some(Crash::Stack));
+        assert_eq!((options.crash, options.reset_queues_ms), (Some(Crash::Stack), 7));
         assert_eq!(options.round_trip, Some(RoundTrip { frames: 512, length: 1514 }));
         assert_eq!(read("roundtrip=1").0.round_trip, Some(RoundTrip { frames: 1, length: 64 }));
     }

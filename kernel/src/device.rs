@@ -121,6 +121,14 @@ impl NetTransport for AnyTransport {
         either!(self, t => t.name())
     }
 
+    fn possible(&self) -> Features {
+        either!(self, t => t.possible())
+    }
+
+    fn reset_queue(&mut self, queue: u16) -> Result<(), Refused> {
+        either!(self, t => t.reset_queue(queue))
+    }
+
     fn doorbell(&mut self, queue: u16, features: Features) -> Result<Doorbell, Refused> {
         either!(self, t => t.doorbell(queue, features))
     }

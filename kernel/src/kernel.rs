@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use heapless::Vec as Burst;
 use ringlet_balancer::{Balancer, Instant, Offload, Packet, Partial, Verdict};
 use ringlet_driver::buffer::{Frame, Pool};
+use ringlet_driver::features::Features;
 use ringlet_driver::net::ReceiveCounters;
 use ringlet_driver::ring::Virtqueue;
 use ringlet_driver::transport::NetTransport;
@@ -18,7 +19,7 @@ use crate::round_trip::RoundTrip;
 use crate::services::{Services, View, iperf3};
 use crate::stack::{LinkFacts, Stack};
 use crate::status::{Counters, Facts, Gauges, Loss};
-use crate::{info, report};
+use crate::{info, report, warn};
 
 /// The balancer is asked what is due at least this often, in nanoseconds: packets may set timers that are nearer than what it
 /// said last.
@@ -45,12 +46,19 @@ struct Due {
     device: u64,
     status: u64,
     report: u64,
+    queue_reset: u64,
     round_trip: u64,
 }
 
 impl Due {
     fn first(&self) -> u64 {
-        self.balancer.min(self.stack).min(self.device).min(self.status).min(self.report).min(self.round_trip)
+        self.balancer
+            .min(self.stack)
+            .min(self.device)
+            .min(self.status)
+            .min(self.report)
+            .min(self.queue_reset)
+            .min(self.round_trip)
     }
 }
 
@@ -79,6 +87,7 @@ pub struct Kernel {
     /// How long the processor was asleep, in nanoseconds.
     idle_ns: u64,
     status_period: u64,
+    queue_reset_period: u64,
     /// Versions of the virtual addresses and of the configuration that were seen last.
     generation: u64,
     revision: u64,
@@ -127,6 +136,10 @@ impl Kernel {
             0 => u64::MAX,
             ms => ms.saturating_mul(1_000_000),
         };
+        let queue_reset_period = match options.reset_queues_ms {
+            0 => u64::MAX,
+            ms => ms.saturating_mul(1_000_000),
+        };
         let mut kernel = Self {
             stack,
             services,
@@ -143,6 +156,7 @@ impl Kernel {
                 device: now.saturating_add(DEVICE_PERIOD),
                 status: now.saturating_add(status_period),
                 report: u64::MAX,
+                queue_reset: now.saturating_add(queue_reset_period),
                 round_trip: if options.round_trip.is_some() { now } else { u64::MAX },
             },
             next_due: now,
@@ -150,6 +164,7 @@ impl Kernel {
             idle_spin: options.idle_spin_us.saturating_mul(1000),
             idle_ns: 0,
             status_period,
+            queue_reset_period,
             generation: balancer.generation(),
             revision: balancer.revision(),
             reported: now,
@@ -302,6 +317,9 @@ impl Kernel {
             self.refresh(link, console)?;
             self.due.device = now.saturating_add(DEVICE_PERIOD);
         }
+        if now >= self.due.queue_reset {
+            self.reset_queue(link, console, now)?;
+        }
         self.account(link.receive.counters());
         let gauges = self.gauges(platform, now);
         let Self { balancer, pool, stack, services, waiting, counters, fragment_ids, round_trip, .. } = self;
@@ -358,6 +376,50 @@ impl Kernel {
         }
         self.next_due = self.due.first();
         Ok(())
+    }
+
+    /// Resets one queue on purpose, receive and transmit queue in turn. Nothing is lost by it.
+    #[cold]
+    fn reset_queue<R: Virtqueue<Frame>, T: NetTransport>(
+        &mut self,
+        link: &mut Link<R, T>,
+        console: &Console<'_>,
+        now: u64,
+    ) -> Result<(), LinkError> {
+        self.due.queue_reset = now.saturating_add(self.queue_reset_period);
+        if !link.features.contains(Features::RING_RESET) {
+            warn!(console, "reset_queues=: resetting a single queue was not agreed on (ring_reset)");
+            self.due.queue_reset = u64::MAX;
+            return Ok(());
+        }
+        let mut frames = Vec::new();
+        if self.counters.queue_resets.is_multiple_of(2) {
+            link.control.reset_receive(&mut link.receive, |frame| frames.push(frame))?;
+        } else {
+            link.control.reset_transmit(&mut link.transmit, |frame| frames.push(frame))?;
+            for frame in frames.drain(..) {
+                // There is room for as many as there were.
+                if link.transmit.push(frame).is_err() {
+                    self.counters.lose(Loss::Reset);
+                }
+            }
+            link.transmit.flush()?;
+        }
+        self.counters.queue_resets += 1;
+        let mut frames = frames.into_iter();
+        loop {
+            let mut count = 0;
+            for (place, frame) in self.frames.iter_mut().zip(frames.by_ref().take(BURST)) {
+                *place = Some(frame);
+                count += 1;
+            }
+            if count == 0 {
+                return Ok(());
+            }
+            if self.burst(count, link, now) {
+                self.due.stack = now;
+            }
+        }
     }
 
     /// Reads the device's configuration again.

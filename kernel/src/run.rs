@@ -6,6 +6,7 @@ use core::net::IpAddr;
 
 use ringlet_balancer::{Balancer, Config, ipvsadm};
 use ringlet_driver::buffer::{Frame, Pool};
+use ringlet_driver::net::ResetError;
 use ringlet_driver::ring::Virtqueue;
 use ringlet_driver::transport::NetTransport;
 use virtio_drivers::Hal;
@@ -151,15 +152,37 @@ impl<H: Hal, T: NetTransport> Running<H, T> {
         }
     }
 
-    /// Resets the device and begins with it anew.
+    /// Resets only the queue in which the device has lied. Whether that is all there is to do.
+    fn mend(&mut self, why: &LinkError, console: &Console<'_>) -> bool {
+        let (LinkError::Ring(_), Some(link)) = (why, &mut self.link) else { return false };
+        match with_link!(link, link => link.mend()) {
+            Ok((mended, lost)) if mended > 0 => {
+                error!(console, "network device: {why}; the queue is reset");
+                let counters = self.kernel.counters_mut();
+                counters.queue_resets += mended;
+                counters.lose_many(Loss::Reset, lost);
+                true
+            }
+            Ok(_) | Err(ResetError::NotAgreed) => false,
+            Err(failed) => {
+                error!(console, "network device: {failed}");
+                false
+            }
+        }
+    }
+
+    /// Resets the queue that is broken, if that can be done and suffices, else the device, and begins with it anew.
     #[cold]
     fn reset<P: Platform>(&mut self, why: &LinkError, platform: &P, console: &Console<'_>) -> Result<(), u8> {
         let now = platform.now_ns();
-        error!(console, "network device: {why}; it is reset");
         if now.saturating_sub(self.failed_at) > PROBATION {
             self.failures = 0;
         }
         (self.failures, self.failed_at) = (self.failures + 1, now);
+        if self.failures <= MOST_RESETS && self.mend(why, console) {
+            return Ok(());
+        }
+        error!(console, "network device: {why}; it is reset");
         let Some(link) = self.link.take().filter(|_| self.failures <= MOST_RESETS) else {
             error!(console, "network device: given up after {MOST_RESETS} resets");
             return Err(DRIVER_FAILURE);

@@ -92,6 +92,8 @@ pub struct Counters {
     pub wakeups: u64,
     /// Times the device had to be reset.
     pub resets: u64,
+    /// Times a single queue was reset.
+    pub queue_resets: u64,
     /// Frames whose checksum or segmentation was done in software.
     pub software_offloads: u64,
     /// Frames that the device has put together from several TCP segments, as far as it tells (RSC_EXT).

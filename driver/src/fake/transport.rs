@@ -77,6 +77,18 @@ impl NetTransport for FakeTransport {
         Ok(doorbell.with_data(features.contains(Features::NOTIFICATION_DATA)))
     }
 
+    fn reset_queue(&mut self, queue: u16) -> core::result::Result<(), Refused> {
+        let mut state = self.shared.state();
+        assert!(state.accepted.contains(Features::RING_RESET), "a queue is reset alone, which was not agreed on");
+        assert!(state.queue(queue).is_some(), "a queue is reset that is not in use");
+        if state.stuck {
+            return Err(Refused::Reset(queue));
+        }
+        state.queues[usize::from(queue)] = None;
+        self.shared.doorbells[usize::from(queue)].store(SILENT, Ordering::Relaxed);
+        Ok(())
+    }
+
     fn acknowledge_used(&mut self) {
         self.shared.state().interrupt_status &= !INTERRUPT_QUEUE;
     }

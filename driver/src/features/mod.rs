@@ -73,13 +73,17 @@ bitflags! {
         const EVENT_IDX = 1 << 29;
         /// The device follows virtio 1.0 or later. Without it the device is a legacy one.
         const VERSION_1 = 1 << 32;
-        /// The device sees memory through an IOMMU or other translation.
+        /// What the device may reach of memory, and by which addresses, is the platform's affair (section 6.4). The driver tells it no
+        /// addresses but those that the operating system's `Hal` gives, for queues and for buffers alike, so the bit asks nothing
+        /// more of it; the `Hal` must give what the platform's devices understand. Without the bit these must be physical addresses.
         const ACCESS_PLATFORM = 1 << 33;
         /// Packed virtqueues.
         const RING_PACKED = 1 << 34;
         /// Buffers are used in the order in which they were made available.
         const IN_ORDER = 1 << 35;
-        /// Memory accesses are ordered as the platform orders them.
+        /// The driver orders its accesses as the platform demands for real devices, not only for other processors (section 6.4).
+        /// On x86-64 memory that is not write-combined is ordered for both alike, stores to a doorbell included, so nothing
+        /// changes; on other architectures this driver does not implement it.
         const ORDER_PLATFORM = 1 << 36;
         /// Single root I/O virtualization.
         const SR_IOV = 1 << 37;
@@ -124,6 +128,12 @@ bitflags! {
 }
 
 impl Features {
+    /// ORDER_PLATFORM where nothing but the order among processors is needed.
+    #[cfg(target_arch = "x86_64")]
+    const PLATFORM_ORDERED: Self = Self::ORDER_PLATFORM;
+    #[cfg(not(target_arch = "x86_64"))]
+    const PLATFORM_ORDERED: Self = Self::empty();
+
     /// What this driver implements: everything else is never accepted.
     pub const IMPLEMENTED: Self = Self::VERSION_1
         .union(Self::EVENT_IDX)
@@ -131,6 +141,10 @@ impl Features {
         .union(Self::RING_PACKED)
         .union(Self::IN_ORDER)
         .union(Self::NOTIFICATION_DATA)
+        .union(Self::NOTIF_CONFIG_DATA)
+        .union(Self::RING_RESET)
+        .union(Self::ACCESS_PLATFORM)
+        .union(Self::PLATFORM_ORDERED)
         .union(Self::MAC)
         .union(Self::STATUS)
         .union(Self::MTU)

@@ -20,9 +20,6 @@ pub enum NegotiationError {
     /// A required feature depends on one that is not to be had.
     #[error(transparent)]
     Unmet(#[from] Unmet),
-    /// The device offers ACCESS_PLATFORM, which says that it cannot reach memory by its physical address.
-    #[error("the device insists on access_platform (memory behind an IOMMU), which this driver does not implement")]
-    AccessPlatform,
 }
 
 impl Features {
@@ -44,9 +41,6 @@ impl Features {
         }
         if !offered.contains(Self::VERSION_1) {
             return Err(NegotiationError::Legacy);
-        }
-        if offered.contains(Self::ACCESS_PLATFORM) {
-            return Err(NegotiationError::AccessPlatform);
         }
         let candidates = offered & wanted;
         let agreed = candidates.without_unmet();
@@ -71,7 +65,7 @@ mod tests {
     #[test]
     fn a_dependent_falls_with_what_it_needs() {
         let wanted = Features::IMPLEMENTED - Features::CSUM;
-        let agreed = Features::negotiate(Features::all() - Features::ACCESS_PLATFORM, wanted, NONE).unwrap();
+        let agreed = Features::negotiate(Features::all(), wanted, NONE).unwrap();
         let fallen = Features::HOST_TSO4
             | Features::HOST_TSO6
             | Features::HOST_ECN
@@ -104,13 +98,12 @@ mod tests {
             negotiate(all - Features::CSUM, all, Features::HOST_TSO6),
             Err(NegotiationError::Unmet(Unmet { feature: Features::HOST_TSO6, needs: Features::CSUM }))
         );
-        assert_eq!(negotiate(all | Features::ACCESS_PLATFORM, all, NONE), Err(NegotiationError::AccessPlatform));
     }
 
     proptest! {
         #[test]
         fn what_is_agreed_was_offered_and_wanted_and_is_sound(offered: u64, switched_off: u64) {
-            let offered = (Features::from_bits_retain(offered) - Features::ACCESS_PLATFORM) | Features::VERSION_1;
+            let offered = Features::from_bits_retain(offered) | Features::VERSION_1;
             let wanted = (Features::IMPLEMENTED - Features::from_bits_retain(switched_off)) | Features::VERSION_1;
             let agreed = Features::negotiate(offered, wanted, NONE).unwrap();
             prop_assert!(offered.contains(agreed) && wanted.contains(agreed) && agreed.check().is_ok());

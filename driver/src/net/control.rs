@@ -2,10 +2,14 @@
 
 use virtio_drivers::transport::{DeviceStatus, InterruptStatus};
 
-use super::SetupError;
 use super::config::Config;
+use super::device::tell;
+use super::{Receive, ResetError, SetupError, Transmit};
+use crate::buffer::Frame;
 use crate::features::Features;
+use crate::ring::Virtqueue;
 use crate::transport::NetTransport;
+use crate::wire::{RECEIVE_QUEUE, TRANSMIT_QUEUE};
 
 /// Owns the transport. Each method costs at least one exit to the monitor, unless it says otherwise.
 #[derive(Debug)]
@@ -98,6 +102,54 @@ impl<T: NetTransport> Control<T> {
     pub fn needs_reset(&self) -> bool {
         let status = self.transport.get_status();
         status.contains(DeviceStatus::DEVICE_NEEDS_RESET) || !status.contains(DeviceStatus::DRIVER_OK)
+    }
+
+    /// Resets the receive queue alone (RING_RESET; virtio 1.3, section 2.6.1) and brings it back, as it was when the device was
+    /// started; it may be broken. `received` is given the frames that had come and were not taken yet, unless it is broken.
+    /// The transmit queue goes on meanwhile. Interrupts are off afterwards.
+    ///
+    /// # Errors
+    /// See [`ResetError`].
+    pub fn reset_receive<R: Virtqueue<Frame>>(
+        &mut self,
+        receive: &mut Receive<R>,
+        received: impl FnMut(Frame),
+    ) -> Result<(), ResetError> {
+        self.check(receive.device)?;
+        self.transport.reset_queue(RECEIVE_QUEUE)?;
+        // SAFETY: the device has just said that it uses the queue no more.
+        unsafe { receive.clear(received) };
+        receive.doorbell = tell(&mut self.transport, RECEIVE_QUEUE, &*receive.ring, self.features)?;
+        receive.refill();
+        Ok(())
+    }
+
+    /// Resets the transmit queue alone (RING_RESET; virtio 1.3, section 2.6.1) and brings it back, as it was when the device was
+    /// started; it may be broken. `unsent` is given the frames that the device says it has not sent, to be sent again or dropped,
+    /// in no particular order; where the queue is broken it is not known which were sent. The receive queue goes on meanwhile.
+    /// Interrupts are off afterwards.
+    ///
+    /// # Errors
+    /// See [`ResetError`].
+    pub fn reset_transmit<R: Virtqueue<Frame>>(
+        &mut self,
+        transmit: &mut Transmit<R>,
+        unsent: impl FnMut(Frame),
+    ) -> Result<(), ResetError> {
+        self.check(transmit.device)?;
+        self.transport.reset_queue(TRANSMIT_QUEUE)?;
+        // SAFETY: the device has just said that it uses the queue no more.
+        unsafe { transmit.clear(unsent) };
+        transmit.doorbell = tell(&mut self.transport, TRANSMIT_QUEUE, &*transmit.ring, self.features)?;
+        Ok(())
+    }
+
+    /// Whether a queue of `device` can be reset alone through this.
+    fn check(&self, device: u64) -> Result<(), ResetError> {
+        if device != self.device {
+            return Err(ResetError::Foreign);
+        }
+        if self.features.contains(Features::RING_RESET) { Ok(()) } else { Err(ResetError::NotAgreed) }
     }
 
     /// The transport, for what is not covered here. Changing the device's status or queues through it breaks the driver.

@@ -20,8 +20,10 @@ pub struct ReceiveCounters {
     pub bad_headers: u64,
     /// Frames thrown away because they have more pieces than are put up with, or fewer bytes than an Ethernet header.
     pub bad_lengths: u64,
-    /// Lies that broke the queue: 0 or 1.
+    /// Lies that broke the queue. After one there is another only if the queue was reset.
     pub device_errors: u64,
+    /// How often the queue was reset alone.
+    pub resets: u64,
     /// How often the pool had no more buffers to spare while less than a quarter of the queue was filled.
     pub buffers_missing: u64,
     /// Doorbells rung.
@@ -41,8 +43,10 @@ pub struct TransmitCounters {
     pub full: u64,
     /// Frames refused for any other reason.
     pub refused: u64,
-    /// Lies that broke the queue: 0 or 1.
+    /// Lies that broke the queue. After one there is another only if the queue was reset.
     pub device_errors: u64,
+    /// How often the queue was reset alone.
+    pub resets: u64,
     /// Doorbells rung.
     pub doorbells: u64,
     /// How often interrupts were asked for.

@@ -13,7 +13,7 @@ use super::{Control, Receive, SetupError, Transmit};
 use crate::buffer::{Frame, MAX_SEGMENTS, Pool};
 use crate::features::Features;
 use crate::ring::{Packed, Split, Virtqueue};
-use crate::transport::{Doorbell, NetTransport};
+use crate::transport::{Doorbell, NetTransport, Refused};
 use crate::wire::{RECEIVE_QUEUE, TRANSMIT_QUEUE};
 
 /// How a device is to be set up.
@@ -40,6 +40,20 @@ pub enum CloseError {
     /// The device does not reset.
     #[error("the device does not reset")]
     Reset,
+}
+
+/// Why a single queue was not reset. The device is to be reset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ResetError {
+    /// RING_RESET was not agreed on.
+    #[error("resetting a single queue was not agreed on (ring_reset)")]
+    NotAgreed,
+    /// The queue is one of another device.
+    #[error("the queue is one of another device")]
+    Foreign,
+    /// The device did not reset the queue, in which case its buffers stay where they are; or it did not take it again.
+    #[error(transparent)]
+    Refused(#[from] Refused),
 }
 
 /// The parts of a [`Device`].
@@ -99,6 +113,22 @@ impl<R: Virtqueue<Frame>, T: NetTransport> Device<R, T> {
     /// Everything else.
     pub fn control(&mut self) -> &mut Control<T> {
         &mut self.control
+    }
+
+    /// Resets the receive queue alone; see [`Control::reset_receive`].
+    ///
+    /// # Errors
+    /// See there.
+    pub fn reset_receive(&mut self, received: impl FnMut(Frame)) -> Result<(), ResetError> {
+        self.control.reset_receive(&mut self.receive, received)
+    }
+
+    /// Resets the transmit queue alone; see [`Control::reset_transmit`].
+    ///
+    /// # Errors
+    /// See there.
+    pub fn reset_transmit(&mut self, unsent: impl FnMut(Frame)) -> Result<(), ResetError> {
+        self.control.reset_transmit(&mut self.transmit, unsent)
     }
 
     /// Resets the device, and frees its queues and every buffer in them. Frames not yet sent are lost. What is left is the
@@ -166,9 +196,20 @@ fn make<R: Virtqueue<Frame>, T: NetTransport>(
     // SAFETY: it lies in a `ManuallyDrop`, which only `Device::close` drops, after the reset.
     let ring = unsafe { R::new(size, segments, features) }.ok_or(SetupError::NoMemory(queue))?;
     let ring = ManuallyDrop::new(ring);
+    let doorbell = tell(transport, queue, &*ring, features)?;
+    Ok((ring, doorbell))
+}
+
+/// Tells the device of a queue.
+pub(super) fn tell<R: Virtqueue<Frame>, T: NetTransport>(
+    transport: &mut T,
+    queue: u16,
+    ring: &R,
+    features: Features,
+) -> Result<Doorbell, Refused> {
     let [descriptors, driver, device] = ring.areas();
     transport.queue_set(queue, u32::from(ring.size()), descriptors, driver, device);
-    Ok((ring, transport.doorbell(queue, features)?))
+    transport.doorbell(queue, features)
 }
 
 /// The size of a queue: the greatest that its format can have and that neither device nor caller finds too large.

@@ -93,7 +93,7 @@ impl<T: NetTransport> Negotiation<T> {
     /// Agrees on what of `wanted` is offered and has what it needs, and starts the device. `wanted` must lie within
     /// [`Features::IMPLEMENTED`]; every bit of `required` must be in the result. The device receives into buffers of `pool`.
     ///
-    /// An MTU below 68 and a MAC address that is all zeros or a multicast one count as not offered; so do GUEST_TSO,
+    /// What the transport does not carry counts as not offered. An MTU below 68 and a MAC address that is all zeros or a multicast one count as not offered; so do GUEST_TSO,
     /// GUEST_USO, GUEST_UFO and MTU where the receive queue is too short for them.
     ///
     /// # Errors
@@ -106,7 +106,7 @@ impl<T: NetTransport> Negotiation<T> {
         pool: &Pool,
         settings: Settings,
     ) -> Result<AnyDevice<H, T>, SetupError> {
-        let packed = (self.offered & wanted).contains(Features::RING_PACKED);
+        let packed = (self.offered & self.transport.possible() & wanted).contains(Features::RING_PACKED);
         if packed {
             self.accept_as(wanted, required, pool, settings).map(AnyDevice::Packed)
         } else {
@@ -124,7 +124,7 @@ impl<T: NetTransport> Negotiation<T> {
         let Self { mut transport, offered, config } = self;
         let size = device::queue_size::<R, T>(&mut transport, RECEIVE_QUEUE, settings.receive_queue)
             .map_err(|error| give_up(&mut transport, error))?;
-        let possible = feasible(config.plausible(offered), wanted, config.mtu, size);
+        let possible = feasible(config.plausible(offered & transport.possible()), wanted, config.mtu, size);
         let agreed = Features::negotiate(possible, wanted, required)
             .map_err(SetupError::from)
             .and_then(|features| agree(&mut transport, features));

@@ -54,7 +54,7 @@ impl Posting {
 pub struct Receive<R> {
     pub(super) ring: ManuallyDrop<R>,
     pub(super) device: u64,
-    doorbell: Doorbell,
+    pub(super) doorbell: Doorbell,
     pool: Pool,
     reserve: usize,
     posting: Posting,
@@ -63,6 +63,8 @@ pub struct Receive<R> {
     allowed: Allowed,
     /// Bits of the flags that mean something.
     flags: u8,
+    /// Lies of the device after which the queue was reset.
+    mended: u64,
     counters: ReceiveCounters,
 }
 
@@ -89,6 +91,7 @@ impl<R: Virtqueue<Frame>> Receive<R> {
             posting,
             allowed: Allowed::received(features),
             flags: NetHdr::NEEDS_CSUM | checked | counted,
+            mended: 0,
             counters: ReceiveCounters::default(),
         }
     }
@@ -215,7 +218,7 @@ impl<R: Virtqueue<Frame>> Receive<R> {
             }
             Ok(None) => Ok(None),
             Err(error) => {
-                self.counters.device_errors = 1;
+                self.counters.device_errors = self.mended + 1;
                 Err(error)
             }
         }
@@ -314,10 +317,24 @@ impl<R: Virtqueue<Frame>> Receive<R> {
         Ok(fits)
     }
 
+    /// Empties the queue, broken or not, so that the device can be told of it again. `received` is given what had come.
+    ///
+    /// # Safety
+    /// The device must have reset the queue.
+    pub(super) unsafe fn clear(&mut self, mut received: impl FnMut(Frame)) {
+        while let Ok(Some(frame)) = self.take() {
+            received(frame);
+        }
+        self.mended += u64::from(self.ring.broken().is_some());
+        // SAFETY: the caller's promise.
+        unsafe { self.ring.reset(drop) };
+        self.counters.resets += 1;
+    }
+
     #[cold]
     fn lie(&mut self, error: RingError) -> RingError {
         self.ring.break_by(error);
-        self.counters.device_errors = 1;
+        self.counters.device_errors = self.mended + 1;
         error
     }
 

@@ -54,7 +54,7 @@ pub struct Refused {
 pub struct Transmit<R> {
     pub(super) ring: ManuallyDrop<R>,
     pub(super) device: u64,
-    doorbell: Doorbell,
+    pub(super) doorbell: Doorbell,
     allowed: Allowed,
     /// The longest frame that is not to be segmented, in bytes.
     longest: usize,
@@ -62,6 +62,8 @@ pub struct Transmit<R> {
     segments: usize,
     /// Frames with the device at which flushing looks for sent ones.
     reap_at: u16,
+    /// Lies of the device after which the queue was reset.
+    mended: u64,
     counters: TransmitCounters,
 }
 
@@ -81,6 +83,7 @@ impl<R: Virtqueue<Frame>> Transmit<R> {
             doorbell,
             allowed: Allowed::transmitted(features),
             longest: mtu.map_or(MAX_GSO_FRAME, |mtu| usize::from(mtu) + ETHERNET_HEADER) + VLAN_TAG,
+            mended: 0,
             counters: TransmitCounters::default(),
         }
     }
@@ -194,11 +197,24 @@ impl<R: Virtqueue<Frame>> Transmit<R> {
                 Ok(Some(_sent)) => count += 1,
                 Ok(None) => return Ok(count),
                 Err(error) => {
-                    self.counters.device_errors = 1;
+                    self.counters.device_errors = self.mended + 1;
                     return Err(error);
                 }
             }
         }
+    }
+
+    /// Empties the queue, broken or not, so that the device can be told of it again. `unsent` is given what it has not sent.
+    ///
+    /// # Safety
+    /// The device must have reset the queue.
+    pub(super) unsafe fn clear(&mut self, unsent: impl FnMut(Frame)) {
+        // What it says that it has sent is not to be sent again. If that is a lie the rest is not known.
+        let _ = self.reap();
+        self.mended += u64::from(self.ring.broken().is_some());
+        // SAFETY: the caller's promise.
+        unsafe { self.ring.reset(unsent) };
+        self.counters.resets += 1;
     }
 
     /// Asks for an interrupt when half of the frames that are under way were sent. Whether that is so already: then do not

@@ -8,6 +8,8 @@ use core::sync::atomic::{Ordering, fence};
 pub struct Doorbell {
     register: NonNull<u8>,
     queue: u16,
+    /// What is written to name the queue.
+    name: u16,
     width: Width,
     data: bool,
 }
@@ -32,7 +34,7 @@ impl Doorbell {
     /// thread; and such a write must have no effect on memory that Rust knows of.
     #[must_use]
     pub unsafe fn new(register: NonNull<u8>, queue: u16, width: Width) -> Self {
-        Self { register, queue, width, data: false }
+        Self { register, queue, name: queue, width, data: false }
     }
 
     /// The queue whose doorbell this is.
@@ -51,6 +53,12 @@ impl Doorbell {
         Self { data, ..self }
     }
 
+    /// The same doorbell, in which `name` stands for the queue instead of its index (NOTIF_CONFIG_DATA, section 4.1.5.2).
+    #[must_use]
+    pub fn with_name(self, name: u16) -> Self {
+        Self { name, ..self }
+    }
+
     /// Tells the device to look at the queue, whose next buffer will be at `position`
     /// ([`Virtqueue::position`](crate::ring::Virtqueue::position)). Everything published before is visible to it.
     #[inline]
@@ -60,9 +68,9 @@ impl Doorbell {
         // SAFETY: the promise of `new`.
         unsafe {
             match self.width {
-                Width::Bits16 => self.register.cast::<u16>().as_ptr().write_volatile(self.queue.to_le()),
+                Width::Bits16 => self.register.cast::<u16>().as_ptr().write_volatile(self.name.to_le()),
                 Width::Bits32 => {
-                    self.register.cast::<u32>().as_ptr().write_volatile((data | u32::from(self.queue)).to_le())
+                    self.register.cast::<u32>().as_ptr().write_volatile((data | u32::from(self.name)).to_le())
                 }
             }
         }
@@ -94,5 +102,8 @@ mod tests {
             let value = unsafe { register.cast::<u32>().as_ptr().read_volatile() }.to_le();
             assert_eq!(value, u32::from(position) << 16 | 0x102);
         }
+        wide.with_name(0xabcd).ring(3);
+        // SAFETY: as above.
+        assert_eq!(unsafe { register.cast::<u32>().as_ptr().read_volatile() }.to_le(), 0x0003_abcd);
     }
 }

@@ -7,9 +7,9 @@ use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Trans
 use virtio_drivers::{PhysAddr, Result};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::{Doorbell, NetTransport, Refused, Width};
+use super::{Doorbell, NetTransport, QUEUE_RESET_PATIENCE, Refused, Width};
 use crate::features::Features;
-use crate::wire::mmio::{CONFIG, INTERRUPT_ACK, QUEUE_NOTIFY};
+use crate::wire::mmio::{CONFIG, INTERRUPT_ACK, QUEUE_NOTIFY, QUEUE_READY, QUEUE_RESET, QUEUE_SEL};
 use crate::wire::status::INTERRUPT_QUEUE;
 
 /// Why no network device is driven at an address.
@@ -65,11 +65,43 @@ impl MmioTransport {
             other => Err(MmioError::NotNetwork(other)),
         }
     }
+
+    /// Writes one of the registers of [`crate::wire::mmio`] below the configuration space.
+    fn write(&mut self, register: usize, value: u32) {
+        debug_assert!(register < CONFIG && register.is_multiple_of(4));
+        // SAFETY: one of the registers that the caller of `new` has promised, 4-aligned. None has an effect on memory that Rust
+        // knows of, but QueueReady and QueueNotify, which only `inner` and doorbells write.
+        unsafe { self.registers.byte_add(register).cast::<u32>().as_ptr().write_volatile(value.to_le()) };
+    }
+
+    /// Reads one of these registers.
+    fn read(&self, register: usize) -> u32 {
+        debug_assert!(register < CONFIG && register.is_multiple_of(4));
+        // SAFETY: as in `write`; reading has no effect.
+        u32::from_le(unsafe { self.registers.byte_add(register).cast::<u32>().as_ptr().read_volatile() })
+    }
 }
 
 impl NetTransport for MmioTransport {
     fn name(&self) -> &'static str {
         "mmio"
+    }
+
+    /// What names a queue in its doorbell can be told over PCI only.
+    fn possible(&self) -> Features {
+        Features::all() - Features::NOTIF_CONFIG_DATA
+    }
+
+    fn reset_queue(&mut self, queue: u16) -> core::result::Result<(), Refused> {
+        self.write(QUEUE_SEL, queue.into());
+        self.write(QUEUE_RESET, 1);
+        for _ in 0..QUEUE_RESET_PATIENCE {
+            if self.read(QUEUE_RESET) == 0 && self.read(QUEUE_READY) == 0 {
+                return Ok(());
+            }
+            core::hint::spin_loop();
+        }
+        Err(Refused::Reset(queue))
     }
 
     fn doorbell(&mut self, queue: u16, features: Features) -> core::result::Result<Doorbell, Refused> {
@@ -80,12 +112,7 @@ impl NetTransport for MmioTransport {
     }
 
     fn acknowledge_used(&mut self) {
-        // SAFETY: InterruptACK is one of the registers that the caller of `new` has promised, 4-aligned; it only clears bits of
-        // InterruptStatus.
-        unsafe {
-            let register = self.registers.byte_add(INTERRUPT_ACK).cast::<u32>();
-            register.as_ptr().write_volatile(u32::from(INTERRUPT_QUEUE).to_le());
-        }
+        self.write(INTERRUPT_ACK, INTERRUPT_QUEUE.into());
     }
 }
 

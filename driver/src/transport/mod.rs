@@ -27,14 +27,34 @@ pub enum Refused {
     /// A queue's doorbell lies outside of the doorbell region.
     #[error("the doorbell of queue {0} lies outside of the device's doorbell region")]
     Doorbell(u16),
+    /// A queue does not come out of its reset: the device may still use it.
+    #[error("queue {0} does not reset")]
+    Reset(u16),
 }
+
+/// How often a device is asked whether the reset of a queue is over before it is taken for dead. Each time is an exit to the
+/// monitor at least.
+const QUEUE_RESET_PATIENCE: u32 = 100_000;
 
 /// What a network driver needs of a transport besides [`Transport`].
 pub trait NetTransport: Transport {
     /// A short name for messages: `mmio` or `pci`.
     fn name(&self) -> &'static str;
 
-    /// The doorbell of `queue`, as `features` make it (NOTIFICATION_DATA), to be called after [`Transport::queue_set`]. It stays
+    /// The features that can be had of this device over this transport, as far as it matters: those that are not there are not
+    /// accepted, offered or not.
+    fn possible(&self) -> Features {
+        Features::all()
+    }
+
+    /// Resets `queue` alone (RING_RESET; virtio 1.3, section 2.6.1), and waits until that is done: the device uses neither the queue
+    /// nor its buffers any more. [`Transport::queue_set`] brings it back.
+    ///
+    /// # Errors
+    /// If it does not reset.
+    fn reset_queue(&mut self, queue: u16) -> Result<(), Refused>;
+
+    /// The doorbell of `queue`, as `features` make it (NOTIFICATION_DATA, NOTIF_CONFIG_DATA), to be called after [`Transport::queue_set`]. It stays
     /// good until the device is reset.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use ringlet_driver::buffer::{Frame, Pool};
 use ringlet_driver::features::Features;
 use ringlet_driver::net::{
-    AnyDevice, CloseError, Control, Device, Negotiation, Receive, Settings, SetupError, Transmit,
+    AnyDevice, CloseError, Control, Device, Negotiation, Receive, ResetError, Settings, SetupError, Transmit,
 };
 use ringlet_driver::ring::{Packed, RingError, Split, Virtqueue};
 use ringlet_driver::transport::NetTransport;
@@ -20,6 +20,14 @@ pub enum LinkError {
     Ring(RingError),
     /// It says itself that it needs a reset, or cannot be read any more.
     Device(SetupError),
+    /// A single queue cannot be reset.
+    Queue(ResetError),
+}
+
+impl From<ResetError> for LinkError {
+    fn from(error: ResetError) -> Self {
+        LinkError::Queue(error)
+    }
 }
 
 impl From<RingError> for LinkError {
@@ -33,6 +41,7 @@ impl core::fmt::Display for LinkError {
         match self {
             LinkError::Ring(error) => error.fmt(f),
             LinkError::Device(error) => error.fmt(f),
+            LinkError::Queue(error) => error.fmt(f),
         }
     }
 }
@@ -127,6 +136,24 @@ impl<R: Virtqueue<Frame>, T: NetTransport> Link<R, T> {
         transmit.disarm_interrupt();
         let features = control.features();
         Self { receive, transmit, control, offered, features }
+    }
+
+    /// Resets the queues that are broken, and no others; nothing of what they held is known. How many these were, and the frames
+    /// that may not have been sent.
+    ///
+    /// # Errors
+    /// If RING_RESET was not agreed on, or the device does not reset a queue.
+    pub fn mend(&mut self) -> Result<(u64, u64), ResetError> {
+        let (mut mended, mut lost) = (0, 0);
+        if self.receive.broken().is_some() {
+            self.control.reset_receive(&mut self.receive, drop)?;
+            mended += 1;
+        }
+        if self.transmit.broken().is_some() {
+            self.control.reset_transmit(&mut self.transmit, |_| lost += 1)?;
+            mended += 1;
+        }
+        Ok((mended, lost))
     }
 
     fn close(self) -> Result<T, CloseError> {

@@ -297,7 +297,7 @@ fn control_changes_the_configuration_and_lists_it() {
 
 #[test]
 fn a_device_that_lies_is_reset_and_given_up_when_it_does_not_stop() {
-    let mut world = World::new(ALL, "", RULES);
+    let mut world = World::new(ALL - Features::RING_RESET, "", RULES);
     world.peers = vec![Peer::gateway(Features::empty())];
     for i in 0..5 {
         assert_eq!(world.ended, None, "{i}");
@@ -313,6 +313,52 @@ fn a_device_that_lies_is_reset_and_given_up_when_it_does_not_stop() {
     assert_eq!(world.ended, Some(DRIVER_FAILURE));
     let said = world.platform.console();
     assert!(said.contains("it is reset") && said.contains("given up"), "{said}");
+}
+
+#[test]
+fn a_queue_in_which_the_device_lies_is_reset_alone() {
+    for offered in [ALL, ALL - Features::RING_PACKED] {
+        let mut world = World::new(offered, "", RULES);
+        world.peers = vec![Peer::gateway(Features::empty())];
+        let resets = world.device.resets();
+        for queue in [0, 1, 0, 1] {
+            world.device.misbehave(queue, if queue == 0 { Mischief::Id(0xffff) } else { Mischief::Replay });
+            world.device.inject(NetHdr::default(), &[0xff; 60]);
+            let page = world.http("GET / HTTP/1.0\r\n\r\n");
+            assert!(page.starts_with("HTTP/1.1 200 "), "it works after the reset: {page}");
+        }
+        assert_eq!((world.ended, world.device.resets()), (None, resets), "the device itself was not reset");
+        let counters = world.running.kernel.gauges(&*world.platform, 0).counters;
+        assert_eq!((counters.resets, counters.queue_resets), (0, 4));
+        let said = world.platform.console();
+        assert_eq!(said.matches("the queue is reset").count(), 4, "{said}");
+        // One lie too many.
+        for _ in 0..2 {
+            world.device.misbehave(0, Mischief::Id(0xfffe));
+            world.device.inject(NetHdr::default(), &[0xff; 60]);
+            world.run(5);
+        }
+        assert_eq!(world.ended, Some(DRIVER_FAILURE));
+    }
+}
+
+#[test]
+fn queues_are_reset_under_load_when_asked_for_and_nothing_is_lost() {
+    for offered in [ALL, ALL - Features::RING_PACKED, ALL - Features::IN_ORDER] {
+        let mut world = World::new(offered, "reset_queues=1", RULES);
+        world.peers = vec![Peer::gateway(Features::empty())];
+        for _ in 0..5 {
+            let page = world.http("GET /metrics HTTP/1.0\r\n\r\n");
+            assert!(page.starts_with("HTTP/1.1 200 ") && page.contains("ringlet_device_queue_resets_total"), "{page}");
+        }
+        let counters = world.running.kernel.gauges(&*world.platform, 0).counters;
+        assert!(counters.queue_resets >= 20, "{}", counters.queue_resets);
+        assert_eq!((counters.resets, counters.lost_in_all(), world.ended), (0, 0, None));
+        world.assert_nothing_is_lost();
+    }
+    let mut world = World::new(ALL - Features::RING_RESET, "reset_queues=1", RULES);
+    world.run(100);
+    assert!(world.platform.console().contains("was not agreed on (ring_reset)"));
 }
 
 #[test]

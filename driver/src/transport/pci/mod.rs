@@ -18,7 +18,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use self::msix::Vectors;
 use self::registers::Registers;
-use super::{Doorbell, NetTransport, Refused, Width};
+use super::{Doorbell, NetTransport, QUEUE_RESET_PATIENCE, Refused, Width};
 use crate::features::Features;
 use crate::wire::pci::{DEVICE_MODERN_NETWORK, DEVICE_TRANSITIONAL_NETWORK, MSIX_NO_VECTOR, VENDOR, common};
 
@@ -142,6 +142,26 @@ impl NetTransport for PciTransport {
         "pci"
     }
 
+    /// Both need fields that not every device has.
+    fn possible(&self) -> Features {
+        let fields = Features::NOTIF_CONFIG_DATA | Features::RING_RESET;
+        let there = self.common.at::<u16>(common::QUEUE_RESET).is_some();
+        if there { Features::all() } else { Features::all() - fields }
+    }
+
+    fn reset_queue(&mut self, queue: u16) -> core::result::Result<(), Refused> {
+        self.select(queue);
+        self.common.write_u16(common::QUEUE_RESET, 1);
+        // Section 4.1.4.3.2: the reset is over when this reads 0, and the queue is not enabled then.
+        for _ in 0..QUEUE_RESET_PATIENCE {
+            if self.common.read_u16(common::QUEUE_RESET) == 0 && self.common.read_u16(common::QUEUE_ENABLE) == 0 {
+                return Ok(());
+            }
+            core::hint::spin_loop();
+        }
+        Err(Refused::Reset(queue))
+    }
+
     fn doorbell(&mut self, queue: u16, features: Features) -> core::result::Result<Doorbell, Refused> {
         if let Some(refused) = self.refused.get() {
             return Err(refused);
@@ -160,7 +180,11 @@ impl NetTransport for PciTransport {
         let register = register.ok_or(Refused::Doorbell(queue))?;
         // SAFETY: an aligned register inside the doorbell structure, mapped for good; all it does is to make the device look
         // at the queue.
-        Ok(unsafe { Doorbell::new(register, queue, width) }.with_data(with_data))
+        let doorbell = unsafe { Doorbell::new(register, queue, width) }.with_data(with_data);
+        if features.contains(Features::NOTIF_CONFIG_DATA) {
+            return Ok(doorbell.with_name(self.common.read_u16(common::QUEUE_NOTIF_CONFIG_DATA)));
+        }
+        Ok(doorbell)
     }
 
     fn acknowledge_used(&mut self) {}

@@ -165,6 +165,23 @@ fn a_doorbell_outside_of_its_structure_is_refused() {
 }
 
 #[test]
+fn what_needs_more_fields_than_the_device_has_is_not_possible() {
+    let more = Features::RING_RESET | Features::NOTIF_CONFIG_DATA;
+    let fake = Fake::new();
+    assert_eq!(fake.open(3).unwrap().possible(), Features::all() - more);
+    // The length of the common configuration structure.
+    fake.config.borrow_mut()[0x4c / 4] = common::LEN as u32;
+    let mut transport = fake.open(3).unwrap();
+    assert_eq!(transport.possible(), Features::all());
+    fake.set_u16(common::QUEUE_NOTIF_CONFIG_DATA, 0xbeef);
+    transport.doorbell(1, Features::NOTIF_CONFIG_DATA).unwrap().ring(7);
+    assert_eq!(fake.u32(0x3004) & 0xffff, 0xbeef);
+    // This memory never says that the reset is over.
+    assert_eq!(transport.reset_queue(1), Err(Refused::Reset(1)));
+    assert_eq!((fake.u32(0x14) >> 16, fake.u32(0x38) >> 16), (1, 1), "the queue is selected, and told to reset");
+}
+
+#[test]
 fn says_what_is_wrong() {
     let broken = |word: usize, value: u32| {
         let fake = Fake::new();

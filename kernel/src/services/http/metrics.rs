@@ -53,6 +53,12 @@ static METRICS: &[(&str, Kind, &str, Source)] = &[
         "Sleeps that an interrupt of the device ended.",
         Machine(|v| v.gauges.counters.wakeups),
     ),
+    (
+        "ringlet_device_queue_resets_total",
+        Counter,
+        "Times a single queue of the device was reset.",
+        Machine(|v| v.gauges.counters.queue_resets),
+    ),
     ("ringlet_device_resets_total", Counter, "Times the device was reset.", Machine(|v| v.gauges.counters.resets)),
     (
         "ringlet_software_offloads_total",
