@@ -9,6 +9,7 @@ mod matrix;
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use matrix::{Case, Guest, Kind, cases, evidence, offer, run, table};
 use ringlet_driver::features::Features;
@@ -30,9 +31,13 @@ fn every_feature_works_alone_and_can_be_left_out() {
         );
     }
     let cases = cases(offer);
-    let mut frames = HashMap::new();
+    let (mut frames, mut slowest) = (HashMap::new(), (Duration::ZERO, None));
     for case in &cases {
+        let began = Instant::now();
         let seen = run(case);
+        if began.elapsed() > slowest.0 {
+            slowest = (began.elapsed(), Some(case));
+        }
         if let Kind::Alone(feature) = case.kind {
             assert!(seen.features.contains(feature), "{case}: not agreed on");
         }
@@ -52,6 +57,9 @@ fn every_feature_works_alone_and_can_be_left_out() {
         *frames.entry(case.setup.transport.name()).or_insert(0) += seen.frames;
     }
     println!("{} runs; frames compared: {frames:?}", cases.len());
+    if let (time, Some(case)) = slowest {
+        println!("the slowest, with {time:?}: {case}");
+    }
     compare(&table(offer, &cases));
 }
 
