@@ -8,10 +8,10 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use common::emulated;
 use common::http::get;
 use common::ringlet::{PATIENCE, Ringlet};
 use common::rules::{File, service};
+use common::{TRANSPORTS, emulated};
 
 /// The management ports, on any free ports of this host.
 const MANAGEMENT: [&str; 4] = ["--publish", "0:10.0.0.2:9100", "--publish", "0:10.0.0.2:9101"];
@@ -49,9 +49,15 @@ fn ask_counting(address: SocketAddr, requests: u32, workers: u32, begun: &Atomic
 
 #[test]
 fn ten_thousand_requests_by_round_robin() {
+    TRANSPORTS.iter().for_each(|transport| ten_thousand_requests(transport));
+}
+
+fn ten_thousand_requests(transport: &str) {
     let rules = File::new("rr.rules", service("-t", VIP, 80, "rr"));
-    let publish = ["--rules", rules.path(), "--publish", "0:10.0.0.100:80"];
+    let publish = ["--transport", transport, "--rules", rules.path(), "--publish", "0:10.0.0.100:80"];
     let mut ringlet = Ringlet::start(&[&publish[..], &MANAGEMENT].concat());
+    let boot = ringlet.seen.iter().find(|record| record["type"] == "boot").expect("it has booted");
+    assert_eq!(boot["transport"], transport);
     let (requests, workers) = if emulated() { (1000, 4) } else { (10_000, 64) };
     let answers = ask(ringlet.host(VIP), requests, workers);
     let counts: Vec<_> = answers.values().copied().collect();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ringlet::backend::generator::{Generator, Load, Tally};
 use ringlet::backend::options::Protocol;
 use ringlet::image;
-use ringlet::virtio::{self, Counters};
+use ringlet::virtio::{self, Counters, Transport};
 use ringlet::vmm::console::{Record, Said};
 use ringlet::vmm::machine::Start;
 use ringlet::vmm::{Machine, Outcome};
@@ -20,14 +20,14 @@ const VERIFIED: u64 = 20;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Boots the image on a device without some features, and loads it until enough frames came back.
-fn forward(load: Load, without: Features) -> (Tally, Counters, Features) {
+fn forward(load: Load, without: Features, transport: Transport) -> (Tally, Counters, Features) {
     let flag = if load.protocol == Protocol::Tcp { "-t" } else { "-u" };
     let mut rules = format!("-A {flag} {} -s rr\n", load.service);
     load.servers.iter().for_each(|server| rules += &format!("-a {flag} {} -r {server} -m -w 1\n", load.service));
     let (generator, meter) = Generator::new(load).unwrap();
     let mut machine = Machine::new(64).unwrap();
     let report = Box::new(|line: &str| panic!("{line}"));
-    let options = virtio::Options { mask: Features::all() - without, ..virtio::Options::new(report) };
+    let options = virtio::Options { transport, mask: Features::all() - without, ..virtio::Options::new(report) };
     let device = virtio::attach(&mut machine, generator, options).unwrap();
     let (sender, said) = mpsc::channel();
     let words = device.command_line();
@@ -73,6 +73,7 @@ fn check(tally: &Tally, counters: &Counters) {
     assert_eq!(counters.misuses, 0, "{counters:?}");
 }
 
+const TRANSPORTS: [Transport; 2] = [Transport::Mmio, Transport::Pci];
 const CHECKSUM: Features = Features::CSUM.union(Features::GUEST_CSUM);
 
 #[test]
@@ -84,8 +85,8 @@ fn every_feature_can_be_missing() {
     let mut masks = vec![Features::empty(), bare];
     masks.extend([Features::EVENT_IDX, Features::INDIRECT_DESC, Features::MRG_RXBUF, Features::CSUM]);
     masks.extend([Features::GUEST_CSUM, Features::MTU, Features::STATUS]);
-    for without in masks {
-        let (tally, counters, negotiated) = forward(load(), without);
+    for (without, transport) in masks.into_iter().flat_map(|mask| TRANSPORTS.map(|transport| (mask, transport))) {
+        let (tally, counters, negotiated) = forward(load(), without, transport);
         check(&tally, &counters);
         assert!(!negotiated.intersects(without), "{negotiated}");
         let all = Features::VERSION_1 | Features::EVENT_IDX | Features::MRG_RXBUF | Features::GUEST_CSUM;
@@ -97,9 +98,9 @@ fn every_feature_can_be_missing() {
 fn frames_of_every_size_and_kind() {
     needs_kvm!();
     for (protocol, frame) in [(Protocol::Udp, 61), (Protocol::Udp, 1514), (Protocol::Tcp, 60), (Protocol::Tcp, 1513)] {
-        for offloads in [Features::empty(), CHECKSUM] {
+        for (offloads, transport) in [Features::empty(), CHECKSUM].into_iter().zip(TRANSPORTS) {
             let load = Load { protocol, frame, offloads, flows: 200, ..Load::default() };
-            let (tally, counters, _) = forward(load, Features::empty());
+            let (tally, counters, _) = forward(load, Features::empty(), transport);
             check(&tally, &counters);
         }
     }

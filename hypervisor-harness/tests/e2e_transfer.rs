@@ -6,8 +6,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use common::emulated;
 use common::ringlet::Ringlet;
+use common::{TRANSPORTS, emulated};
 use ringlet::backend::lan::http::{Hash, pattern};
 
 const GIB: u64 = 1 << 30;
@@ -104,7 +104,11 @@ fn transfer(flags: &[&str], expect: impl Fn(&str) -> bool) {
 #[test]
 fn a_gibibyte_each_way_with_every_offload() {
     needs_kvm!();
-    transfer(&[], |features| features.contains("\"csum\"") && features.contains("guest_tso4"));
+    for transport in TRANSPORTS {
+        transfer(&["--transport", transport], |features| {
+            features.contains("\"csum\"") && features.contains("guest_tso4")
+        });
+    }
 }
 
 #[test]

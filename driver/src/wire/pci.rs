@@ -70,10 +70,16 @@ pub mod common {
     pub const QUEUE_NOTIFY_OFF: usize = 0x1e;
     /// 64 bits.
     pub const QUEUE_DESC: usize = 0x20;
+    /// The high half of [`QUEUE_DESC`].
+    pub const QUEUE_DESC_HIGH: usize = 0x24;
     /// 64 bits.
     pub const QUEUE_DRIVER: usize = 0x28;
+    /// The high half of [`QUEUE_DRIVER`].
+    pub const QUEUE_DRIVER_HIGH: usize = 0x2c;
     /// 64 bits.
     pub const QUEUE_DEVICE: usize = 0x30;
+    /// The high half of [`QUEUE_DEVICE`].
+    pub const QUEUE_DEVICE_HIGH: usize = 0x34;
     /// 16 bits.
     pub const QUEUE_NOTIF_CONFIG_DATA: usize = 0x38;
     /// 16 bits.

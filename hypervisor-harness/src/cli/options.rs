@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 use ringlet_driver::features::Features;
 
 use crate::backend::options::{Net, Publish, Real};
+use crate::virtio::Transport;
 use crate::vmm::layout;
 
 /// What the guest is given, in whichever machine it runs.
@@ -53,6 +54,9 @@ pub struct RunArgs {
     /// `vhost-user=PATH[,server]` (another process, such as OVS-DPDK, that serves the guest's queues itself)
     #[arg(long, value_name = "NETWORK", default_value_t)]
     pub net: Net,
+    /// How the guest reaches its network device
+    #[arg(long, value_enum, default_value_t)]
+    pub transport: Transport,
     /// Features that the network device does not offer (-name), or does although it would not (+name), with commas between
     /// them; `--features` is the driver's side of the same
     #[arg(long, value_name = "-NAME,+NAME", allow_hyphen_values = true)]

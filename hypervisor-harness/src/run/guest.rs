@@ -107,7 +107,7 @@ impl Guest {
         };
         self.addresses.iter().for_each(|cidr| word(format_args!("ip={cidr}")));
         self.gateways.iter().for_each(|gateway| word(format_args!("gateway={gateway}")));
-        machine.iter().for_each(|text| word(format_args!("{text}")));
+        machine.iter().filter(|text| !text.is_empty()).for_each(|text| word(format_args!("{text}")));
         if let Some(features) = &self.features {
             word(format_args!("virtio_net.features={features}"));
         }

@@ -8,12 +8,13 @@ use std::time::Duration;
 use ringlet_driver::features::Features;
 use ringlet_driver::wire::mmio::INTERRUPT_ACK;
 use ringlet_driver::wire::{RECEIVE_QUEUE, TRANSMIT_QUEUE, status};
-use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::Counters;
 use super::memory::Memory;
 use super::mmio::{Line, Mmio};
 use super::net::{self, Net, QUEUES};
+use super::pci::{self, Parts, Pci};
 use super::registers::{Control, Identity, Registers};
 use super::shared::{Report, Shared};
 use super::worker::{self, DEFAULT_SPIN, Remote};
@@ -27,6 +28,9 @@ pub enum Error {
     /// The machine did not take it.
     #[error(transparent)]
     Machine(#[from] vmm::Error),
+    /// KVM does not connect it, or there is no descriptor to be had.
+    #[error("the network device cannot be connected to the guest: {0}")]
+    Wiring(io::Error),
     /// There is no thread or no descriptor to be had.
     #[error("the network device's thread cannot be started: {0}")]
     Thread(io::Error),
@@ -35,8 +39,20 @@ pub enum Error {
     VhostUser(#[from] vhost_user::frontend::Error),
 }
 
+/// How a guest reaches a network device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Transport {
+    /// Virtio over MMIO, told on the guest's command line.
+    #[default]
+    Mmio,
+    /// Virtio over PCI, with MSI-X; the guest finds it by ACPI's MCFG table or by ports 0xcf8 and 0xcfc.
+    Pci,
+}
+
 /// How a network device is to be.
 pub struct Options {
+    /// How the guest reaches it.
+    pub transport: Transport,
     /// Its MAC address.
     pub mac: [u8; 6],
     /// The features that it may offer; VERSION_1 it offers in any case.
@@ -48,19 +64,29 @@ pub struct Options {
 }
 
 impl Options {
-    /// The MAC address of the demonstration network's guest, [`net::DEFAULT_MASK`], [`DEFAULT_SPIN`]; on a host with a single
+    /// On MMIO, the MAC address of the demonstration network's guest, [`net::DEFAULT_MASK`], [`DEFAULT_SPIN`]; on a host with a single
     /// processor, where looking for more work keeps the guest from making any, no time at all.
     #[must_use]
     pub fn new(report: Report) -> Self {
         let alone = std::thread::available_parallelism().is_ok_and(|processors| processors.get() == 1);
         let spin = if alone { Duration::ZERO } else { DEFAULT_SPIN };
-        Self { mac: [0x52, 0x54, 0, 0x12, 0x34, 2], mask: net::DEFAULT_MASK, spin, report }
+        Self {
+            transport: Transport::default(),
+            mac: [0x52, 0x54, 0, 0x12, 0x34, 2],
+            mask: net::DEFAULT_MASK,
+            spin,
+            report,
+        }
     }
 }
 
 impl std::fmt::Debug for Options {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Options").field("mac", &self.mac).field("mask", &self.mask).finish_non_exhaustive()
+        f.debug_struct("Options")
+            .field("transport", &self.transport)
+            .field("mac", &self.mac)
+            .field("mask", &self.mask)
+            .finish_non_exhaustive()
     }
 }
 
@@ -69,14 +95,18 @@ impl std::fmt::Debug for Options {
 pub struct Plugged {
     shared: Arc<Shared>,
     offered: Features,
-    /// Written by KVM when the driver acknowledges an interrupt for used buffers; never read.
-    _acknowledged: EventFd,
+    transport: Transport,
+    /// On MMIO, written by KVM when the driver acknowledges an interrupt for used buffers; never read.
+    _acknowledged: Option<EventFd>,
 }
 
 impl Plugged {
-    /// What tells the guest of the device, on its command line.
+    /// What tells the guest of the device, on its command line; empty for one that it finds by itself.
     #[must_use]
     pub fn command_line(&self) -> String {
+        if self.transport == Transport::Pci {
+            return String::new();
+        }
         let size = layout::NET_SIZE >> 10;
         format!("virtio_mmio.device={size}K@{:#x}:{}", layout::NET_BASE, layout::NET_GSI)
     }
@@ -101,23 +131,43 @@ impl Plugged {
 /// If the machine does not take the device, or `control` fails. What `control` has made is dropped then.
 pub fn plug<C: Control + 'static>(
     machine: &mut Machine,
+    transport: Transport,
     identity: Identity,
     report: Report,
     control: impl FnOnce(&Arc<Shared>, [EventFd; QUEUES], &Memory) -> Result<C, Error>,
 ) -> Result<Plugged, Error> {
-    let doorbell = |queue: u16| machine.notification(layout::NET_BASE + layout::QUEUE_NOTIFY, queue.into());
-    let doorbells = [doorbell(RECEIVE_QUEUE)?, doorbell(TRANSMIT_QUEUE)?];
-    // A driver that acknowledges used buffers after each sleep need not leave the guest for that: the interrupt is an edge, so
-    // that the device has nothing to do then. InterruptStatus goes on to say "used buffers", which is always worth a look.
-    let acknowledgement = layout::NET_BASE + INTERRUPT_ACK as u64;
-    let acknowledged = machine.notification(acknowledgement, status::INTERRUPT_QUEUE.into())?;
-    let line = Arc::new(Line::new(machine.interrupt(layout::NET_GSI)?));
-    let shared = Arc::new(Shared::new(line.clone(), report));
     let memory = Memory::new(machine.ram().clone());
-    let control = control(&shared, doorbells, &memory)?;
-    let registers = Registers::new(control, shared.clone(), memory, identity);
-    machine.add_device(layout::NET_BASE, layout::NET_SIZE, Box::new(Mmio::new(registers, line)))?;
-    Ok(Plugged { shared, offered: identity.offered, _acknowledged: acknowledged })
+    let (shared, acknowledged) = match transport {
+        Transport::Mmio => {
+            let doorbell = |queue: u16| machine.notification(layout::NET_BASE + layout::QUEUE_NOTIFY, queue.into());
+            let doorbells = [doorbell(RECEIVE_QUEUE)?, doorbell(TRANSMIT_QUEUE)?];
+            // A driver that acknowledges used buffers after each sleep need not leave the guest for that: the interrupt is an
+            // edge, so that the device has nothing to do then. InterruptStatus goes on to say "used buffers", which is always
+            // worth a look.
+            let acknowledgement = layout::NET_BASE + INTERRUPT_ACK as u64;
+            let acknowledged = machine.notification(acknowledgement, status::INTERRUPT_QUEUE.into())?;
+            let line = Arc::new(Line::new(machine.interrupt(layout::NET_GSI)?));
+            let shared = Arc::new(Shared::new(line.clone(), report));
+            let control = control(&shared, doorbells, &memory)?;
+            let registers = Registers::new(control, shared.clone(), memory, identity);
+            machine.add_device(layout::NET_BASE, layout::NET_SIZE, Box::new(Mmio::new(registers, line)))?;
+            (shared, Some(acknowledged))
+        }
+        Transport::Pci => {
+            let doorbells = || Ok([EventFd::new(EFD_NONBLOCK)?, EventFd::new(EFD_NONBLOCK)?]);
+            let made = doorbells().and_then(|[receive, transmit]: [EventFd; QUEUES]| {
+                let heard = [receive.try_clone()?, transmit.try_clone()?];
+                Ok((Parts::new(layout::PCI_WINDOW.start, heard, machine.wiring(pci::VECTORS))?, [receive, transmit]))
+            });
+            let (parts, doorbells) = made.map_err(Error::Wiring)?;
+            let shared = Arc::new(Shared::new(parts.interrupts().clone(), report));
+            let control = control(&shared, doorbells, &memory)?;
+            let registers = Registers::new(control, shared.clone(), memory, identity);
+            machine.add_function(Box::new(Pci::new(registers, parts)))?;
+            (shared, None)
+        }
+    };
+    Ok(Plugged { shared, offered: identity.offered, transport, _acknowledged: acknowledged })
 }
 
 /// A network device in a machine, whose frames are moved by a thread of this process.
@@ -132,7 +182,7 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// What tells the guest of the device, on its command line.
+    /// What tells the guest of the device, on its command line; empty for one that it finds by itself.
     #[must_use]
     pub fn command_line(&self) -> String {
         self.plugged.command_line()
@@ -200,10 +250,10 @@ impl Jack for Slot<'_> {
 }
 
 fn attach_backend<B: Backend + 'static>(machine: &mut Machine, backend: B, options: Options) -> Result<Handle, Error> {
-    let Options { mac, mask, spin, report } = options;
+    let Options { transport, mac, mask, spin, report } = options;
     let identity = Identity { offered: net::offered(&backend, mask), mac, mtu: backend.mtu() };
     let mut spawned = None;
-    let plugged = plug(machine, identity, report, |shared, doorbells, memory| {
+    let plugged = plug(machine, transport, identity, report, |shared, doorbells, memory| {
         let net = Net::new(memory.clone(), backend, shared.clone());
         let (remote, thread) = worker::spawn(net, shared.clone(), doorbells, spin).map_err(Error::Thread)?;
         let control = remote.try_clone().map_err(Error::Thread);

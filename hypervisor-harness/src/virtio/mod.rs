@@ -2,7 +2,7 @@
 //! [`Backend`](crate::backend::Backend).
 //!
 //! From the guest inwards:
-//! - [`mmio`]: how a guest reaches the registers (virtio 1.3, section 4.2), on the vCPU's thread.
+//! - [`mmio`], [`pci`]: how a guest reaches the registers (virtio 1.3, sections 4.2 and 4.1), on the vCPU's thread.
 //! - [`registers`]: what the registers mean, whatever the transport.
 //! - [`worker`]: the device's thread, which owns everything that moves frames.
 //! - [`net`]: the network device: receive and transmit paths, without a thread of their own.
@@ -23,6 +23,7 @@ mod counters;
 pub mod memory;
 pub mod mmio;
 pub mod net;
+pub mod pci;
 pub mod queue;
 pub mod registers;
 mod shared;
@@ -31,7 +32,7 @@ mod testing;
 mod wait;
 pub mod worker;
 
-pub use attach::{Error, Handle, Options, Plugged, attach, plug};
+pub use attach::{Error, Handle, Options, Plugged, Transport, attach, plug};
 pub use counters::Counters;
 pub use shared::{Interrupts, Report, Shared};
 pub(crate) use wait::Wait;

@@ -7,8 +7,8 @@ use linux_loader::loader::elf::start_info::{hvm_memmap_table_entry, hvm_modlist_
 use vm_memory::GuestAddress;
 
 use super::elf::Image;
-use super::layout;
 use super::memory::GuestRam;
+use super::{acpi, layout};
 
 const MAGIC: u32 = 0x336e_c578;
 const RAM: u32 = 1;
@@ -37,11 +37,18 @@ pub enum Error {
     Write(String),
 }
 
-/// Writes the start info, the memory map, the command line and the module (if any) into guest memory.
+/// Writes the start info, the memory map, the command line and the module (if any) into guest memory, and the ACPI tables
+/// that tell of `pci`, if there is such a bus.
 ///
 /// # Errors
 /// If one of them does not fit.
-pub fn write(ram: &GuestRam, image: &Image<'_>, command_line: &str, module: Option<&[u8]>) -> Result<(), Error> {
+pub fn write(
+    ram: &GuestRam,
+    image: &Image<'_>,
+    command_line: &str,
+    module: Option<&[u8]>,
+    pci: bool,
+) -> Result<(), Error> {
     if command_line.len() > layout::COMMAND_LINE_MAX {
         return Err(Error::CommandLineTooLong(command_line.len()));
     }
@@ -64,13 +71,17 @@ pub fn write(ram: &GuestRam, image: &Image<'_>, command_line: &str, module: Opti
         }
         None => Vec::new(),
     };
-    let memory_map = memory_map(ram.size());
+    if pci {
+        ram.write(layout::ACPI, &acpi::tables(layout::ACPI)).map_err(|error| failed(&error))?;
+    }
+    let memory_map = memory_map(ram.size(), pci);
     let start_info = hvm_start_info {
         magic: MAGIC,
         version: 1,
         nr_modules: modules.len() as u32,
         modlist_paddr: if modules.is_empty() { 0 } else { layout::MODULES },
         cmdline_paddr: layout::COMMAND_LINE,
+        rsdp_paddr: if pci { layout::ACPI } else { 0 },
         memmap_paddr: layout::MEMORY_MAP,
         memmap_entries: memory_map.len() as u32,
         ..Default::default()
@@ -83,13 +94,18 @@ pub fn write(ram: &GuestRam, image: &Image<'_>, command_line: &str, module: Opti
     PvhBootConfigurator::write_bootparams(&params, ram.memory()).map_err(|error| failed(&error))
 }
 
-fn memory_map(size: u64) -> Vec<hvm_memmap_table_entry> {
+fn memory_map(size: u64, pci: bool) -> Vec<hvm_memmap_table_entry> {
     let entry = |addr, end, type_| hvm_memmap_table_entry { addr, size: end - addr, type_, reserved: 0 };
-    vec![
+    let mut map = vec![
         entry(0, layout::CONVENTIONAL_END, RAM),
         entry(layout::CONVENTIONAL_END, layout::IMAGE_START, RESERVED),
         entry(layout::IMAGE_START, size, RAM),
-    ]
+    ];
+    if pci {
+        // Whoever finds ECAM by the MCFG table believes it only if the memory map keeps it free (PCI Firmware 3.3, 4.1.2).
+        map.push(entry(layout::PCI_ECAM.start, layout::PCI_ECAM.end, RESERVED));
+    }
+    map
 }
 
 /// The registers at entry: EBX holds the address of the start info, and interrupts are off.
@@ -142,7 +158,7 @@ mod tests {
         let ram = GuestRam::new(32).unwrap();
         let file = tiny(&[0xf4]);
         let image = Image::parse(&file).unwrap();
-        write(&ram, &image, "a=b", Some(b"-A -t 1.2.3.4:80")).unwrap();
+        write(&ram, &image, "a=b", Some(b"-A -t 1.2.3.4:80"), false).unwrap();
         assert_eq!(u32_at(&ram, layout::START_INFO), MAGIC);
         assert_eq!(u32_at(&ram, layout::START_INFO + 12), 1, "modules");
         assert_eq!(u32_at(&ram, layout::START_INFO + 16), layout::MODULES as u32);
@@ -161,11 +177,11 @@ mod tests {
         let file = tiny(&[0xf4]);
         let image = Image::parse(&file).unwrap();
         let long = "x".repeat(layout::COMMAND_LINE_MAX + 1);
-        assert_eq!(write(&ram, &image, &long, None), Err(Error::CommandLineTooLong(4097)));
-        assert_eq!(write(&ram, &image, "a\0b", None), Err(Error::CommandLineCharacters));
+        assert_eq!(write(&ram, &image, &long, None, false), Err(Error::CommandLineTooLong(4097)));
+        assert_eq!(write(&ram, &image, "a\0b", None, false), Err(Error::CommandLineCharacters));
         for size in [31 << 20, 64 << 20] {
-            assert_eq!(write(&ram, &image, "", Some(&vec![0; size])), Err(Error::ModuleTooLarge { size }));
+            assert_eq!(write(&ram, &image, "", Some(&vec![0; size]), false), Err(Error::ModuleTooLarge { size }));
         }
-        write(&ram, &image, &long[1..], None).unwrap();
+        write(&ram, &image, &long[1..], None, true).unwrap();
     }
 }

@@ -21,14 +21,28 @@ pub const MEMORY_MIB: std::ops::RangeInclusive<u32> = 32..=3072;
 /// Guest memory when nothing is asked for, in MiB.
 pub const DEFAULT_MEMORY_MIB: u32 = 128;
 
-/// The virtio-net device's registers.
+/// The virtio-net device's registers, over MMIO.
 pub const NET_BASE: u64 = 0xd000_0000;
-/// Bytes of the virtio-net device's registers.
+/// Bytes of these registers.
 pub const NET_SIZE: u64 = 0x1000;
-/// The virtio-net device's interrupt: this pin of the IOAPIC, edge triggered.
+/// Their interrupt: this pin of the IOAPIC, edge triggered.
 pub const NET_GSI: u32 = 5;
 /// The offset of QueueNotify in the virtio-mmio registers (virtio 1.3, section 4.2.2).
 pub const QUEUE_NOTIFY: u64 = 0x50;
+
+/// Where BARs of PCI functions lie: the monitor gives them addresses from here on, and a guest may move them within.
+pub const PCI_WINDOW: std::ops::Range<u64> = 0xd800_0000..0xe000_0000;
+/// The configuration spaces of PCI functions as memory (ECAM), of one bus.
+pub const PCI_ECAM: std::ops::Range<u64> = 0xe000_0000..0xe010_0000;
+/// The port that selects a double word of PCI configuration space.
+pub const PCI_ADDRESS: u16 = 0xcf8;
+/// The first of four ports that show it.
+pub const PCI_DATA: u16 = 0xcfc;
+/// The last one.
+pub const PCI_DATA_LAST: u16 = 0xcff;
+
+/// ACPI's root pointer, where a guest that is not told looks for it too; the tables follow. Only where there is PCI.
+pub const ACPI: u64 = 0xe_0000;
 
 /// Three pages that KVM wants for itself on Intel processors without unrestricted guest mode.
 pub const KVM_TSS: usize = 0xfffb_d000;

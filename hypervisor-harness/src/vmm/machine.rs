@@ -14,9 +14,11 @@ use super::bus::{MmioBus, MmioDevice, Taken};
 use super::console::{Console, Sink};
 use super::elf::{self, Image};
 use super::memory::{self, GuestRam};
+use super::pci::{Function, SharedHost, host::Full};
 use super::ports::Ports;
 use super::symbols::Symbols;
 use super::vcpu::{Kick, Outcome, Vcpu};
+use super::wiring::{KvmWiring, Routes};
 use super::{boot, cpuid, host, layout};
 
 /// A machine could not be put together.
@@ -37,6 +39,9 @@ pub enum Error {
     /// Two devices in one place.
     #[error(transparent)]
     Bus(#[from] Taken),
+    /// Too many devices on PCI.
+    #[error(transparent)]
+    Pci(#[from] Full),
     /// KVM or the host refused a step.
     #[error("{step}: {source}")]
     Refused {
@@ -61,9 +66,11 @@ fn failed(step: &'static str) -> impl FnOnce(io::Error) -> Error {
 #[derive(Debug)]
 pub struct Machine {
     kvm: Kvm,
-    vm: VmFd,
+    vm: Arc<VmFd>,
     ram: GuestRam,
     bus: MmioBus,
+    routes: Arc<Routes>,
+    pci: Option<SharedHost>,
 }
 
 /// What a machine is started with.
@@ -120,7 +127,9 @@ impl Machine {
         vm.set_tss_address(layout::KVM_TSS).map_err(refused("KVM_SET_TSS_ADDR"))?;
         vm.set_identity_map_address(layout::KVM_IDENTITY_MAP).map_err(refused("KVM_SET_IDENTITY_MAP_ADDR"))?;
         vm.create_irq_chip().map_err(refused("KVM_CREATE_IRQCHIP"))?;
-        Ok(Self { kvm, vm, ram, bus: MmioBus::default() })
+        let vm = Arc::new(vm);
+        let routes = Arc::new(Routes::new(vm.clone()));
+        Ok(Self { kvm, vm, ram, bus: MmioBus::default(), routes, pci: None })
     }
 
     /// The guest's memory.
@@ -159,6 +168,37 @@ impl Machine {
         Ok(self.bus.add(base, size, device)?)
     }
 
+    /// Connections of a PCI function with that many interrupt vectors.
+    #[must_use]
+    pub fn wiring(&self, vectors: u16) -> KvmWiring {
+        KvmWiring::new(&self.routes, vectors)
+    }
+
+    /// Puts a function on the PCI bus. With the first one the bus itself appears, and the ACPI tables that tell of it.
+    ///
+    /// # Errors
+    /// If the bus is full, or something else is where it belongs.
+    pub fn add_function(&mut self, function: Box<dyn Function>) -> Result<(), Error> {
+        let pci = match &self.pci {
+            Some(pci) => pci.clone(),
+            None => {
+                let pci = SharedHost::default();
+                for (range, device) in [(layout::PCI_ECAM, pci.ecam()), (layout::PCI_WINDOW, pci.window())] {
+                    self.bus.add(range.start, range.end - range.start, device)?;
+                }
+                self.pci.insert(pci).clone()
+            }
+        };
+        pci.lock().add(function)?;
+        Ok(())
+    }
+
+    /// The PCI bus, if there is one.
+    #[must_use]
+    pub fn pci(&self) -> Option<&SharedHost> {
+        self.pci.as_ref()
+    }
+
     /// Loads the image and lets the guest run, on a thread of its own.
     ///
     /// # Errors
@@ -167,7 +207,7 @@ impl Machine {
         let Start { image: file, command_line, module, said, ended } = start;
         let image = Image::parse(&file)?;
         image.load(&self.ram)?;
-        boot::write(&self.ram, &image, &command_line, module.as_deref())?;
+        boot::write(&self.ram, &image, &command_line, module.as_deref(), self.pci.is_some())?;
         let entry = image.entry();
         let symbols = Arc::new(Symbols::new(file));
 
@@ -182,7 +222,7 @@ impl Machine {
         let stop = Arc::new(AtomicBool::new(false));
         let kick = Kick::new(&vcpu, stop.clone()).map_err(failed("preparing to stop the vCPU"))?;
         let console = Console::new(symbols.clone(), said);
-        let ports = Ports::new(self.interrupt(layout::SERIAL_GSI)?, self.ram.clone(), console);
+        let ports = Ports::new(self.interrupt(layout::SERIAL_GSI)?, self.ram.clone(), console, self.pci.clone());
         let Self { vm, ram, bus, .. } = self;
         let mut vcpu = Vcpu { fd: vcpu, ports, bus, symbols, stop };
         let run = move || {
@@ -203,7 +243,7 @@ impl Machine {
 pub struct Running {
     thread: JoinHandle<Outcome>,
     kick: Kick,
-    _vm: VmFd,
+    _vm: Arc<VmFd>,
     _ram: GuestRam,
 }
 

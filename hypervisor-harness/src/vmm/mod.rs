@@ -3,6 +3,7 @@
 //! The guest is not trusted. Whatever it writes, wherever it reaches, the monitor neither panics nor hangs: a port or an
 //! address with nothing behind it reads as ones, and a fault ends the machine with a report.
 
+pub mod acpi;
 pub mod boot;
 pub mod bus;
 pub mod console;
@@ -12,10 +13,12 @@ pub mod host;
 pub mod layout;
 pub mod machine;
 pub mod memory;
+pub mod pci;
 pub mod ports;
 pub mod report;
 pub mod symbols;
 pub mod vcpu;
+pub mod wiring;
 
 pub use bus::MmioDevice;
 pub use machine::{Error, Machine, Running};

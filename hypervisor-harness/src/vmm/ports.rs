@@ -1,4 +1,4 @@
-//! The port devices: COM1, the block console and the exit device. Every other port reads as ones and swallows writes.
+//! The port devices: COM1, the block console, the exit device, and PCI where there is any. Every other port reads as ones and swallows writes.
 
 use vm_superio::Serial;
 use vm_superio::serial::NoEvents;
@@ -7,6 +7,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::console::{Console, Source};
 use super::layout;
 use super::memory::GuestRam;
+use super::pci::SharedHost;
 
 /// Raises COM1's interrupt.
 struct Interrupt(EventFd);
@@ -24,6 +25,7 @@ pub struct Ports {
     serial: Serial<Interrupt, NoEvents, Vec<u8>>,
     ram: GuestRam,
     console: Console,
+    pci: Option<SharedHost>,
     strays: u64,
 }
 
@@ -36,10 +38,11 @@ impl std::fmt::Debug for Ports {
 const SERIAL_LAST: u16 = layout::SERIAL + 7;
 
 impl Ports {
-    /// The devices, with `interrupt` wired to COM1's line and what the guest says going to `console`.
+    /// The devices, with `interrupt` wired to COM1's line and what the guest says going to `console`; the ports of `pci`,
+    /// if there is such a bus.
     #[must_use]
-    pub fn new(interrupt: EventFd, ram: GuestRam, console: Console) -> Self {
-        Self { serial: Serial::new(Interrupt(interrupt), Vec::new()), ram, console, strays: 0 }
+    pub fn new(interrupt: EventFd, ram: GuestRam, console: Console, pci: Option<SharedHost>) -> Self {
+        Self { serial: Serial::new(Interrupt(interrupt), Vec::new()), ram, console, pci, strays: 0 }
     }
 
     /// The guest writes to a port. Returns its exit code if that was the exit device.
@@ -61,7 +64,10 @@ impl Ports {
                 }
             }
             layout::EXIT => return data.first().copied(),
-            _ => self.strays += 1,
+            _ => match self.pci_at(port) {
+                Some(pci) => pci.lock().write_port(port, data),
+                None => self.strays += 1,
+            },
         }
         None
     }
@@ -74,14 +80,21 @@ impl Ports {
                 let register = (port - layout::SERIAL) as u8;
                 data.iter_mut().for_each(|byte| *byte = self.serial.read(register));
             }
-            _ => self.strays += 1,
+            _ => match self.pci_at(port) {
+                Some(pci) => pci.lock().read_port(port, data),
+                None => self.strays += 1,
+            },
         }
+    }
+
+    fn pci_at(&self, port: u16) -> Option<&SharedHost> {
+        self.pci.as_ref().filter(|_| (layout::PCI_ADDRESS..=layout::PCI_DATA_LAST).contains(&port))
     }
 
     /// Accesses to ports behind which there is nothing.
     #[must_use]
     pub fn strays(&self) -> u64 {
-        self.strays
+        self.strays + self.pci.as_ref().map_or(0, |pci| pci.lock().strays())
     }
 
     /// The console, for what is said when the guest has ended.

@@ -33,6 +33,9 @@ pub fn emulated() -> bool {
     !has_kvm()
 }
 
+/// How a guest can reach its device: the values of `--transport`.
+pub const TRANSPORTS: [&str; 2] = ["mmio", "pci"];
+
 /// What to start instead of `ringlet ARGUMENTS`: the same, except where there is no KVM to run it in.
 pub fn runnable(arguments: &[&str]) -> Vec<String> {
     let own = match arguments {
@@ -43,7 +46,12 @@ pub fn runnable(arguments: &[&str]) -> Vec<String> {
     let words = match own.filter(|_| emulated()) {
         Some(rest) => {
             eprintln!("==== IN QEMU BY TRANSLATION (TCG), for want of KVM (RINGLET_TEST_NO_KVM=1) ====");
-            [&["qemu", "--machine", "microvm", "--accel", "tcg"][..], rest].concat()
+            // QEMU's machines have one transport each.
+            let at = rest.iter().position(|word| *word == "--transport");
+            let machine = if at.is_some_and(|at| rest.get(at + 1) == Some(&"pci")) { "q35" } else { "microvm" };
+            let (before, after) =
+                at.map_or((rest, &[][..]), |at| (&rest[..at], rest.get(at + 2..).unwrap_or_default()));
+            [&["qemu", "--machine", machine, "--accel", "tcg"][..], before, after].concat()
         }
         None => arguments.to_vec(),
     };

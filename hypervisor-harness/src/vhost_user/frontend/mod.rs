@@ -140,11 +140,11 @@ pub fn attach(machine: &mut Machine, link: Link, options: Options) -> Result<Han
     if ram.file().is_none() {
         return Err(Error::PrivateMemory.into());
     }
-    let Options { mac, mask, report, .. } = options;
+    let Options { transport, mac, mask, report, .. } = options;
     let identity = Identity { offered: link.offered(mask), mac, mtu: MTU };
     let Link { connector, session, patience } = link;
     let mut made = None;
-    let plugged = virtio::plug(machine, identity, report, |shared, doorbells, _| {
+    let plugged = virtio::plug(machine, transport, identity, report, |shared, doorbells, _| {
         let device = Device::new(session, shared.clone(), ram, MTU, doorbells).map_err(Error::Resources)?;
         let device = Arc::new(device);
         made = Some(device.clone());
