@@ -3,6 +3,7 @@
 //! A backend moves whole frames. Each frame is, on both sides of the seam, the 12 bytes of a `virtio_net_hdr_v1` (virtio 1.3,
 //! section 5.1.6) followed by an Ethernet frame without its frame check sequence.
 
+pub mod coalesce;
 pub mod generator;
 pub mod lan;
 mod open;

@@ -1,22 +1,41 @@
 //! Whether what came back is what was sent, translated and nothing else.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 
 use ringlet_driver::wire::NetHdr;
 
-use super::template::{HEADERS, IP, MARK, TRANSPORT, Transport, add, filler, flow, fold, mark, pseudo};
+use super::shape::{IP, Shape, add, address, filler, flags, flow, fold, is_client};
 use super::{LONGEST_FRAME, Load, ethernet};
 use crate::backend::Scatter;
-use crate::backend::options::Protocol;
+
+/// Bytes to look at to know a frame: Ethernet, IPv6 with a fragment header, ports.
+pub(super) const HEADERS: usize = IP + 40 + 8 + 4;
+/// IPv6's extension header of a fragment.
+const FRAGMENT: u8 = 44;
 
 /// Knows forwarded frames.
 #[derive(Debug)]
 pub(super) struct Checker {
     guest: [u8; 6],
-    servers: Vec<SocketAddrV4>,
-    protocol: Protocol,
+    servers: Vec<SocketAddr>,
     flows: u32,
-    frame: usize,
+    shape: Shape,
+    /// Room for what is looked at.
+    bytes: Vec<u8>,
+}
+
+/// Which part of an IP packet a frame holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Part {
+    /// Where the IP header ends.
+    end: usize,
+    /// Where in the packet the frame's part begins, behind the IP header.
+    offset: usize,
+    /// It is not all of it.
+    fragment: bool,
+    /// More follows.
+    more: bool,
 }
 
 impl Checker {
@@ -24,68 +43,187 @@ impl Checker {
         Self {
             guest: load.guest,
             servers: load.servers.clone(),
-            protocol: load.protocol,
             flows: load.flows,
-            frame: load.frame,
+            shape: Shape::new(load),
+            bytes: Vec::new(),
         }
     }
 
-    /// Whether a frame with these first [`HEADERS`] bytes goes from a client to a server.
+    /// Whether a frame with these first bytes, up to [`HEADERS`], goes from a client to a server. Gives the number of bytes
+    /// before its payload.
     #[inline]
-    pub(super) fn is_forwarded(&self, headers: &[u8]) -> bool {
-        let Some(headers) = headers.first_chunk::<HEADERS>() else { return false };
-        headers[12..15] == [0x08, 0x00, 0x45]
-            && headers[IP + 9] == Transport::of(self.protocol).number
-            && headers[IP + 12..IP + 14] == [10, 9]
-            && self.server(headers).is_some()
+    pub(super) fn forwarded(&self, head: &[u8]) -> Option<usize> {
+        let (part, protocol) = self.part(head)?;
+        let (source, destination) = self.shape.addresses(head)?;
+        let server = |server: &&SocketAddr| match server.ip() {
+            IpAddr::V4(ip) => ip.octets() == *destination,
+            IpAddr::V6(ip) => ip.octets() == *destination,
+        };
+        let known = self.servers.iter().find(server)?;
+        let transport = self.shape.payload - self.shape.transport;
+        if part.offset == 0 {
+            let port = head.get(part.end + 2..part.end + 4)?;
+            if port != known.port().to_be_bytes() {
+                return None;
+            }
+        }
+        let headers = part.end + if part.offset == 0 { transport } else { 0 };
+        (protocol == self.shape.protocol() && is_client(source)).then_some(headers)
     }
 
-    /// The server to which a frame goes.
+    /// Reads the IP header: which part of a packet it is of, and of which protocol.
     #[inline]
-    fn server(&self, headers: &[u8; HEADERS]) -> Option<Ipv4Addr> {
-        let address = Ipv4Addr::from([headers[IP + 16], headers[IP + 17], headers[IP + 18], headers[IP + 19]]);
-        let port = u16::from_be_bytes([headers[TRANSPORT + 2], headers[TRANSPORT + 3]]);
-        let known = self.servers.iter().any(|server| *server.ip() == address && server.port() == port);
-        known.then_some(address)
+    fn part(&self, head: &[u8]) -> Option<(Part, u8)> {
+        let end = self.shape.transport;
+        if !self.shape.v6 {
+            let ip = head.get(IP..end).filter(|ip| head[12..14] == [0x08, 0x00] && ip[0] == 0x45)?;
+            let field = u16::from_be_bytes([ip[6], ip[7]]);
+            let (offset, more) = (usize::from(field & 0x1fff) * 8, field & 0x2000 != 0);
+            return Some((Part { end, offset, fragment: more || offset > 0, more }, ip[9]));
+        }
+        let ip = head.get(IP..end).filter(|ip| head[12..14] == [0x86, 0xdd] && ip[0] >> 4 == 6)?;
+        if ip[6] != FRAGMENT {
+            return Some((Part { end, offset: 0, fragment: false, more: false }, ip[6]));
+        }
+        let extension = head.get(end..end + 8)?;
+        let field = u16::from_be_bytes([extension[2], extension[3]]);
+        Some((
+            Part { end: end + 8, offset: usize::from(field & !7), fragment: true, more: field & 1 != 0 },
+            extension[0],
+        ))
     }
 
     /// Checks a forwarded frame to its last byte. The time to live may have been counted down.
-    pub(super) fn check(&self, frame: &Scatter<'_>) -> bool {
-        let mut bytes = [0; NetHdr::LEN + LONGEST_FRAME];
-        let length = frame.read(0, &mut bytes);
-        length == NetHdr::LEN + self.frame && frame.len() == length && self.is_right(&bytes[..length])
+    pub(super) fn check(&mut self, frame: &Scatter<'_>) -> bool {
+        if frame.len() > NetHdr::LEN + LONGEST_FRAME {
+            return false;
+        }
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.resize(frame.len(), 0);
+        let right = frame.read(0, &mut bytes) == bytes.len() && self.is_right(&bytes).is_some();
+        self.bytes = bytes;
+        right
     }
 
-    fn is_right(&self, bytes: &[u8]) -> bool {
-        let Some((header, frame)) = bytes.split_first_chunk::<{ NetHdr::LEN }>() else { return false };
-        let (header, Some(headers)) = (NetHdr::parse(header), frame.first_chunk::<HEADERS>()) else { return false };
-        let Some(server) = self.server(headers).filter(|_| self.is_forwarded(headers)) else { return false };
-        let transport = Transport::of(self.protocol);
-        let (ip, segment) = (&frame[IP..TRANSPORT], &frame[TRANSPORT..]);
-        let client = Ipv4Addr::from([ip[12], ip[13], ip[14], ip[15]]);
-        let port = u16::from_be_bytes([segment[0], segment[1]]);
-        let Some(flow) = flow(client, port).filter(|flow| *flow < self.flows) else { return false };
-        let pseudo = add(pseudo(transport.number, segment.len()), &ip[12..20]);
+    fn is_right(&self, bytes: &[u8]) -> Option<()> {
+        let shape = &self.shape;
+        let (header, frame) = bytes.split_first_chunk::<{ NetHdr::LEN }>()?;
+        let header = NetHdr::parse(header);
+        self.forwarded(&frame[..frame.len().min(HEADERS)])?;
+        let (part, _) = self.part(frame)?;
+        let (source, destination) = shape.addresses(frame)?;
+        let (client, server) = (address(source)?, address(destination)?);
+        let stated = usize::from(be16(frame, if shape.v6 { IP + 4 } else { IP + 2 }));
+        let hops = frame[IP + if shape.v6 { 7 } else { 8 }];
+        let service = if shape.v6 { frame[IP..IP + 4] == [0x60, 0, 0, 0] } else { frame[IP + 1] == 0 };
+        let length = stated == frame.len() - if shape.v6 { shape.transport } else { IP };
+        let sum = shape.v6 || fold(add(0, &frame[IP..shape.transport])) == 0xffff;
+        let link = frame[..6] == ethernet(server) && frame[6..12] == self.guest;
+        ensure(link && service && length && sum && (63..=64).contains(&hops))?;
+        match part.fragment {
+            true => self.fragment(&header, frame, part, client),
+            false => self.packet(&header, frame, client),
+        }
+    }
+
+    /// Checks what is behind the IP header of a whole packet: an ordinary frame, a whole round, a segment of one, or segments
+    /// that follow each other.
+    fn packet(&self, header: &NetHdr, frame: &[u8], client: IpAddr) -> Option<()> {
+        let shape = &self.shape;
+        let (segment, payload) = (&frame[shape.transport..], frame.get(shape.payload..)?);
+        let known = flow(client, be16(segment, 0)).filter(|flow| *flow < self.flows)?;
+        let (at, pseudo) = (shape.checksum(), shape.pseudo(frame, segment.len()));
         // A partial checksum holds the sum of the pseudo-header, a finished one makes the sum of everything all ones.
         let summed = match header.needs_csum() {
             true => {
-                let place = (header.csum_start, header.csum_offset);
-                let at = transport.checksum;
-                place == (TRANSPORT as u16, at as u16) && segment[at..at + 2] == fold(pseudo).to_be_bytes()
+                let place = (usize::from(header.csum_start), usize::from(header.csum_offset));
+                place == (shape.transport, at) && be16(segment, at) == fold(pseudo)
             }
-            false => fold(add(pseudo, segment)) == 0xffff && segment[transport.checksum..][..2] != [0, 0],
+            false => fold(add(fold(pseudo).into(), segment)) == 0xffff && segment[at..at + 2] != [0, 0],
         };
-        let payload = &segment[transport.header..];
-        let Some(sent) = payload.first_chunk::<MARK>() else { return false };
-        let round = u16::from_be_bytes([sent[4], sent[5]]);
-        summed
-            && frame[..6] == ethernet(server)
-            && frame[6..12] == self.guest
-            && fold(add(0, ip)) == 0xffff
-            && usize::from(u16::from_be_bytes([ip[2], ip[3]])) == frame.len() - IP
-            && (63..=64).contains(&ip[8])
-            && !header.is_gso()
-            && *sent == mark(flow, round.into())
-            && payload.iter().enumerate().skip(MARK).all(|(at, byte)| *byte == filler(at))
+        ensure(summed)?;
+        let cut = payload.len() > shape.size;
+        let gso = if cut { (shape.gso_type(), shape.size as u16, shape.payload as u16) } else { (0, 0, 0) };
+        // Without a large load, several segments in one frame are what somebody has put together.
+        let found = (header.gso_type, header.gso_size, header.hdr_len);
+        let tcp = if shape.v6 { NetHdr::GSO_TCPV6 } else { NetHdr::GSO_TCPV4 };
+        let put_together = (tcp, shape.size as u16, shape.payload as u16);
+        ensure(found == gso || cut && shape.large.is_none() && shape.tcp && found == put_together)?;
+        if shape.tcp && segment[13] & flags::SYN != 0 {
+            ensure(segment[12..14] == [0x50, flags::SYN] && segment[4..8] == [0; 4])?;
+            if shape.large.is_some() {
+                return ensure(payload.is_empty());
+            }
+        }
+        let (marked, round, piece) = shape.read_mark(payload)?;
+        let offset = piece * shape.size;
+        ensure(marked == known && offset < shape.total)?;
+        if shape.tcp && segment[13] & flags::SYN == 0 {
+            let (first, last) = (offset == 0, offset + payload.len() == shape.total);
+            let psh = if shape.large.is_some() && last { flags::PSH } else { 0 };
+            let cwr = if shape.ecn && first { flags::CWR } else { 0 };
+            ensure(segment[12..14] == [0x50, flags::ACK | psh | cwr])?;
+            ensure(segment[4..8] == shape.sequence(round, offset).to_be_bytes())?;
+        }
+        if !shape.tcp {
+            ensure(usize::from(be16(segment, 4)) == segment.len())?;
+        }
+        // Segments of one stream may have been put together over the ends of its rounds.
+        let (mut round, mut offset, mut rest) = (round, offset, payload);
+        loop {
+            let here = rest.len().min(shape.total - offset);
+            ensure(self.carries(&rest[..here], marked, round, offset..offset + here))?;
+            rest = &rest[here..];
+            if rest.is_empty() {
+                return Some(());
+            }
+            ensure(shape.tcp)?;
+            (round, offset) = (round.wrapping_add(1), 0);
+        }
     }
+
+    /// Checks one of the fragments of a round.
+    fn fragment(&self, header: &NetHdr, frame: &[u8], part: Part, client: IpAddr) -> Option<()> {
+        let shape = &self.shape;
+        let body = &frame[part.end..];
+        // The datagram's own header is in the first one.
+        let end = part.offset + body.len();
+        let whole = shape.payload - shape.transport + shape.total;
+        ensure(*header == NetHdr::default() && end <= whole && part.more == (end < whole))?;
+        ensure(!part.more || body.len() % 8 == 0)?;
+        let (payload, from) = match part.offset {
+            0 => (body.get(8..)?, 0),
+            offset => (body, offset - 8),
+        };
+        let mark = from.next_multiple_of(shape.size);
+        let (marked, round, _) = shape.read_mark(payload.get(mark - from..)?)?;
+        ensure(marked < self.flows && self.carries(payload, marked, round, from..from + payload.len()))?;
+        if part.offset > 0 {
+            return ensure(super::shape::client(marked, shape.v6).0 == client);
+        }
+        ensure(flow(client, be16(body, 0)) == Some(marked) && usize::from(be16(body, 4)) == whole)?;
+        let mut sum = add(shape.pseudo(frame, whole), &body[..8]);
+        let all: Vec<u8> = (0..shape.total).map(|at| self.byte(at, marked, round)).collect();
+        sum = add(fold(sum).into(), &all);
+        ensure(fold(sum) == 0xffff && body[6..8] != [0, 0])
+    }
+
+    /// What a round of a flow has at this offset.
+    fn byte(&self, at: usize, flow: u32, round: u16) -> u8 {
+        let (piece, inside) = (at / self.shape.size, at % self.shape.size);
+        if inside < self.shape.mark_length() { self.shape.mark(flow, round, piece)[inside] } else { filler(at) }
+    }
+
+    /// Whether these bytes are what a round of a flow has there.
+    fn carries(&self, bytes: &[u8], flow: u32, round: u16, at: Range<usize>) -> bool {
+        bytes.len() == at.len() && at.zip(bytes).all(|(at, byte)| self.byte(at, flow, round) == *byte)
+    }
+}
+
+fn ensure(right: bool) -> Option<()> {
+    right.then_some(())
+}
+
+fn be16(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
