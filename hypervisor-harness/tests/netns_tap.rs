@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::netns::{self, ip};
+use ringlet::backend::coalesce::Coalesce;
 use ringlet::backend::lan::http::{Hash, pattern};
 use ringlet::backend::lan::{self, Lan};
 use ringlet::backend::tap::{self, Tap};
@@ -38,7 +39,7 @@ fn carry(from: &mut dyn Backend, to: &mut dyn Backend, buffer: &mut [u8]) -> boo
 }
 
 /// Plugs the two networks into each other until told to stop.
-fn plug(tap: &mut Tap, lan: &mut Lan, stop: &AtomicBool) {
+fn plug(tap: &mut impl Backend, lan: &mut Lan, stop: &AtomicBool) {
     let mut buffer = vec![0; ROOM];
     while !stop.load(Ordering::SeqCst) {
         let due = lan.turn(Instant::now());
@@ -143,6 +144,42 @@ fn linux_talks_to_the_built_in_servers_with_and_without_offloads() {
             assert_eq!(up > 1514, from_linux.contains(Features::GUEST_TSO4), "{up} bytes a frame from Linux");
             assert_eq!(down > 1514, to_linux.contains(Features::GUEST_TSO4), "{down} bytes a frame to Linux");
         }
+    });
+}
+
+#[test]
+fn what_linux_sends_segment_by_segment_is_put_together() {
+    netns::inside(|| {
+        let tap = Tap::open("ringlet0").expect("a tap");
+        for command in [
+            "link set lo up",
+            "address add 10.0.0.2/24 dev ringlet0",
+            "address add fd00::2/64 dev ringlet0 nodad",
+            // Linux cuts its segments itself then, whatever the interface can do.
+            "link set ringlet0 gso_max_segs 1",
+            "link set ringlet0 up",
+        ] {
+            ip(command);
+        }
+        let (mut lan, handle) = Lan::open(&lan::Config::default()).expect("a network");
+        let mut tap = Coalesce::new(tap, true);
+        let all = tap.offloads();
+        // What `lan` is given is what a driver may send: no counts of segments.
+        tap.negotiated(all - Features::RSC_EXT).expect("negotiated");
+        lan.negotiated(Features::GUEST_CSUM).expect("negotiated");
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let client = scope.spawn(|| {
+                let result = std::panic::catch_unwind(converse);
+                stop.store(true, Ordering::SeqCst);
+                result
+            });
+            plug(&mut tap, &mut lan, &stop);
+            assert!(client.join().is_ok_and(|result| result.is_ok()));
+        });
+        assert_eq!((handle.statistics().bad_checksums, netns::checksum_errors()), (0, 0));
+        let merged = tap.merged();
+        assert!(merged.frames > 0 && merged.segments > 4 * merged.frames, "{merged:?}");
     });
 }
 

@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use super::options::{Net, Publish, Real};
-use super::{Jack, Network, lan, pcap, tap};
+use super::coalesce::Coalesce;
+use super::options::{Net, Publish, Real, Switch};
+use super::{Backend, Jack, Network, lan, pcap, tap};
 
 /// What chooses and furnishes a network.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub struct Options {
     pub guest: Vec<IpAddr>,
     /// Where each frame is written to, for wireshark.
     pub pcap: Option<PathBuf>,
+    /// Whether TCP segments are put together for the guest ([`Coalesce`]); they are unless this says otherwise.
+    pub coalesce: Option<Switch>,
 }
 
 /// Why a network cannot be had. The messages say what to do about it.
@@ -40,6 +43,9 @@ pub enum Error {
     /// Frames are to be written to a file, and do not come by here.
     #[error("--pcap sees no frame with `--net {0}`, whose other side has the guest's queues: capture there")]
     Unseen(Net),
+    /// Segments are to be put together, or not, that do not come by here.
+    #[error("--coalesce is nothing to `--net {0}`, whose other side has the guest's queues: switch it there")]
+    NotHere(Net),
     /// The network is another process, which serves the device itself.
     #[error("`--net {0}` is no network of this process: its other side has the guest's queues")]
     Elsewhere(Net),
@@ -60,21 +66,28 @@ impl Options {
         }
         match &self.net {
             net @ Net::VhostUser(_) if self.pcap.is_some() => Err(Error::Unseen(net.clone())),
+            net @ Net::VhostUser(_) if self.coalesce.is_some() => Err(Error::NotHere(net.clone())),
             _ => Ok(()),
         }
+    }
+}
+
+impl Options {
+    fn coalesced<B: Backend>(&self, network: B) -> Coalesce<B> {
+        Coalesce::new(network, self.coalesce.unwrap_or_default() == Switch::On)
     }
 }
 
 /// A network of one of the kinds that a command line can ask for.
 pub enum Kind {
     /// In the process itself.
-    Lan(lan::Lan),
+    Lan(Coalesce<lan::Lan>),
     /// A TAP interface of the host.
-    Tap(tap::Tap),
+    Tap(Coalesce<tap::Tap>),
     /// In the process itself, and written down.
-    LanCapture(pcap::Capture<lan::Lan>),
+    LanCapture(pcap::Capture<Coalesce<lan::Lan>>),
     /// A TAP interface of the host, and written down.
-    TapCapture(pcap::Capture<tap::Tap>),
+    TapCapture(pcap::Capture<Coalesce<tap::Tap>>),
 }
 
 impl Network for Kind {
@@ -112,6 +125,7 @@ pub fn open(options: &Options) -> Result<Opened, Error> {
                 config.guest = [first(IpAddr::is_ipv4), first(IpAddr::is_ipv6)].into_iter().flatten().collect();
             }
             let (lan, handle) = lan::Lan::open(&config)?;
+            let lan = options.coalesced(lan);
             let backend = match capture {
                 Some(path) => Kind::LanCapture(pcap::Capture::create(path, lan)?),
                 None => Kind::Lan(lan),
@@ -119,7 +133,7 @@ pub fn open(options: &Options) -> Result<Opened, Error> {
             Ok(Opened { backend, lan: Some(handle) })
         }
         Net::Tap(name) => {
-            let tap = tap::Tap::open(name)?;
+            let tap = options.coalesced(tap::Tap::open(name)?);
             let backend = match capture {
                 Some(path) => Kind::TapCapture(pcap::Capture::create(path, tap)?),
                 None => Kind::Tap(tap),

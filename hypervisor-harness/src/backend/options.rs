@@ -70,6 +70,16 @@ pub enum Net {
     VhostUser(VhostUser),
 }
 
+/// Whether something is done: `on` or `off`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Switch {
+    /// It is.
+    #[default]
+    On,
+    /// It is not.
+    Off,
+}
+
 /// Where a process is that serves the network device by the protocol vhost-user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VhostUser {

@@ -2,9 +2,10 @@
 
 use ringlet_driver::features::Features;
 
-use super::forward::{Forward, forward};
+use super::forward::{Forward, Unit, forward};
 use super::{Args, Measured, boot, http};
-use crate::backend::generator::LEAST_FRAME;
+use crate::backend::OFFLOADS;
+use crate::backend::generator::{LEAST_FRAME, LONGEST_ORDINARY};
 use crate::backend::options::Protocol;
 
 /// Something that can be measured.
@@ -22,12 +23,28 @@ pub struct Case {
 
 const PLAIN: Forward = Forward {
     protocol: Protocol::Udp,
+    v6: false,
     flows: 1,
     frame: LEAST_FRAME,
+    large: false,
+    coalesce: false,
     offloads: Features::empty(),
     without: Features::empty(),
+    needs: Features::empty(),
+    unit: Unit::Frames,
 };
 const CHECKSUM: Features = Features::CSUM.union(Features::GUEST_CSUM);
+/// All that the generator can do.
+const EVERYTHING: Features = OFFLOADS.difference(Features::RSC_EXT);
+const UDP: Forward = Forward { large: true, unit: Unit::Payload, flows: 4, ..PLAIN };
+const TCP: Forward = Forward { protocol: Protocol::Tcp, ..UDP };
+/// A stream of ordinary segments, as from a network that knows no offloads.
+const STREAM: Forward = Forward { large: false, frame: LONGEST_ORDINARY, offloads: EVERYTHING, ..TCP };
+
+/// The same with all offloads, which it is about.
+const fn offloaded(case: Forward, needs: Features) -> Forward {
+    Forward { offloads: EVERYTHING, needs, ..case }
+}
 
 /// All of them.
 pub static CASES: &[Case] = &[
@@ -36,6 +53,18 @@ pub static CASES: &[Case] = &[
         about: "UDP frames of 64 bytes of one client, by NAT to its server",
         unit: "Mpps",
         measure: |args| forward(args, &PLAIN),
+    },
+    Case {
+        name: "forward-split",
+        about: "the same over split rings",
+        unit: "Mpps",
+        measure: |args| forward(args, &Forward { without: Features::RING_PACKED, ..PLAIN }),
+    },
+    Case {
+        name: "forward-packed",
+        about: "the same over packed rings",
+        unit: "Mpps",
+        measure: |args| forward(args, &Forward { needs: Features::RING_PACKED, ..PLAIN }),
     },
     Case {
         name: "forward-10k-flows",
@@ -73,6 +102,51 @@ pub static CASES: &[Case] = &[
         unit: "Mpps",
         measure: |args| forward(args, &Forward { without: Features::MRG_RXBUF, ..PLAIN }),
     },
+    Case {
+        name: "super-tcp4",
+        about: "TCP over IPv4 in super-frames of 64 KiB, of 4 connections",
+        unit: "Gbit/s",
+        measure: |args| forward(args, &offloaded(TCP, Features::GUEST_TSO4.union(Features::HOST_TSO4))),
+    },
+    Case {
+        name: "super-tcp4-off",
+        about: "the same without any offload, in frames of 1514 bytes",
+        unit: "Gbit/s",
+        measure: |args| forward(args, &TCP),
+    },
+    Case {
+        name: "super-tcp6",
+        about: "super-tcp4 over IPv6",
+        unit: "Gbit/s",
+        measure: |args| {
+            forward(args, &Forward { v6: true, ..offloaded(TCP, Features::GUEST_TSO6.union(Features::HOST_TSO6)) })
+        },
+    },
+    Case {
+        name: "super-tcp6-off",
+        about: "the same without any offload",
+        unit: "Gbit/s",
+        measure: |args| forward(args, &Forward { v6: true, ..TCP }),
+    },
+    Case {
+        name: "super-udp",
+        about: "UDP over IPv4 in super-frames of 64 KiB (USO), of 4 clients",
+        unit: "Gbit/s",
+        measure: |args| forward(args, &offloaded(UDP, Features::GUEST_USO4.union(Features::HOST_USO))),
+    },
+    Case {
+        name: "super-udp-off",
+        about: "the same without any offload",
+        unit: "Gbit/s",
+        measure: |args| forward(args, &UDP),
+    },
+    Case {
+        name: "stream-coalesced",
+        about: "TCP in frames of 1514 bytes, of 4 connections, which the device puts together (RSC_EXT)",
+        unit: "Gbit/s",
+        measure: |args| forward(args, &Forward { coalesce: true, needs: Features::RSC_EXT, ..STREAM }),
+    },
+    Case { name: "stream", about: "the same, one by one", unit: "Gbit/s", measure: |args| forward(args, &STREAM) },
     Case {
         name: "boot",
         about: "from the start of the process to the first byte of an HTTP answer through the balancer",

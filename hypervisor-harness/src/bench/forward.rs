@@ -9,6 +9,7 @@ use ringlet_driver::features::Features;
 
 use super::guest::Guest;
 use super::{Args, Measured};
+use crate::backend::coalesce::Coalesce;
 use crate::backend::generator::{Generator, Load, Tally};
 use crate::backend::options::Protocol;
 
@@ -17,14 +18,43 @@ use crate::backend::options::Protocol;
 pub struct Forward {
     /// UDP or TCP.
     pub protocol: Protocol,
+    /// Over IPv6 instead of IPv4.
+    pub v6: bool,
     /// Clients.
     pub flows: u32,
-    /// Bytes in a frame, without frame check sequence.
+    /// Bytes in a frame, without frame check sequence; of no account where frames are large.
     pub frame: usize,
+    /// Super-frames of 64 KiB, where the device and the guest agree on them; else their segments.
+    pub large: bool,
+    /// The device puts segments together.
+    pub coalesce: bool,
     /// The offloads that the network offers.
     pub offloads: Features,
     /// Features that the device does not offer.
     pub without: Features,
+    /// Features that the case is about: without them it fails.
+    pub needs: Features,
+    /// What is told of it.
+    pub unit: Unit,
+}
+
+/// What is told of forwarded frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Millions of frames a second.
+    Frames,
+    /// Gigabits of payload a second: what TCP and UDP carry, whatever it is cut into.
+    Payload,
+}
+
+impl Forward {
+    /// The load of the case.
+    fn load(&self) -> Load {
+        let Self { protocol, flows, frame, offloads, .. } = *self;
+        let load = Load { protocol, flows, frame, offloads, ..Load::default() };
+        let load = if self.v6 { load.over_ipv6() } else { load };
+        if self.large { load.large() } else { load }
+    }
 }
 
 /// Frames are in their places, tables in the caches, and everybody is awake after this time.
@@ -37,11 +67,16 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// # Errors
 /// If the guest does not boot or forwards nothing, or a frame comes back wrong.
 pub fn forward(args: &Args, case: &Forward) -> anyhow::Result<Measured> {
-    let Forward { protocol, flows, frame, offloads, without } = *case;
-    let load = Load { protocol, flows, frame, offloads, ..Load::default() };
+    let Forward { flows, without, needs, .. } = *case;
+    let load = case.load();
     let rules = rules(&load);
     let (generator, meter) = Generator::new(load)?;
-    let guest = Guest::boot(args, generator, without, rules)?;
+    let guest = Guest::boot(args, Coalesce::new(generator, case.coalesce), without, rules)?;
+    let missing = needs - guest.device.negotiated();
+    if !missing.is_empty() {
+        guest.end()?;
+        bail!("device and guest have not agreed on {missing}");
+    }
     meter.start();
     let began = Instant::now();
     // Every flow has had its first frame, for which there is more to do, before the measurement.
@@ -61,18 +96,18 @@ pub fn forward(args: &Args, case: &Forward) -> anyhow::Result<Measured> {
     meter.stop();
     guest.end()?;
     check(&before, &after)?;
-    let forwarded = after.forwarded - before.forwarded;
-    let offered = after.offered - before.offered;
-    let lost = offered.saturating_sub(forwarded) as f64 / offered.max(1) as f64;
+    let (frames, bytes) = (after.forwarded - before.forwarded, after.forwarded_bytes - before.forwarded_bytes);
+    // In bytes of payload, since frames may come back cut or put together.
+    let offered = after.offered_bytes - before.offered_bytes;
+    let lost = offered.saturating_sub(bytes) as f64 / offered.max(1) as f64;
     let interrupts = (device_after.interrupts - device_before.interrupts) as f64 / time;
-    let mut remark = format!("  lost {:.1} %, {interrupts:.0} interrupts/s", lost * 100.0);
-    if frame >= 1000 {
-        let gigabits = forwarded as f64 * frame as f64 * 8.0 / time / 1e9;
-        // Writing to a String does not fail.
-        let _ = write!(remark, ", {gigabits:.2} Gbit/s");
-    }
-    let _ = write!(remark, "; {negotiated}");
-    Ok(Measured { value: forwarded as f64 / time / 1e6, remark })
+    let (mpps, gigabits) = (frames as f64 / time / 1e6, bytes as f64 * 8.0 / time / 1e9);
+    let (value, other) = match case.unit {
+        Unit::Frames => (mpps, format!("{gigabits:.2} Gbit/s of payload")),
+        Unit::Payload => (gigabits, format!("{mpps:.3} Mpps of {} bytes", bytes / frames.max(1))),
+    };
+    let remark = format!("  lost {:.1} %, {interrupts:.0} interrupts/s, {other}; {negotiated}", lost * 100.0);
+    Ok(Measured { value, remark })
 }
 
 /// Whether what came back is right.
@@ -110,5 +145,7 @@ mod tests {
     fn the_rules_are_ipvsadm_s() {
         let rules = rules(&Load::default());
         assert!(rules.starts_with("-A -u 10.0.0.100:80 -s rr\n-a -u 10.0.0.100:80 -r 10.0.0.11:80 -m -w 1\n"));
+        let rules = super::rules(&Load { protocol: Protocol::Tcp, ..Load::default() }.over_ipv6());
+        assert!(rules.starts_with("-A -t [fd00::64]:80 -s rr\n-a -t [fd00::64]:80 -r [fd00::b]:80 -m -w 1\n"));
     }
 }

@@ -44,8 +44,10 @@ impl Guest {
         });
         let options = virtio::Options { mask: Features::all() - without, ..virtio::Options::new(report) };
         let device = virtio::attach(&mut machine, network, options)?;
-        let command_line =
-            format!("ip=10.0.0.2/24 gateway=10.0.0.1 {} console=ringlet status=60000", device.command_line());
+        let command_line = format!(
+            "ip=10.0.0.2/24 gateway=10.0.0.1 ip=fd00::2/64 gateway=fd00::1 {} console=ringlet status=60000",
+            device.command_line()
+        );
         let events = Events::default();
         let start =
             Start { image, command_line, module: Some(rules.into_bytes()), said: events.sink(), ended: events.ended() };

@@ -138,7 +138,7 @@ mod tests {
             Table(&results).to_string(),
             "case                           median     least .. greatest  unit    \n\
              forward-1-flow                  0.875        0.500 .. 1.250  Mpps      was 1.25\n\
-             forward-10k-flows          FAILED in 1 rounds: no guest\n"
+             forward-split              FAILED in 1 rounds: no guest\n"
         );
         let args = Args::parse_from(["bench", "--quick"]);
         let json = json(&Facts::gather(), &args, &results);

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use clap::{Args, ValueEnum};
 use ringlet_driver::features::Features;
 
-use crate::backend::options::{Net, Publish, Real};
+use crate::backend::options::{Net, Publish, Real, Switch};
 use crate::virtio::Transport;
 use crate::vmm::layout;
 
@@ -68,6 +68,10 @@ pub struct RunArgs {
     /// A server of this host, TCP and UDP, that stands in the network `lan`: ADDR:PORT=HOSTADDR:PORT; several may be given
     #[arg(long = "real", value_name = "REAL")]
     pub real: Vec<Real>,
+    /// Whether TCP segments of one connection that follow each other come to the guest as one frame, where it takes such
+    /// frames; they do by default
+    #[arg(long, value_enum, value_name = "on|off")]
+    pub coalesce: Option<Switch>,
     /// Write every frame to this file, for wireshark
     #[arg(long, value_name = "FILE")]
     pub pcap: Option<PathBuf>,

@@ -54,6 +54,7 @@ pub fn run(args: &RunArgs, started: Instant) -> anyhow::Result<u8> {
         real: args.real.clone(),
         guest: guest.on_lan(),
         pcap: args.pcap.clone(),
+        coalesce: args.coalesce,
     };
     let events = Events::default();
     events.on_interrupt().context("cannot catch Ctrl-C")?;

@@ -85,7 +85,7 @@ impl Checker {
         if ip[6] != FRAGMENT {
             return Some((Part { end, offset: 0, fragment: false, more: false }, ip[6]));
         }
-        let extension = head.get(end..end + 8)?;
+        let extension = head.get(end..end + 8).filter(|bytes| bytes[1] == 0 && bytes[3] & 6 == 0)?;
         let field = u16::from_be_bytes([extension[2], extension[3]]);
         Some((
             Part { end: end + 8, offset: usize::from(field & !7), fragment: true, more: field & 1 != 0 },
@@ -149,6 +149,10 @@ impl Checker {
         let tcp = if shape.v6 { NetHdr::GSO_TCPV6 } else { NetHdr::GSO_TCPV4 };
         let put_together = (tcp, shape.size as u16, shape.payload as u16);
         ensure(found == gso || cut && shape.large.is_none() && shape.tcp && found == put_together)?;
+        if shape.tcp {
+            // Nothing is acknowledged, the window is as large as it can be, and nothing is urgent.
+            ensure(segment[8..12] == [0; 4] && segment[14..16] == [0xff; 2] && segment[18..20] == [0; 2])?;
+        }
         if shape.tcp && segment[13] & flags::SYN != 0 {
             ensure(segment[12..14] == [0x50, flags::SYN] && segment[4..8] == [0; 4])?;
             if shape.large.is_some() {
