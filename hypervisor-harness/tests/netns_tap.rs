@@ -87,6 +87,9 @@ fn converse() {
         socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         socket.send_to(&[9; 1401], address).expect("sent");
         assert_eq!(socket.recv(&mut [0; 2000]).expect("an answer"), 1401);
+        // More than a frame holds: Linux sends it in fragments, and gets it in whichever form it takes.
+        socket.send_to(&[9; 20_001], address).expect("sent");
+        assert_eq!(socket.recv(&mut [0; 30_000]).expect("an answer"), 20_001);
         // Nobody listens at that port, and Linux is told so.
         socket.connect(address.replace(":7", ":9")).expect("connected");
         socket.send(b"hello").expect("sent");

@@ -194,7 +194,7 @@ impl Checker {
         let end = part.offset + body.len();
         let whole = shape.payload - shape.transport + shape.total;
         ensure(*header == NetHdr::default() && end <= whole && part.more == (end < whole))?;
-        ensure(!part.more || body.len() % 8 == 0)?;
+        ensure(!part.more || body.len().is_multiple_of(8))?;
         let (payload, from) = match part.offset {
             0 => (body.get(8..)?, 0),
             offset => (body, offset - 8),

@@ -16,6 +16,7 @@
 //! can be tried.
 
 mod fabric;
+mod fragments;
 mod handle;
 pub mod http;
 mod icmp;
@@ -48,6 +49,7 @@ use ringlet_driver::wire::NetHdr;
 use super::options::{Protocol, Publish, Real};
 use super::{Backend, Counters, OFFLOADS, Received, Scatter, Sent};
 use fabric::{Fabric, Frame, Host};
+use fragments::{Fragments, is_fragment};
 use handle::{Counter, Order};
 use http::Server;
 use mode::Mode;
@@ -144,6 +146,7 @@ pub struct Lan {
     tcp: Tcp,
     udp: Udp,
     pings: icmp::Pings,
+    fragments: Fragments,
     listeners: Vec<Listener>,
     poll: Poll,
     counter: Counter,
@@ -208,6 +211,7 @@ impl Lan {
             tcp: Tcp::new(hosts.services, now),
             udp: Udp::new(sockets, relayed, echo, now),
             pings: icmp::Pings::default(),
+            fragments: Fragments::default(),
             listeners,
             poll,
             counter,
@@ -226,7 +230,11 @@ impl Lan {
             packet::ARP => to.for_each(|at| resolve::arp_input(&mut self.fabric, at, packet, now)),
             packet::IPV4 | packet::IPV6 => {
                 let direct = frame.bytes()[NetHdr::LEN] & 1 == 0;
-                to.for_each(|at| self.take_packet(at, &header, packet, direct, now));
+                if !is_fragment(packet) {
+                    to.for_each(|at| self.take_packet(at, &header, packet, direct, now));
+                } else if let Some(whole) = self.fragments.add(packet, now) {
+                    to.for_each(|at| self.take_packet(at, &NetHdr::default(), &whole, direct, now));
+                }
             }
             _ => {}
         }

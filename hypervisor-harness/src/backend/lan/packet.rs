@@ -33,7 +33,7 @@ pub enum Flaw {
     Malformed,
     /// A checksum is wrong.
     Checksum,
-    /// It is a fragment. The hosts here put nothing together.
+    /// It is a fragment: [`Fragments`](super::fragments::Fragments) comes first.
     Fragment,
 }
 
