@@ -54,7 +54,7 @@ fn every_feature_works_alone_and_can_be_left_out() {
         if let Kind::Without(feature) = case.kind {
             assert!(!seen.features.contains(feature), "{case}");
         }
-        *frames.entry(case.setup.transport.name()).or_insert(0) += seen.frames;
+        *frames.entry(case.transport()).or_insert(0) += seen.frames;
     }
     println!("{} runs; frames compared: {frames:?}", cases.len());
     if let (time, Some(case)) = slowest {

@@ -210,7 +210,7 @@ pub struct Guest {
 /// How driver and device are to meet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Setup {
-    pub transport: super::Transport,
+    pub transport: virtio::Transport,
     /// What the device may offer.
     pub mask: Features,
     /// What the guest is told to leave alone, on its command line.
@@ -224,7 +224,8 @@ impl Guest {
         let bench = Bench { shared: shared.clone(), wake: wake.try_clone().unwrap() };
         let mut machine = Machine::new(64).unwrap();
         let report = Box::new(|line: &str| eprintln!("the device: {line}"));
-        let options = setup.transport.of(virtio::Options { mask: setup.mask, ..virtio::Options::new(report) });
+        let (transport, mask) = (setup.transport, setup.mask);
+        let options = virtio::Options { transport, mask, ..virtio::Options::new(report) };
         let device = virtio::attach(&mut machine, bench, options).unwrap();
         let mut command_line = format!(
             "ip=10.0.0.2/24 ip=fd00::2/64 gateway=10.0.0.1 gateway=fd00::1 {} console=ringlet status=60000 connections=4096",

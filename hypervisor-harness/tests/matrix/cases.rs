@@ -4,7 +4,7 @@ use std::fmt;
 
 use ringlet_driver::features::Features;
 
-use super::{Setup, Transport};
+use super::{Setup, TRANSPORTS};
 
 /// What a case is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +41,13 @@ pub struct Case {
     pub expected: Features,
 }
 
+impl Case {
+    /// The name of its transport.
+    pub fn transport(&self) -> &'static str {
+        TRANSPORTS.iter().find(|(_, transport)| *transport == self.setup.transport).map_or("", |(name, _)| name)
+    }
+}
+
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let by = if self.by_guest { "refused by the guest" } else { "not offered by the device" };
@@ -52,7 +59,7 @@ impl fmt::Display for Case {
             Kind::Combination { on, .. } => write!(f, "combination {on} (the rest {by})")?,
             Kind::Refused => write!(f, "without csum, with what needs it")?,
         }
-        write!(f, " over {}", self.setup.transport.name())
+        write!(f, " over {}", self.transport())
     }
 }
 
@@ -109,7 +116,7 @@ pub fn cases(offer: Features) -> Vec<Case> {
     }
     kinds.push((Kind::Refused, both - Features::CSUM));
     let mut cases = Vec::new();
-    for &transport in Transport::ALL {
+    for (_, transport) in TRANSPORTS {
         for &(kind, set) in &kinds {
             for by_guest in [false, true] {
                 let set = set | Features::VERSION_1;

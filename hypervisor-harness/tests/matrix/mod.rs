@@ -17,30 +17,9 @@ pub use self::cases::{Case, Kind, cases};
 use self::frames::{CWR, DATA, Form, Packet, SYN, Sent};
 pub use self::table::table;
 
-/// How the guest finds its device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transport {
-    Mmio,
-}
-
-impl Transport {
-    /// All that there are.
-    pub const ALL: &'static [Transport] = &[Transport::Mmio];
-
-    /// The name that the table gives it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Transport::Mmio => "MMIO",
-        }
-    }
-
-    /// The options of a device on it.
-    pub fn of(self, options: virtio::Options) -> virtio::Options {
-        match self {
-            Transport::Mmio => options,
-        }
-    }
-}
+/// How the guest reaches its device: in the table, and in the device's options.
+pub const TRANSPORTS: [(&str, virtio::Transport); 2] =
+    [("MMIO", virtio::Transport::Mmio), ("PCI", virtio::Transport::Pci)];
 
 /// One service that is balanced by NAT, one by direct routing, for each protocol and version of IP.
 const RULES: &str = "-A -t 10.0.0.100:80 -s rr\n-a -t 10.0.0.100:80 -r 10.0.0.11:8080 -m\n\
@@ -388,12 +367,15 @@ pub fn evidence(feature: Features) -> Option<Evidence> {
                 counted && seen.given.contains(&Form::Repeated(2))
             })
         }
+        Features::RING_RESET => {
+            ("everything goes through (that queues are reset is shown by tests of their own)", traffic)
+        }
         Features::EVENT_IDX
         | Features::INDIRECT_DESC
         | Features::RING_PACKED
         | Features::IN_ORDER
         | Features::NOTIFICATION_DATA
-        | Features::RING_RESET
+        | Features::NOTIF_CONFIG_DATA
         | Features::ACCESS_PLATFORM
         | Features::ORDER_PLATFORM => ("everything goes through", traffic),
         _ => return None,

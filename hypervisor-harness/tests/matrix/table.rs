@@ -5,12 +5,12 @@ use std::fmt::Write as _;
 use ringlet_driver::features::Features;
 
 use super::cases::{GROUPS, companions};
-use super::{Case, Kind, Transport, evidence};
+use super::{Case, Kind, TRANSPORTS, evidence};
 
 /// Writes the table of the cases that were run, all of them successfully.
 pub fn table(offer: Features, done: &[Case]) -> String {
     let both = offer & Features::IMPLEMENTED;
-    let transports = Transport::ALL.iter().map(|transport| transport.name()).collect::<Vec<_>>().join(", ");
+    let transports = TRANSPORTS.map(|(name, _)| name).join(" and ");
     let mut text = String::new();
     let mut line = |words: std::fmt::Arguments<'_>| {
         // Writing to a String does not fail.
@@ -44,10 +44,13 @@ pub fn table(offer: Features, done: &[Case]) -> String {
         let names: Vec<_> = there.iter().map(|part| part.to_string().to_uppercase().replace(',', " and ")).collect();
         let count =
             done.iter().filter(|case| matches!(case.kind, Kind::Combination { group: of, .. } if of == group)).count();
-        line(format_args!("- {}: {} sets", names.join(" x "), count / Transport::ALL.len()));
+        line(format_args!("- {}: {} sets", names.join(" x "), count / TRANSPORTS.len()));
     }
     line(format_args!(""));
-    line(format_args!("{} runs, each of its own machine, over: {transports}.", done.len()));
+    line(format_args!(
+        "{} runs, each of its own machine, over {transports}: each line above stands for all of them.",
+        done.len()
+    ));
     let lonely = |names: Features| {
         if names.is_empty() { "none".into() } else { names.to_string().to_uppercase().replace(',', ", ") }
     };
