@@ -125,7 +125,8 @@ impl Plugged {
 }
 
 /// Puts the registers of a network device into a machine. `control` makes what moves the frames, given the shared state,
-/// the eventfds that the guest's doorbells write, by queue, and the guest's memory.
+/// the eventfds that the guest's doorbells write, by queue, and the guest's memory. Over MMIO, a device that offers
+/// NOTIFICATION_DATA has one eventfd for both queues: that is for a `control` whose one thread looks at both.
 ///
 /// # Errors
 /// If the machine does not take the device, or `control` fails. What `control` has made is dropped then.
@@ -139,13 +140,22 @@ pub fn plug<C: Control + 'static>(
     let memory = Memory::new(machine.ram().clone());
     let (shared, acknowledged) = match transport {
         Transport::Mmio => {
-            let doorbell = |queue: u16| machine.notification(layout::NET_BASE + layout::QUEUE_NOTIFY, queue.into());
-            let doorbells = [doorbell(RECEIVE_QUEUE)?, doorbell(TRANSMIT_QUEUE)?];
+            let doorbell = |value: Option<u16>| {
+                machine.notification(layout::NET_BASE + layout::QUEUE_NOTIFY, value.map(u32::from))
+            };
+            let doorbells = if identity.offered.contains(Features::NOTIFICATION_DATA) {
+                // What the driver writes also says how far the queue has got, so that no value is known beforehand: one
+                // eventfd hears everything. Whoever listens looks at both queues, whichever it is for.
+                let both = doorbell(None)?;
+                [both.try_clone().map_err(Error::Thread)?, both]
+            } else {
+                [doorbell(Some(RECEIVE_QUEUE))?, doorbell(Some(TRANSMIT_QUEUE))?]
+            };
             // A driver that acknowledges used buffers after each sleep need not leave the guest for that: the interrupt is an
             // edge, so that the device has nothing to do then. InterruptStatus goes on to say "used buffers", which is always
             // worth a look.
             let acknowledgement = layout::NET_BASE + INTERRUPT_ACK as u64;
-            let acknowledged = machine.notification(acknowledgement, status::INTERRUPT_QUEUE.into())?;
+            let acknowledged = machine.notification(acknowledgement, Some(status::INTERRUPT_QUEUE.into()))?;
             let line = Arc::new(Line::new(machine.interrupt(layout::NET_GSI)?));
             let shared = Arc::new(Shared::new(line.clone(), report));
             let control = control(&shared, doorbells, &memory)?;

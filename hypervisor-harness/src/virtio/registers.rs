@@ -281,9 +281,11 @@ impl<C: Control> Registers<C> {
         self.shared.reset();
     }
 
-    /// A doorbell that did not come by an eventfd, for the queue of this index.
+    /// A doorbell that did not come by an eventfd, for the queue of this index; with NOTIFICATION_DATA it says in its upper half
+    /// how far the queue has got, which the device sees in the queue itself (virtio 1.3, section 2.9).
     pub fn doorbell(&mut self, queue: u32) {
-        match u16::try_from(queue) {
+        let data = self.accepted_features().contains(Features::NOTIFICATION_DATA);
+        match u16::try_from(if data { queue & 0xffff } else { queue }) {
             Ok(queue) if usize::from(queue) < QUEUES => self.control.doorbell(queue),
             _ => self.misuse(format_args!("a doorbell for queue {queue}")),
         }

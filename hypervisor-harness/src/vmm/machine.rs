@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 
 use kvm_bindings::kvm_userspace_memory_region;
-use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
+use kvm_ioctls::{IoEventAddress, Kvm, NoDatamatch, VmFd};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::bus::{MmioBus, MmioDevice, Taken};
@@ -148,15 +148,19 @@ impl Machine {
         Ok(event)
     }
 
-    /// An eventfd that becomes readable when the guest writes the 32-bit `value` to `address`; no exit to the vCPU's
-    /// thread happens then.
+    /// An eventfd that becomes readable when the guest writes the 32-bit `value` to `address`, or anything at all there
+    /// without one; no exit to the vCPU's thread happens then.
     ///
     /// # Errors
     /// If KVM refuses it.
-    pub fn notification(&self, address: u64, value: u32) -> Result<EventFd, Error> {
+    pub fn notification(&self, address: u64, value: Option<u32>) -> Result<EventFd, Error> {
         let event = EventFd::new(EFD_NONBLOCK).map_err(failed("eventfd"))?;
         let address = IoEventAddress::Mmio(address);
-        self.vm.register_ioevent(&event, &address, value).map_err(refused("KVM_IOEVENTFD"))?;
+        match value {
+            Some(value) => self.vm.register_ioevent(&event, &address, value),
+            None => self.vm.register_ioevent(&event, &address, NoDatamatch),
+        }
+        .map_err(refused("KVM_IOEVENTFD"))?;
         Ok(event)
     }
 

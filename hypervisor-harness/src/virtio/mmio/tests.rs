@@ -259,3 +259,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn verify_2_9_a_doorbell_may_say_how_far_the_queue_has_got() {
+    let mut guest = Guest::started(Features::NOTIFICATION_DATA, 8);
+    for (value, heard) in [(1, 1), (0x8123_0001, 2), (0x7fff_0000, 3), (0x7fff_0002, 3)] {
+        guest.store(register::QUEUE_NOTIFY, value);
+        assert_eq!(guest.registers.registers.control().doorbells, heard, "{value:#x}");
+    }
+    assert_eq!(guest.counters().misuses, 1);
+    let mut guest = Guest::started(Features::empty(), 8);
+    guest.store(register::QUEUE_NOTIFY, 0x0001_0001);
+    assert_eq!((guest.registers.registers.control().doorbells, guest.counters().misuses), (0, 1));
+}

@@ -42,7 +42,8 @@ const OWN: Features = Features::VERSION_1
     .union(Features::GUEST_HDRLEN)
     .union(Features::RING_PACKED)
     .union(Features::IN_ORDER)
-    .union(Features::RING_RESET);
+    .union(Features::RING_RESET)
+    .union(Features::NOTIFICATION_DATA);
 
 /// What the device offers where nobody asks for more or less: all that it and its backend can do.
 pub const DEFAULT_MASK: Features = Features::all();
