@@ -3,7 +3,7 @@
 use ringlet_driver::features::Features;
 
 use super::forward::{Forward, Unit, forward};
-use super::{Args, Measured, boot, http};
+use super::{Args, Measured, boot, http, round_trip};
 use crate::backend::OFFLOADS;
 use crate::backend::generator::{LEAST_FRAME, LONGEST_ORDINARY};
 use crate::backend::options::Protocol;
@@ -147,6 +147,30 @@ pub static CASES: &[Case] = &[
         measure: |args| forward(args, &Forward { coalesce: true, needs: Features::RSC_EXT, ..STREAM }),
     },
     Case { name: "stream", about: "the same, one by one", unit: "Gbit/s", measure: |args| forward(args, &STREAM) },
+    Case {
+        name: "roundtrip-split",
+        about: "frames of 64 bytes between the guest's driver and dpdk-testpmd's vhost port, over split virtqueues",
+        unit: "Mpps",
+        measure: |args| round_trip::ringlet(args, false),
+    },
+    Case {
+        name: "roundtrip-split-dpdk",
+        about: "the same frames, the same port, and DPDK's own driver (virtio-user) in another dpdk-testpmd",
+        unit: "Mpps",
+        measure: |args| round_trip::dpdk(args, false),
+    },
+    Case {
+        name: "roundtrip-packed",
+        about: "roundtrip-split over packed virtqueues",
+        unit: "Mpps",
+        measure: |args| round_trip::ringlet(args, true),
+    },
+    Case {
+        name: "roundtrip-packed-dpdk",
+        about: "roundtrip-split-dpdk over packed virtqueues",
+        unit: "Mpps",
+        measure: |args| round_trip::dpdk(args, true),
+    },
     Case {
         name: "boot",
         about: "from the start of the process to the first byte of an HTTP answer through the balancer",

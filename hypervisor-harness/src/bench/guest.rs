@@ -53,31 +53,12 @@ impl Guest {
             Start { image, command_line, module: Some(rules.into_bytes()), said: events.sink(), ended: events.ended() };
         let running = machine.start(start)?;
         let guest = Self { running, device, complaints };
-        match guest.wait(&events) {
+        match until_ready(&events) {
             Ok(()) => Ok(guest),
             Err(error) => match guest.end() {
                 Ok(_) => Err(error),
                 Err(besides) => Err(error.context(besides)),
             },
-        }
-    }
-
-    /// Waits until the guest is ready.
-    fn wait(&self, events: &Events) -> anyhow::Result<()> {
-        let until = Instant::now() + PATIENCE;
-        let mut last = String::new();
-        loop {
-            match events.next(until) {
-                Some(Event::Said(_, Said::Record(Record::Ready(ready)))) if ready.rules_failed == 0 => return Ok(()),
-                Some(Event::Said(_, Said::Record(Record::Ready(ready)))) => {
-                    bail!("the guest did not take {} of its rules: {last}", ready.rules_failed)
-                }
-                Some(Event::Said(_, Said::Line(line) | Said::Complaint(line))) => last = line,
-                Some(Event::Ended) => bail!("the guest has ended: {last}"),
-                Some(_) => {}
-                None if Instant::now() >= until => bail!("the guest is not up after {} s: {last}", PATIENCE.as_secs()),
-                None => {}
-            }
         }
     }
 
@@ -93,6 +74,28 @@ impl Guest {
         match self.complaints.lock().ok().and_then(|lines| lines.first().cloned()) {
             Some(line) => bail!("{line}"),
             None => Ok(counters),
+        }
+    }
+}
+
+/// Waits until the guest is ready.
+///
+/// # Errors
+/// If it ends, or is not ready in time, or does not take its rules.
+pub fn until_ready(events: &Events) -> anyhow::Result<()> {
+    let until = Instant::now() + PATIENCE;
+    let mut last = String::new();
+    loop {
+        match events.next(until) {
+            Some(Event::Said(_, Said::Record(Record::Ready(ready)))) if ready.rules_failed == 0 => return Ok(()),
+            Some(Event::Said(_, Said::Record(Record::Ready(ready)))) => {
+                bail!("the guest did not take {} of its rules: {last}", ready.rules_failed)
+            }
+            Some(Event::Said(_, Said::Line(line) | Said::Complaint(line))) => last = line,
+            Some(Event::Ended) => bail!("the guest has ended: {last}"),
+            Some(_) => {}
+            None if Instant::now() >= until => bail!("the guest is not up after {} s: {last}", PATIENCE.as_secs()),
+            None => {}
         }
     }
 }

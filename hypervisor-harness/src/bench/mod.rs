@@ -10,7 +10,9 @@ mod facts;
 mod forward;
 mod guest;
 mod http;
+mod round_trip;
 mod samples;
+mod testpmd;
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
@@ -80,6 +82,11 @@ pub struct Measured {
     pub remark: String,
 }
 
+/// What a case is compared with is not installed: it cannot be measured here, which is no failure.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Missing(pub String);
+
 /// Runs the benchmark with the arguments after `ringlet bench`. Returns the exit code of the process.
 ///
 /// # Errors
@@ -114,7 +121,10 @@ pub fn run(arguments: Vec<OsString>) -> anyhow::Result<u8> {
             }
             match (case.measure)(&args) {
                 Ok(measured) => samples.add(measured),
-                Err(error) => samples.fail(format!("{error:#}")),
+                Err(error) => match error.downcast::<Missing>() {
+                    Ok(Missing(what)) => samples.skip(what),
+                    Err(error) => samples.fail(format!("{error:#}")),
+                },
             }
         }
     }

@@ -14,6 +14,8 @@ pub struct Samples {
     /// From the least to the greatest.
     rounds: Vec<Measured>,
     errors: Vec<String>,
+    /// Why it cannot be measured here.
+    missing: Option<String>,
 }
 
 impl Samples {
@@ -26,6 +28,11 @@ impl Samples {
     /// A round failed.
     pub fn fail(&mut self, why: String) {
         self.errors.push(why);
+    }
+
+    /// It cannot be measured here.
+    pub fn skip(&mut self, why: String) {
+        self.missing = Some(why);
     }
 
     /// Whether any round failed.
@@ -80,6 +87,9 @@ impl fmt::Display for Table<'_> {
                 let range = format!("{} .. {}", Short(least), Short(greatest));
                 writeln!(f, "{:26} {:>10} {range:>21}  {:8}{}", case.name, Short(median), case.unit, samples.remark())?;
             }
+            if let Some(missing) = &samples.missing {
+                writeln!(f, "{:26} not measured: {missing}", case.name)?;
+            }
             if let Some(error) = samples.errors.last() {
                 writeln!(f, "{:26} FAILED in {} rounds: {error}", case.name, samples.errors.len())?;
             }
@@ -100,6 +110,7 @@ pub fn json(facts: &Facts, args: &Args, results: &[(&Case, Samples)]) -> Value {
                 "values": samples.rounds.iter().map(|round| round.value).collect::<Vec<_>>(),
                 "remark": samples.remark(),
                 "errors": samples.errors,
+                "missing": samples.missing,
             })
         })
         .collect();
@@ -133,12 +144,16 @@ mod tests {
     fn results_are_told_to_people_and_programs() {
         let mut failed = samples(&[]);
         failed.fail("no guest".into());
-        let results = [(&CASES[0], samples(&[1.25, 0.5])), (&CASES[1], failed)];
+        let mut skipped = samples(&[]);
+        skipped.skip("no peer".into());
+        assert!(!skipped.failed());
+        let results = [(&CASES[0], samples(&[1.25, 0.5])), (&CASES[1], failed), (&CASES[2], skipped)];
         assert_eq!(
             Table(&results).to_string(),
             "case                           median     least .. greatest  unit    \n\
              forward-1-flow                  0.875        0.500 .. 1.250  Mpps      was 1.25\n\
-             forward-split              FAILED in 1 rounds: no guest\n"
+             forward-split              FAILED in 1 rounds: no guest\n\
+             forward-packed             not measured: no peer\n"
         );
         let args = Args::parse_from(["bench", "--quick"]);
         let json = json(&Facts::gather(), &args, &results);

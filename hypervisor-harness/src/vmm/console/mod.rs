@@ -7,7 +7,7 @@ pub mod text;
 use std::sync::Arc;
 
 use self::lines::Lines;
-pub use self::record::Record;
+pub use self::record::{Record, RoundTrip};
 use super::symbols::Symbols;
 
 /// Where bytes come from. Each source has its own unfinished line.
