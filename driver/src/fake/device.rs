@@ -24,6 +24,13 @@ impl Device {
         Self { shared: Arc::new(Shared::new(State::new(offered, config))) }
     }
 
+    /// Another device in the place of this one, as [`Device::new`] makes it. Its driver must be gone.
+    pub(super) fn renew(&self, offered: Features, mac: [u8; 6], mtu: u16) {
+        let config = NetConfig { mac, mtu, status: config::LINK_UP, max_virtqueue_pairs: 1, ..NetConfig::default() };
+        *self.shared.state() = State::new(offered, config);
+        self.shared.silence();
+    }
+
     /// What a driver is given. One at a time.
     #[must_use]
     pub fn transport(&self) -> FakeTransport {
@@ -106,6 +113,13 @@ impl Device {
         change(&mut state.config);
         state.generation = state.generation.wrapping_add(1);
         state.interrupt_status |= INTERRUPT_CONFIG;
+        state.interrupts += 1;
+    }
+
+    /// Says why it interrupts, whether that is so or not: bits of [`crate::wire::status`], and others.
+    pub fn interrupt(&self, status: u8) {
+        let mut state = self.shared.state();
+        state.interrupt_status = status;
         state.interrupts += 1;
     }
 

@@ -43,6 +43,11 @@ impl Shared {
         Self { state: Mutex::new(state), doorbells }
     }
 
+    /// No doorbell was rung.
+    pub(super) fn silence(&self) {
+        self.doorbells.iter().for_each(|doorbell| doorbell.store(SILENT, Ordering::Relaxed));
+    }
+
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -136,7 +141,7 @@ impl Transport for FakeTransport {
             if !state.stuck {
                 state.reset();
                 drop(state);
-                self.shared.doorbells.iter().for_each(|doorbell| doorbell.store(SILENT, Ordering::Relaxed));
+                self.shared.silence();
             }
             return;
         }

@@ -8,6 +8,8 @@
 //! is compiled once for each format and chosen when the features are agreed.
 
 mod area;
+#[cfg(test)]
+mod interleavings;
 mod packed;
 mod slot;
 mod split;
