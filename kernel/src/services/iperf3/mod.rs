@@ -56,8 +56,9 @@ pub fn memory(free: u64) -> u64 {
 const DOORS: usize = 2;
 /// Their buffers in bytes, each way.
 const BUFFER: usize = 4 << 10;
-/// How long a connection that is over may take to end, in nanoseconds.
+/// How long a connection that is over may take to end, and one that is turned away, in nanoseconds.
 const PATIENCE: u64 = 5_000_000_000;
+const FAREWELL: u64 = 1_000_000_000;
 /// How often connections are looked after, in nanoseconds: smoltcp may end them quietly.
 const LOOK_AFTER: u64 = 1_000_000_000;
 /// Between two looks whether a client is still there, and how long it may take to say so.
@@ -203,7 +204,7 @@ impl Iperf3 {
             // There is always room for the first byte. Whatever the client says is not read.
             let _ = socket.send_slice(&[ACCESS_DENIED]);
             socket.close();
-            *closing = Some(now.saturating_add(PATIENCE));
+            *closing = Some(now.saturating_add(FAREWELL));
             self.deadline = self.deadline.min(now.saturating_add(LOOK_AFTER));
             self.counters.denied += 1;
             return true;

@@ -207,10 +207,9 @@ impl Session {
     ) -> Result<(), Refusal> {
         self.streams = match parameters.protocol {
             Protocol::Tcp => {
-                // Both directions have a buffer each where both are used; and a stranger may have a socket meanwhile.
-                let buffers =
-                    parameters.streams_in_all() * if parameters.direction == Direction::Both { 2 } else { 1 } + 1;
-                let share = memory / buffers;
+                // Where both directions are used each has a buffer; and strangers may have sockets too for a while.
+                let sockets = parameters.streams_in_all() + tcp::GUESTS;
+                let share = memory / if parameters.direction == Direction::Both { 2 * sockets } else { sockets };
                 let window = match parameters.window {
                     Some(window) if window > share => return Err(Refusal::WindowMemory),
                     Some(window) => window.max(SMALLEST_WINDOW),

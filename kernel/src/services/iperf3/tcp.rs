@@ -13,6 +13,11 @@ use super::parameters::{Direction, Parameters};
 
 /// How many sockets wait for a stream at a time: a client connects one after the other, and must not find the door closed.
 const WAITING: usize = 2;
+/// The most sockets that wait, or whose other side has not shown the cookie yet. If strangers have them all, the client has to
+/// wait until they are gone.
+pub(super) const GUESTS: usize = 4;
+/// How long somebody who is turned away may take to end the connection, in nanoseconds.
+const FAREWELL: u64 = 1_000_000_000;
 /// How long somebody who has connected may take to show the cookie, in nanoseconds.
 const PATIENCE: u64 = 5_000_000_000;
 /// How long the other side may leave data unacknowledged.
@@ -65,7 +70,7 @@ impl Streams {
             local,
             parameters,
             window,
-            guests: Vec::with_capacity(WAITING),
+            guests: Vec::with_capacity(GUESTS),
             streams: Vec::with_capacity(room),
             pacer: Pacer::new(0, 0),
         }
@@ -140,9 +145,10 @@ impl Streams {
                         continue;
                     }
                     if complete && socket.may_send() {
-                        // A stranger. The stack says it, and forgets the connection with the next turn.
+                        // A stranger. There is always room for the first byte.
                         let _ = socket.send_slice(&[ACCESS_DENIED]);
                         socket.close();
+                        guest.deadline = guest.deadline.min(now.saturating_add(FAREWELL));
                         turn.denied += 1;
                         turn.worked = true;
                     } else if now >= guest.deadline {
@@ -155,10 +161,8 @@ impl Streams {
             }
             nth += 1;
         }
-        let pending = self.guests.len() - listening;
         let missing = self.parameters.streams_in_all() - self.streams.len();
-        // Strangers may take as many places as there are for streams; then the client has to wait until they are gone.
-        while listening < WAITING.min(missing.saturating_sub(pending)) {
+        while listening < WAITING.min(missing) && self.guests.len() < GUESTS {
             self.listen(sockets)?;
             listening += 1;
             turn.worked = true;
