@@ -18,7 +18,7 @@ pub struct Args {
 }
 
 /// Where fuzz targets are.
-const PACKAGES: [&str; 3] = ["driver", "balancer", "hypervisor-harness"];
+const PACKAGES: [&str; 4] = ["driver", "balancer", "kernel", "hypervisor-harness"];
 
 /// Runs the targets.
 pub fn run(args: &Args) -> anyhow::Result<()> {

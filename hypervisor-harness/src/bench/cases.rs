@@ -3,6 +3,7 @@
 use ringlet_driver::features::Features;
 
 use super::forward::{Forward, Unit, forward};
+use super::iperf3::{Iperf3, iperf3};
 use super::{Args, Measured, boot, http, round_trip};
 use crate::backend::OFFLOADS;
 use crate::backend::generator::{LEAST_FRAME, LONGEST_ORDINARY};
@@ -185,15 +186,55 @@ pub static CASES: &[Case] = &[
     },
 ];
 
+const TO_GUEST: Iperf3 = Iperf3 { reverse: false, without: Features::empty() };
+const FROM_GUEST: Iperf3 = Iperf3 { reverse: true, ..TO_GUEST };
+
+/// Those that need root and programs of this host: only measured if they are named.
+pub static PRIVILEGED: &[Case] = &[
+    Case {
+        name: "iperf3-to-guest",
+        about: "iperf3 from Linux through a tap to the guest's server, of what it does between two namespaces",
+        unit: "of veth",
+        measure: |args| iperf3(args, &TO_GUEST),
+    },
+    Case {
+        name: "iperf3-to-guest-off",
+        about: "the same without any offload",
+        unit: "of veth",
+        measure: |args| iperf3(args, &Iperf3 { without: OFFLOADS, ..TO_GUEST }),
+    },
+    Case {
+        name: "iperf3-from-guest",
+        about: "iperf3-to-guest with -R: the guest sends",
+        unit: "of veth",
+        measure: |args| iperf3(args, &FROM_GUEST),
+    },
+    Case {
+        name: "iperf3-from-guest-off",
+        about: "the same without any offload",
+        unit: "of veth",
+        measure: |args| iperf3(args, &Iperf3 { without: OFFLOADS, ..FROM_GUEST }),
+    },
+];
+
+/// All there are.
+pub fn all() -> impl Iterator<Item = &'static Case> {
+    CASES.iter().chain(PRIVILEGED)
+}
+
 /// The names, for messages.
 pub fn names() -> String {
-    CASES.iter().map(|case| case.name).collect::<Vec<_>>().join(", ")
+    all().map(|case| case.name).collect::<Vec<_>>().join(", ")
 }
 
 /// What `--help` says about them.
 pub fn help() -> String {
     let mut text = "Cases:\n".to_owned();
     for Case { name, about, unit, .. } in CASES {
+        text += &format!("  {name:26} {about} ({unit})\n");
+    }
+    text += "Cases that need root, ip and iperf3, only measured if they are named:\n";
+    for Case { name, about, unit, .. } in PRIVILEGED {
         text += &format!("  {name:26} {about} ({unit})\n");
     }
     text

@@ -10,6 +10,7 @@ mod facts;
 mod forward;
 mod guest;
 mod http;
+mod iperf3;
 mod round_trip;
 mod samples;
 mod testpmd;
@@ -21,7 +22,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use self::cases::{CASES, Case};
+use self::cases::{CASES, Case, PRIVILEGED};
 use self::facts::Facts;
 use self::samples::Samples;
 use crate::vmm::layout;
@@ -99,10 +100,9 @@ pub fn run(arguments: Vec<OsString>) -> anyhow::Result<u8> {
             return Ok(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    let chosen: Vec<&Case> = CASES
-        .iter()
-        .filter(|case| args.only.is_empty() || args.only.iter().any(|text| case.name.contains(text.as_str())))
-        .collect();
+    let named = |case: &&Case| args.only.iter().any(|text| case.name.contains(text.as_str()));
+    let ordinary = CASES.iter().filter(|case| args.only.is_empty() || named(case));
+    let chosen: Vec<&Case> = ordinary.chain(PRIVILEGED.iter().filter(named)).collect();
     if chosen.is_empty() {
         anyhow::bail!("no case has {} in its name; there are {}", args.only.join(" or "), cases::names());
     }

@@ -3,6 +3,7 @@
 
 pub mod guest;
 pub mod http;
+pub mod iperf3;
 pub mod linux;
 pub mod netns;
 pub mod program;

@@ -14,8 +14,8 @@
 //! | `session` | one test from begin to end |
 //!
 //! Memory: a few small sockets always, and for a test at most what [`Iperf3::new`] was given, in equal parts for its
-//! streams. The data itself is never touched: what comes is counted where it lies, and what is sent lies in the buffers
-//! before the test begins.
+//! streams. The data itself is not touched: what comes is counted where it lies, and what is sent lies in the buffers
+//! before the test begins, unless the client wants something certain.
 
 mod conversation;
 mod datagram;

@@ -182,9 +182,7 @@ impl Streams {
             Direction::Reverse => (SMALL, *window),
             Direction::Both => (*window, *window),
         };
-        let receive = buffer(receive, None)?;
-        let transmit = buffer(transmit, Some(payload(parameters.repeating_payload)))?;
-        let mut socket = tcp::Socket::new(receive, transmit);
+        let mut socket = tcp::Socket::new(buffer(receive)?, buffer(transmit)?);
         socket.set_timeout(Some(SILENCE));
         socket.set_keep_alive(Some(KEEP_ALIVE));
         // One acknowledgement a turn is few enough.
@@ -214,7 +212,7 @@ impl Streams {
             }
             turn.worked |= received > 0;
             if flow.sends {
-                let sent = send(socket, flow, &self.pacer, self.parameters.block, now, turn);
+                let sent = send(socket, flow, &self.parameters, &self.pacer, now, turn);
                 flow.moved(sent);
                 turn.sent += sent as u64;
                 turn.worked |= sent > 0;
@@ -257,19 +255,34 @@ fn drain(socket: &mut tcp::Socket<'_>) -> usize {
     received
 }
 
-/// Sends as much as there is room for and the pace allows. The buffer is full of payload already: nothing is written.
-fn send(socket: &mut tcp::Socket<'_>, flow: &Flow, pacer: &Pacer, block: usize, now: u64, turn: &mut Turn) -> usize {
+/// Sends as much as there is room for and the pace allows.
+fn send(
+    socket: &mut tcp::Socket<'_>,
+    flow: &Flow,
+    parameters: &Parameters,
+    pacer: &Pacer,
+    now: u64,
+    turn: &mut Turn,
+) -> usize {
     let mut sent = 0;
     while socket.can_send() {
         let total = flow.total() + sent as u64;
         let allowed = pacer.allowance(now, total);
         // Not byte by byte: a segment at least.
-        let least = block.min(1448);
+        let least = parameters.block.min(1448);
         if allowed < least {
             turn.deadline = turn.deadline.min(pacer.next(now, total, least));
             break;
         }
-        match socket.send(|room| (room.len().min(allowed), room.len().min(allowed))) {
+        let result = socket.send(|room| {
+            let count = room.len().min(allowed);
+            if parameters.repeating_payload {
+                digits(total, &mut room[..count]);
+            }
+            // Otherwise the buffer is full of what is to be sent already.
+            (count, count)
+        });
+        match result {
             Ok(count @ 1..) => sent += count,
             _ => break,
         }
@@ -277,68 +290,39 @@ fn send(socket: &mut tcp::Socket<'_>, flow: &Flow, pacer: &Pacer, block: usize, 
     sent
 }
 
-/// What is sent.
-fn payload(repeating: bool) -> &'static [u8] {
-    const DIGITS: &[u8] = b"0123456789";
-    const LENGTH: usize = 4096;
-    /// Nothing that compresses well.
-    static NOISE: [u8; LENGTH] = {
-        let mut bytes = [0; LENGTH];
-        let (mut state, mut at) = (0x2545_f491_4f6c_dd1d_u64, 0);
-        while at < LENGTH {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            bytes[at] = (state >> 32) as u8;
-            at += 1;
-        }
-        bytes
-    };
-    if repeating { DIGITS } else { &NOISE }
+/// `0123456789` over and over, from the byte numbered `at`.
+fn digits(at: u64, room: &mut [u8]) {
+    let mut digit = (at % 10) as u8;
+    for byte in room {
+        *byte = b'0' + digit;
+        digit = if digit == 9 { 0 } else { digit + 1 };
+    }
 }
 
-/// A socket's buffer of `length` bytes, filled with `content` over and over; then the length is a multiple of the
-/// content's, so that what is sent does not break where the buffer begins again.
+/// Nothing that compresses well.
+static NOISE: [u8; 4096] = {
+    let mut bytes = [0; 4096];
+    let (mut state, mut at) = (0x2545_f491_4f6c_dd1d_u64, 0);
+    while at < bytes.len() {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes[at] = (state >> 32) as u8;
+        at += 1;
+    }
+    bytes
+};
+
+/// A socket's buffer of `length` bytes, full of [`NOISE`].
 ///
 /// # Errors
 /// If there is no memory.
-fn buffer(length: usize, content: Option<&[u8]>) -> Result<tcp::SocketBuffer<'static>, Refusal> {
-    let period = content.map_or(1, <[u8]>::len);
-    let length = (length / period).max(1) * period;
+fn buffer(length: usize) -> Result<tcp::SocketBuffer<'static>, Refusal> {
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(length).map_err(|_| Refusal::Memory)?;
-    match content {
-        Some(content) => {
-            while bytes.len() < length {
-                bytes.extend_from_slice(content);
-            }
-        }
-        None => bytes.resize(length, 0),
+    while bytes.len() < length {
+        let count = NOISE.len().min(length - bytes.len());
+        bytes.extend_from_slice(&NOISE[..count]);
     }
     Ok(tcp::SocketBuffer::new(bytes))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_sent_goes_on_where_the_buffer_begins_again() {
-        for content in [payload(false), payload(true)] {
-            let mut ring = buffer(10_007, Some(content)).unwrap();
-            assert_eq!(ring.capacity() % content.len(), 0);
-            let mut seen = 0;
-            for _ in 0..100 {
-                // As a socket does: room is handed out, and taken back as it is.
-                let _ = ring.enqueue_many(777.min(ring.window()));
-                let mut bytes = [0; 500];
-                let count = ring.dequeue_slice(&mut bytes);
-                for byte in &bytes[..count] {
-                    assert_eq!(*byte, content[seen % content.len()]);
-                    seen += 1;
-                }
-            }
-            assert!(seen > 2 * ring.capacity());
-        }
-    }
 }
