@@ -158,16 +158,14 @@ fn neighbour() -> anyhow::Result<File> {
 }
 
 /// Runs something in a network namespace.
-fn in_namespace<T: Send>(
-    namespace: &File,
-    work: impl FnOnce() -> anyhow::Result<T> + Send,
-) -> anyhow::Result<T> {
+fn in_namespace<T: Send>(namespace: &File, work: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
     let fd = namespace.as_raw_fd();
     thread::scope(|scope| {
         let thread = scope.spawn(move || {
             // SAFETY: `setns` takes no pointers; the descriptor is a network namespace's, and only this thread moves.
             if unsafe { libc::setns(fd, libc::CLONE_NEWNET) } != 0 {
-                return Err(std::io::Error::last_os_error()).context("cannot enter a network namespace; run this as root");
+                return Err(std::io::Error::last_os_error())
+                    .context("cannot enter a network namespace; run this as root");
             }
             work()
         });
