@@ -48,9 +48,9 @@ pub fn iperf3(args: &Args, case: &Iperf3) -> anyhow::Result<Measured> {
 }
 
 fn measure(args: &Args, case: &Iperf3) -> anyhow::Result<Measured> {
-    let tap = Tap::open(TAP)?;
     let neighbour = neighbour()?;
     for words in [
+        &format!("tuntap add dev {TAP} mode tap"),
         &format!("address add 10.0.0.1/24 dev {TAP}"),
         &format!("link set {TAP} up"),
         "link add veth0 type veth peer name veth1",
@@ -65,7 +65,7 @@ fn measure(args: &Args, case: &Iperf3) -> anyhow::Result<Measured> {
         ip("link set veth1 up")?;
         Server::start()
     })?;
-    let guest = Guest::boot(args, tap, case.without, String::new())?;
+    let guest = Guest::boot(args, Tap::open(TAP)?, case.without, String::new())?;
     // Whole seconds are all that iperf3 knows.
     let seconds = args.time().as_secs().max(1);
     let run = |address: &str| client(address, seconds, case.reverse);
