@@ -78,8 +78,9 @@ impl From<Features> for Wanted {
 }
 
 impl Wanted {
+    /// Whether there is anything to be done to frames; with RSC_EXT to super-frames of UDP too.
     fn anything(self) -> bool {
-        self.tso4 || self.tso6
+        self.tso4 || self.tso6 || self.rsc
     }
 
     /// Whether the guest takes large segments over this version of IP.

@@ -470,6 +470,25 @@ fn super_frames_of_the_network_are_counted_too() {
 }
 
 #[test]
+fn super_frames_of_udp_are_counted_without_tso() {
+    let mut frame = vec![2; 12];
+    frame.extend([8, 0, 0x45, 0, 0x0b, 0xd4, 0, 1, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+    frame.extend([0; 8]);
+    frame.extend([7; 3000]);
+    for (gso_type, gso_size, segments) in [(NetHdr::GSO_UDP_L4, 1000, 3), (NetHdr::GSO_UDP, 1000, 4)] {
+        let header = NetHdr { gso_type, gso_size, hdr_len: 42, ..NetHdr::partial_checksum(34, 6) };
+        let bytes = [&header.to_bytes()[..], &frame].concat();
+        let features = Features::GUEST_CSUM | Features::GUEST_USO4 | Features::GUEST_UFO;
+        assert_eq!(coalesce(std::slice::from_ref(&bytes), features, 70_000).0, [bytes.clone()]);
+        let (out, _) = coalesce(std::slice::from_ref(&bytes), features | Features::RSC_EXT, 70_000);
+        let found = NetHdr::parse(out[0].first_chunk().expect("a header"));
+        let flags = NetHdr::NEEDS_CSUM | NetHdr::RSC_INFO;
+        assert_eq!(found, NetHdr { flags, csum_start: segments, csum_offset: 0, ..header });
+        assert_eq!(out[0][NetHdr::LEN..], frame);
+    }
+}
+
+#[test]
 fn nothing_waits_longer_than_a_burst() {
     let mut network = Coalesce::new(Queue::default(), true);
     network.negotiated(TCP).expect("negotiated");
