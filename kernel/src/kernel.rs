@@ -27,6 +27,9 @@ const BALANCER_PERIOD: u64 = 1_000_000_000;
 /// How often the device's configuration is read again, in nanoseconds. Not every transport tells of a change, and each
 /// reading is a dozen exits.
 const DEVICE_PERIOD: u64 = 5_000_000_000;
+/// An interrupt behind which there was no frame may be about the configuration, which is read again then, but not more often than
+/// this, in nanoseconds: most of them came just too late.
+const DEVICE_PERIOD_LEAST: u64 = 1_000_000_000;
 /// The least time between two reports of the configuration, in nanoseconds.
 const REPORT_PERIOD: u64 = 200_000_000;
 /// How long the stack waits for room in the transmit queue, in nanoseconds, at least.
@@ -93,6 +96,10 @@ pub struct Kernel {
     revision: u64,
     reported: u64,
     link_up: bool,
+    /// The last sleep was ended by an interrupt, and what is behind it has not been looked for yet.
+    woken: bool,
+    /// When the device's configuration was read last.
+    refreshed_at: u64,
     /// Frames circulate, and nothing is balanced.
     round_trip: Option<RoundTrip>,
 }
@@ -169,6 +176,8 @@ impl Kernel {
             revision: balancer.revision(),
             reported: now,
             link_up: true,
+            woken: false,
+            refreshed_at: 0,
             balancer,
             pool,
             round_trip: options.round_trip.as_ref().map(|wanted| RoundTrip::new(wanted, facts.mac)),
@@ -225,6 +234,14 @@ impl Kernel {
         let received = link.receive.burst(&mut self.frames)?;
         let now = platform.now_ns();
         let mut local = false;
+        if self.woken {
+            self.woken = false;
+            if received == 0 {
+                let at = self.refreshed_at.saturating_add(DEVICE_PERIOD_LEAST).max(now);
+                self.due.device = self.due.device.min(at);
+                self.next_due = self.next_due.min(at);
+            }
+        }
         if received > 0 {
             self.busy_at = now;
             self.counters.bursts += 1;
@@ -314,6 +331,7 @@ impl Kernel {
         now: u64,
     ) -> Result<(), LinkError> {
         if now >= self.due.device {
+            self.refreshed_at = now;
             self.refresh(link, console)?;
             self.due.device = now.saturating_add(DEVICE_PERIOD);
         }
@@ -461,9 +479,10 @@ impl Kernel {
             self.idle_ns += platform.now_ns().saturating_sub(before);
             if platform.now_ns().saturating_add(EARLY) < until {
                 self.counters.wakeups += 1;
+                self.woken = true;
             }
-            // Whatever ended the sleep. Why the device interrupted is not asked: that would be an exit, and the configuration is
-            // read again from time to time.
+            // Whatever ended the sleep. Why the device interrupted is not asked: that would be an exit. If there is no frame behind
+            // it, the configuration is read again.
             link.control.acknowledge_used();
         }
         link.receive.disarm_interrupt();

@@ -6,7 +6,7 @@ use core::net::IpAddr;
 
 use ringlet_balancer::{Balancer, Config, ipvsadm};
 use ringlet_driver::buffer::{Frame, Pool};
-use ringlet_driver::net::ResetError;
+use ringlet_driver::net::{ResetError, SetupError};
 use ringlet_driver::ring::Virtqueue;
 use ringlet_driver::transport::NetTransport;
 use virtio_drivers::Hal;
@@ -30,6 +30,9 @@ const DEFAULT_MTU: u16 = 1500;
 const MOST_RESETS: u32 = 5;
 /// How long a device must work after a reset for the reset to be forgotten, in nanoseconds.
 const PROBATION: u64 = 60_000_000_000;
+/// The same for a device that asks for its reset itself, and is not wrong: what stands behind it may come and go as often as
+/// it likes.
+const PROBATION_ASKED: u64 = 1_000_000_000;
 /// The most lines of the rule file that are complained about one by one.
 const COMPLAINTS: u64 = 20;
 
@@ -175,7 +178,8 @@ impl<H: Hal, T: NetTransport> Running<H, T> {
     #[cold]
     fn reset<P: Platform>(&mut self, why: &LinkError, platform: &P, console: &Console<'_>) -> Result<(), u8> {
         let now = platform.now_ns();
-        if now.saturating_sub(self.failed_at) > PROBATION {
+        let asked = matches!(why, LinkError::Device(SetupError::NeedsReset));
+        if now.saturating_sub(self.failed_at) > if asked { PROBATION_ASKED } else { PROBATION } {
             self.failures = 0;
         }
         (self.failures, self.failed_at) = (self.failures + 1, now);

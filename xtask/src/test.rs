@@ -44,6 +44,8 @@ enum Step {
     Netns,
     /// The same image in QEMU, on every machine
     Qemu,
+    /// vhost-user, with DPDK and QEMU at the other end
+    Vhost,
 }
 
 impl Step {
@@ -58,6 +60,7 @@ impl Step {
             Self::E2e => "end to end in KVM",
             Self::Netns => "network namespaces",
             Self::Qemu => "QEMU",
+            Self::Vhost => "vhost-user",
         }
     }
 
@@ -80,6 +83,7 @@ impl Step {
             Self::E2e => programs("e2e_", false),
             Self::Netns => programs("netns_", false),
             Self::Qemu => programs("qemu_", true),
+            Self::Vhost => programs("vhost_", false),
         }
     }
 }
@@ -120,12 +124,13 @@ fn summary(results: &[(&str, bool, Duration)], steps: usize) -> anyhow::Result<(
 }
 
 /// A program that the tests start, and the packages of Debian and Fedora that have it.
-const TOOLS: [(&str, &str, &str); 5] = [
+const TOOLS: [(&str, &str, &str); 6] = [
     ("qemu-system-x86_64", "qemu-system-x86", "qemu-system-x86-core"),
     ("ip", "iproute2", "iproute"),
     ("curl", "curl", "curl"),
     ("iperf3", "iperf3", "iperf3"),
     ("python3", "python3-minimal", "python3"),
+    ("dpdk-testpmd", "dpdk-dev", "dpdk"),
 ];
 
 /// Whether all is there that the other steps need. It is better to hear this now than after ten minutes.

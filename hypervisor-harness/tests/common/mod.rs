@@ -9,6 +9,7 @@ pub mod netns;
 pub mod program;
 pub mod ringlet;
 pub mod rules;
+pub mod testpmd;
 
 /// Whether there is KVM. Without it this fails, unless `RINGLET_TEST_NO_KVM=1` says that this is known.
 fn has_kvm() -> bool {

@@ -370,6 +370,12 @@ fn a_device_that_asks_for_a_reset_gets_one() {
     assert_eq!(world.ended, None);
     // Once to stop it, once to begin anew.
     assert_eq!(world.device.resets(), before + 2);
+    // As often as it asks, if it works in between: what stands behind it may have been started again.
+    for _ in 0..8 {
+        world.device.fail();
+        world.run(20_000);
+    }
+    assert_eq!((world.ended, world.device.resets()), (None, before + 18));
     world.device.fail();
     world.device.set_stuck(true);
     world.run(60_000);
@@ -406,7 +412,8 @@ fn a_short_queue_and_a_device_that_pauses_cost_frames_but_nothing_else() {
 fn the_link_is_watched() {
     let mut world = World::new(ALL, "", RULES);
     world.device.set_link(false);
-    world.run(60_000);
+    // An interrupt without a frame behind it is reason enough to look; 100 microseconds a step.
+    world.run(11_000);
     assert!(world.platform.console().contains("device: the link is down"));
 }
 

@@ -38,9 +38,13 @@ const PASSED: Features = Features::VERSION_1
     .union(Features::GUEST_USO4)
     .union(Features::GUEST_USO6)
     .union(Features::GUEST_HDRLEN)
-    .union(Features::RSC_EXT);
-/// Features that the registers have without the backend.
-const OWN: Features = Features::MAC.union(Features::STATUS).union(Features::MTU);
+    .union(Features::RSC_EXT)
+    .union(Features::RING_PACKED)
+    .union(Features::IN_ORDER)
+    .union(Features::ORDER_PLATFORM);
+/// Features that the registers have, and that this frontend honours whatever the backend. NOTIFICATION_DATA is not one: an
+/// eventfd carries no data. Neither is what needs a control queue.
+const OWN: Features = Features::MAC.union(Features::STATUS).union(Features::MTU).union(Features::RING_RESET);
 /// The extensions of the protocol that are used where the backend has them.
 const EXTENSIONS: Protocol = Protocol::REPLY_ACK.union(Protocol::MTU).union(Protocol::RESET_DEVICE);
 

@@ -172,7 +172,8 @@ fn what_is_offered_is_what_both_can() {
         | Features::INDIRECT_DESC
         | Features::MAC
         | Features::MTU
-        | Features::STATUS;
+        | Features::STATUS
+        | Features::RING_RESET;
     assert_eq!(offered, expected);
 
     let legacy = Manner { features: EXTENSIONS_ONLY, ..Manner::default() };
