@@ -85,6 +85,11 @@ fn upload(ringlet: &Ringlet, length: u64) -> u64 {
 }
 
 fn transfer(flags: &[&str], expect: impl Fn(&str) -> bool) {
+    transfer_and(flags, expect, |_| {});
+}
+
+/// The same, and then looks at the metrics.
+fn transfer_and(flags: &[&str], expect: impl Fn(&str) -> bool, look: impl FnOnce(&str)) {
     let publish = ["--publish", "0:10.0.0.100:80", "--publish", "0:10.0.0.2:9100", "--publish", "0:10.0.0.2:9101"];
     let ringlet = Ringlet::start(&[&publish[..], flags].concat());
     let boot = ringlet.seen.iter().find(|record| record["type"] == "boot").expect("it has booted");
@@ -98,7 +103,28 @@ fn transfer(flags: &[&str], expect: impl Fn(&str) -> bool) {
         let seconds = began.elapsed().as_secs_f64();
         println!("{length} bytes {way}: {:.2} Gbit/s, with {flags:?}", 8.0 * length as f64 / seconds / 1e9);
     }
+    look(&common::http::get(ringlet.host("10.0.0.2:9100"), "/metrics").expect("metrics"));
     assert_eq!(ringlet.interrupt(), 0);
+}
+
+#[test]
+fn a_gibibyte_each_way_while_queues_are_reset() {
+    needs_kvm!();
+    for (transport, features) in [("mmio", "+ring_packed"), ("pci", "+ring_packed"), ("mmio", "-ring_packed,-in_order")]
+    {
+        let flags = ["--transport", transport, "--features", features, "--append", "reset_queues=5"];
+        let agreed = |agreed: &str| {
+            agreed.contains("ring_reset") && agreed.contains("ring_packed") == (features == "+ring_packed")
+        };
+        transfer_and(&flags, agreed, |metrics| {
+            let counted = |name: &str| -> u64 {
+                let line = metrics.lines().find_map(|line| line.strip_prefix(name)).expect("it is counted");
+                line.trim().parse().expect("a number")
+            };
+            assert!(counted("ringlet_device_queue_resets_total ") > 20, "{flags:?}: {metrics}");
+            assert_eq!(counted("ringlet_device_resets_total "), 0, "{flags:?}");
+        });
+    }
 }
 
 #[test]
