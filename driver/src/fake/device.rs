@@ -7,7 +7,7 @@ use super::state::{Mischief, Sent, State};
 use super::transport::{FakeTransport, Shared};
 use crate::features::Features;
 use crate::wire::config::{self, NetConfig};
-use crate::wire::status::{DEVICE_NEEDS_RESET, INTERRUPT_CONFIG};
+use crate::wire::status::{DEVICE_NEEDS_RESET, INTERRUPT_CONFIG, INTERRUPT_QUEUE};
 use crate::wire::{NetHdr, TRANSMIT_QUEUE};
 
 /// A network device in memory. Cloned, it is the same device.
@@ -105,6 +105,20 @@ impl Device {
         let mut state = self.shared.state();
         state.batching = batching;
         state.queues.iter_mut().flatten().for_each(|queue| queue.batching = batching);
+    }
+
+    /// Raises the interrupt for used buffers, although there are none.
+    pub fn raise_interrupt(&self) {
+        let mut state = self.shared.state();
+        state.interrupt_status |= INTERRUPT_QUEUE;
+        state.interrupts += 1;
+    }
+
+    /// Whether an interrupt for used buffers waits to be acknowledged: a device whose interrupt is a level (virtio 1.3, section
+    /// 4.2.3.4) raises no other one meanwhile.
+    #[must_use]
+    pub fn interrupt_is_raised(&self) -> bool {
+        self.shared.state().interrupt_status & INTERRUPT_QUEUE != 0
     }
 
     /// Changes the configuration, as [`NetConfig`] has it, and interrupts for it.

@@ -181,3 +181,47 @@ impl Transport for MmioTransport {
         self.inner.write_config_space(offset, value)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::mmio::{DEVICE_ID, MAGIC, MAGIC_VALUE, VERSION, VERSION_LEGACY, VERSION_MODERN};
+
+    const WORDS: usize = 0x200 / 4;
+
+    /// Registers that hold what is written, for good, of a device of that version and type.
+    fn registers(version: u32, device: u32) -> NonNull<[u32; WORDS]> {
+        let mut words = [0_u32; WORDS];
+        for (offset, value) in [(MAGIC_VALUE, MAGIC), (VERSION, version), (DEVICE_ID, device)] {
+            words[offset / 4] = value.to_le();
+        }
+        NonNull::from(std::boxed::Box::leak(std::boxed::Box::new(words)))
+    }
+
+    fn open(words: NonNull<[u32; WORDS]>) -> core::result::Result<MmioTransport, MmioError> {
+        // SAFETY: aligned memory that is never freed, and reached by pointers only.
+        unsafe { MmioTransport::new(words.cast(), 4 * WORDS) }
+    }
+
+    #[test]
+    fn verify_4_2_2_used_buffers_are_acknowledged_with_one_write() {
+        let words = registers(VERSION_MODERN, 1);
+        let mut transport = open(words).unwrap();
+        // SAFETY: as for `open`.
+        let read = || unsafe { words.read_volatile() };
+        let before = read();
+        transport.acknowledge_used();
+        let after = read();
+        let changed: std::vec::Vec<_> = (0..WORDS).filter(|at| after[*at] != before[*at]).collect();
+        assert_eq!(changed, [INTERRUPT_ACK / 4]);
+        assert_eq!(u32::from_le(after[INTERRUPT_ACK / 4]), 1);
+    }
+
+    #[test]
+    fn what_is_no_modern_network_device_is_named() {
+        assert_eq!(open(registers(VERSION_LEGACY, 1)).unwrap_err(), MmioError::Legacy);
+        let block = registers(VERSION_MODERN, 2);
+        assert!(matches!(open(block).unwrap_err(), MmioError::NotNetwork(DeviceType::Block)));
+        assert!(matches!(open(registers(VERSION_MODERN, 0)).unwrap_err(), MmioError::NoDevice(_)));
+    }
+}

@@ -44,6 +44,23 @@ fn it_boots_with_rules_and_says_so() {
 }
 
 #[test]
+fn interrupts_are_acknowledged_after_each_sleep() {
+    let mut world = World::new(ALL, "", RULES);
+    for _ in 0..10 {
+        world.device.raise_interrupt();
+        let slept = world.platform.idles();
+        for _ in 0..100 {
+            world.step();
+            if world.platform.idles() > slept {
+                break;
+            }
+        }
+        assert!(world.platform.idles() > slept, "it sleeps when there is nothing to do");
+        assert!(!world.device.interrupt_is_raised(), "an interrupt that is a level would not come again");
+    }
+}
+
+#[test]
 fn bad_lines_of_the_rule_file_are_named_and_the_rest_counts() {
     let rules = "-A -t 10.0.0.100:80 -s wlc\n-A -t nowhere\n-a -t 10.0.0.100:81 -r 10.0.0.11 -m\n-A -t 10.0.0.100:80\n";
     let world = World::new(ALL, "", rules);
