@@ -227,7 +227,7 @@ fuzz_target!(|acts: Vec<Act>| {
     let backend = Wire(wire.clone());
     let offered = net::offered(&backend, Features::all());
     let control = Inline(Net::new(memory.clone(), backend, shared.clone()));
-    let identity = Identity { offered, mac: [2, 0, 0, 0, 0, 1], mtu: 1500 };
+    let identity = Identity { offered, mac: [2, 0, 0, 0, 0, 1], mtu: 1500, queue_size: 1024 };
     let registers = Mmio::new(Registers::new(control, shared.clone(), memory, identity), line);
     let mut guest = Guest { registers, wire, shared, indices: [0; 2] };
     let mut now = Instant::now();

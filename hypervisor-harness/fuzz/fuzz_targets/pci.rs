@@ -119,7 +119,7 @@ fuzz_target!(|acts: Vec<Act>| {
     let works = Arc::<Mutex<bool>>::default();
     let control = Idle(works.clone());
     let features = Features::VERSION_1 | Features::RING_RESET | Features::EVENT_IDX;
-    let identity = Identity { offered: features, mac: [2, 0, 0, 0, 0, 1], mtu: 1500 };
+    let identity = Identity { offered: features, mac: [2, 0, 0, 0, 0, 1], mtu: 1500, queue_size: 1024 };
     let host = SharedHost::default();
     host.lock().add(Box::new(Pci::new(Registers::new(control, shared, memory, identity), parts))).expect("room");
     let (mut ecam, mut window) = (host.ecam(), host.window());

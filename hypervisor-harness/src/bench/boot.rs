@@ -36,6 +36,7 @@ pub fn boot(args: &Args) -> anyhow::Result<Measured> {
     let address = free_port().context("no free port")?;
     let mut command = Command::new(program);
     command.args(["run", "--json", "--status-interval", "60", "--memory", &args.memory.to_string()]);
+    command.args(["--transport", &args.transport.to_string()]);
     command.args(["--publish", &format!("{address}:{DEMO_SERVICE}")]);
     if let Some(kernel) = &args.kernel {
         command.arg("--kernel").arg(kernel);

@@ -42,7 +42,11 @@ impl Guest {
                 lines.push(line.to_owned());
             }
         });
-        let options = virtio::Options { mask: Features::all() - without, ..virtio::Options::new(report) };
+        let options = virtio::Options {
+            transport: args.transport,
+            mask: Features::all() - without,
+            ..virtio::Options::new(report)
+        };
         let device = virtio::attach(&mut machine, network, options)?;
         let command_line = format!(
             "ip=10.0.0.2/24 gateway=10.0.0.1 ip=fd00::2/64 gateway=fd00::1 {} console=ringlet status=60000",

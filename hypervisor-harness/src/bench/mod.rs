@@ -25,6 +25,7 @@ use clap::Parser;
 use self::cases::{CASES, Case, PRIVILEGED};
 use self::facts::Facts;
 use self::samples::Samples;
+use crate::virtio::Transport;
 use crate::vmm::layout;
 
 /// Measures forwarding rate, boot time and connections a second.
@@ -52,6 +53,9 @@ pub struct Args {
     /// Another image than the one in this program
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
+    /// How guests reach their network device
+    #[arg(long, value_enum, default_value_t)]
+    pub transport: Transport,
     /// The guest's memory in MiB
     #[arg(long, value_name = "MIB", default_value_t = layout::DEFAULT_MEMORY_MIB,
         value_parser = clap::value_parser!(u32).range(i64::from(*layout::MEMORY_MIB.start())..=i64::from(*layout::MEMORY_MIB.end())))]
@@ -109,6 +113,7 @@ pub fn run(arguments: Vec<OsString>) -> anyhow::Result<u8> {
     let facts = Facts::gather();
     if !args.json {
         print!("{facts}");
+        println!("device   over {}", args.transport);
         println!("rounds   {} of {:.1} s each, cases in turn\n", args.rounds(), args.time().as_secs_f64());
     }
     let shown = !args.json && std::io::stderr().is_terminal();

@@ -114,7 +114,7 @@ pub fn json(facts: &Facts, args: &Args, results: &[(&Case, Samples)]) -> Value {
             })
         })
         .collect();
-    json!({ "facts": facts, "rounds": args.rounds(), "seconds": args.time().as_secs_f64(), "cases": cases })
+    json!({ "facts": facts, "transport": args.transport.to_string(), "rounds": args.rounds(), "seconds": args.time().as_secs_f64(), "cases": cases })
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use ringlet_driver::features::Features;
 
 use crate::backend::options::{Net, Publish, Real, Switch};
-use crate::virtio::Transport;
+use crate::virtio::{Transport, net};
 use crate::vmm::layout;
 
 /// What the guest is given, in whichever machine it runs.
@@ -61,6 +61,10 @@ pub struct RunArgs {
     /// them; `--features` is the driver's side of the same
     #[arg(long, value_name = "-NAME,+NAME", allow_hyphen_values = true)]
     pub device_features: Option<FeatureSwitches>,
+    /// The most descriptors that a queue of the network device may have; with split rings, the power of two in it
+    #[arg(long, value_name = "NUMBER", default_value_t = net::DEFAULT_QUEUE_SIZE,
+          value_parser = clap::value_parser!(u16).range(2..=i64::from(net::MAX_QUEUE_SIZE)))]
+    pub queue_size: u16,
     /// A port of this host that leads to an address in the network `lan`: `[udp:][HOSTADDR:]PORT:ADDR:PORT`; several may be
     /// given. One for the service at port 80 of the demonstration is there without asking
     #[arg(long = "publish", value_name = "PUBLISH")]

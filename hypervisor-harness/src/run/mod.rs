@@ -59,7 +59,11 @@ pub fn run(args: &RunArgs, started: Instant) -> anyhow::Result<u8> {
     let events = Events::default();
     events.on_interrupt().context("cannot catch Ctrl-C")?;
     let until = args.seconds.map(|seconds| started + duration(seconds));
-    let mut device = virtio::Options { transport: args.transport, ..virtio::Options::new(events.report()) };
+    let mut device = virtio::Options {
+        transport: args.transport,
+        queue_size: args.queue_size,
+        ..virtio::Options::new(events.report())
+    };
     if let Some(switches) = &args.device_features {
         device.mask = switches.applied_to(device.mask);
     }

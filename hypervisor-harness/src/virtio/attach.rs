@@ -49,6 +49,15 @@ pub enum Transport {
     Pci,
 }
 
+impl std::fmt::Display for Transport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Mmio => "mmio",
+            Self::Pci => "pci",
+        })
+    }
+}
+
 /// How a network device is to be.
 pub struct Options {
     /// How the guest reaches it.
@@ -57,6 +66,8 @@ pub struct Options {
     pub mac: [u8; 6],
     /// The features that it may offer; VERSION_1 it offers in any case.
     pub mask: Features,
+    /// The greatest number of descriptors in its queues, [`net::MAX_QUEUE_SIZE`] at most.
+    pub queue_size: u16,
     /// The longest time for which its thread looks for more to do before it sleeps.
     pub spin: Duration,
     /// Takes its messages for people.
@@ -64,8 +75,9 @@ pub struct Options {
 }
 
 impl Options {
-    /// On MMIO, the MAC address of the demonstration network's guest, [`net::DEFAULT_MASK`], [`DEFAULT_SPIN`]; on a host with a single
-    /// processor, where looking for more work keeps the guest from making any, no time at all.
+    /// On MMIO, the MAC address of the demonstration network's guest, [`net::DEFAULT_MASK`], [`net::DEFAULT_QUEUE_SIZE`],
+    /// [`DEFAULT_SPIN`]; on a host with a single processor, where looking for more work keeps the guest from making any, no
+    /// time at all.
     #[must_use]
     pub fn new(report: Report) -> Self {
         let alone = std::thread::available_parallelism().is_ok_and(|processors| processors.get() == 1);
@@ -74,6 +86,7 @@ impl Options {
             transport: Transport::default(),
             mac: [0x52, 0x54, 0, 0x12, 0x34, 2],
             mask: net::DEFAULT_MASK,
+            queue_size: net::DEFAULT_QUEUE_SIZE,
             spin,
             report,
         }
@@ -260,8 +273,8 @@ impl Jack for Slot<'_> {
 }
 
 fn attach_backend<B: Backend + 'static>(machine: &mut Machine, backend: B, options: Options) -> Result<Handle, Error> {
-    let Options { transport, mac, mask, spin, report } = options;
-    let identity = Identity { offered: net::offered(&backend, mask), mac, mtu: backend.mtu() };
+    let Options { transport, mac, mask, queue_size, spin, report } = options;
+    let identity = Identity { offered: net::offered(&backend, mask), mac, mtu: backend.mtu(), queue_size };
     let mut spawned = None;
     let plugged = plug(machine, transport, identity, report, |shared, doorbells, memory| {
         let net = Net::new(memory.clone(), backend, shared.clone());

@@ -8,7 +8,6 @@ use ringlet_driver::wire::{self, mmio as register, status};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Interrupts;
-use super::net::MAX_QUEUE_SIZE;
 use super::queue::Place;
 use super::registers::{Control, Registers};
 use crate::vmm::MmioDevice;
@@ -89,7 +88,7 @@ impl<C: Control> Mmio<C> {
             register::DEVICE_ID => wire::DEVICE_TYPE_NETWORK,
             register::VENDOR_ID => VENDOR,
             register::DEVICE_FEATURES => registers.device_features(),
-            register::QUEUE_SIZE_MAX => registers.queue().map_or(0, |_| MAX_QUEUE_SIZE.into()),
+            register::QUEUE_SIZE_MAX => registers.queue().map_or(0, |_| registers.queue_size_max().into()),
             register::QUEUE_READY => registers.queue().is_some_and(|queue| queue.ready).into(),
             register::INTERRUPT_STATUS => self.line.status(),
             register::STATUS => registers.status().into(),

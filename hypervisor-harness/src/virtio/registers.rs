@@ -12,7 +12,7 @@ use ringlet_driver::wire::{self, status};
 
 use super::Shared;
 use super::memory::Memory;
-use super::net::{self, Activation, MAX_QUEUE_SIZE, QUEUES};
+use super::net::{self, Activation, QUEUES};
 use super::queue::Place;
 
 /// What the driver may set in the status register.
@@ -36,15 +36,16 @@ pub trait Control: Send {
 /// One queue's registers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueRegisters {
-    /// Where the driver wants it; its size is [`MAX_QUEUE_SIZE`] until the driver has set one.
+    /// Where the driver wants it; its size is the greatest there can be until the driver has set one.
     pub place: Place,
     /// Whether it is in use.
     pub ready: bool,
 }
 
-impl Default for QueueRegisters {
-    fn default() -> Self {
-        Self { place: Place { size: MAX_QUEUE_SIZE, ..Place::default() }, ready: false }
+impl QueueRegisters {
+    /// As a reset leaves them.
+    fn fresh(size: u16) -> Self {
+        Self { place: Place { size, ..Place::default() }, ready: false }
     }
 }
 
@@ -57,6 +58,8 @@ pub struct Identity {
     pub mac: [u8; 6],
     /// The greatest IP packet that it takes and gives, in bytes.
     pub mtu: u16,
+    /// The greatest number of descriptors in a queue; with split rings, the greatest power of two in it.
+    pub queue_size: u16,
 }
 
 /// The registers.
@@ -88,7 +91,7 @@ impl<C: Control> Registers<C> {
             identity,
             status: 0,
             accepted: 0,
-            queues: Default::default(),
+            queues: [QueueRegisters::fresh(split(identity.queue_size)); QUEUES],
             device_features_select: 0,
             driver_features_select: 0,
             queue_select: 0,
@@ -151,6 +154,13 @@ impl<C: Control> Registers<C> {
         };
     }
 
+    /// The greatest size of a queue, with rings of the format that was negotiated.
+    #[must_use]
+    pub fn queue_size_max(&self) -> u16 {
+        let packed = self.has(status::FEATURES_OK) && self.accepted_features().contains(Features::RING_PACKED);
+        if packed { self.identity.queue_size } else { split(self.identity.queue_size) }
+    }
+
     /// The selected queue, if there is one.
     #[must_use]
     pub fn queue(&self) -> Option<&QueueRegisters> {
@@ -184,7 +194,7 @@ impl<C: Control> Registers<C> {
             return self.misuse(format_args!("queues are made ready between FEATURES_OK and DRIVER_OK"));
         }
         let packed = self.accepted_features().contains(Features::RING_PACKED);
-        match place.check(&self.memory, MAX_QUEUE_SIZE, packed) {
+        match place.check(&self.memory, self.queue_size_max(), packed) {
             Ok(()) => {
                 self.queues[usize::from(index)].ready = true;
                 if running {
@@ -214,8 +224,9 @@ impl<C: Control> Registers<C> {
             return self.misuse(format_args!("a queue was reset without ring_reset"));
         }
         self.disable_queue();
+        let size = self.queue_size_max();
         if let Some(queue) = self.queues.get_mut(self.queue_select as usize) {
-            *queue = QueueRegisters::default();
+            *queue = QueueRegisters::fresh(size);
         }
     }
 
@@ -241,6 +252,11 @@ impl<C: Control> Registers<C> {
             new &= !status::DRIVER_OK;
         }
         self.status |= new;
+        if new & status::FEATURES_OK != 0 {
+            // The format of the rings is known now, and with it the greatest size.
+            let size = self.queue_size_max();
+            self.queues.iter_mut().for_each(|queue| queue.place.size = size);
+        }
         if new & status::FAILED != 0 {
             // The driver has given up; its memory is left alone from here on.
             self.control.reset();
@@ -277,7 +293,7 @@ impl<C: Control> Registers<C> {
         self.device_features_select = 0;
         self.driver_features_select = 0;
         self.queue_select = 0;
-        self.queues = Default::default();
+        self.queues = [QueueRegisters::fresh(split(self.identity.queue_size)); QUEUES];
         self.shared.reset();
     }
 
@@ -299,6 +315,11 @@ impl<C: Control> Registers<C> {
             *byte = at.checked_add(index).and_then(|at| space.get(at)).copied().unwrap_or(0);
         }
     }
+}
+
+/// The greatest size of a split ring, where queues may have `size` descriptors.
+fn split(size: u16) -> u16 {
+    size.checked_ilog2().map_or(0, |exponent| 1 << exponent)
 }
 
 /// Half of a 64-bit set, by its select register.

@@ -270,6 +270,11 @@ impl Guest {
 
     /// As [`Guest::new`], and the device offers these features besides.
     pub fn offering(more: Features) -> Self {
+        Self::sized(more, 1024)
+    }
+
+    /// As [`Guest::offering`], with queues of that size at most.
+    pub fn sized(more: Features, queue_size: u16) -> Self {
         let ram = GuestRam::new(MEMORY).unwrap();
         let (wire, said) = (Wire::default(), Arc::new(Mutex::new(Vec::new())));
         let interrupt = EventFd::new(EFD_NONBLOCK).unwrap();
@@ -281,7 +286,7 @@ impl Guest {
         let net = Net::new(memory.clone(), wire.clone(), shared.clone());
         let offered = net::offered(&wire, Features::all()) | more;
         let control = Inline { net, doorbells: 0 };
-        let identity = Identity { offered, mac: MAC, mtu: wire.mtu() };
+        let identity = Identity { offered, mac: MAC, mtu: wire.mtu(), queue_size };
         let registers = Mmio::new(Registers::new(control, shared.clone(), memory, identity), line);
         Self { ram, registers, shared, wire, rings: Vec::new(), said, interrupt, now: Instant::now() }
     }

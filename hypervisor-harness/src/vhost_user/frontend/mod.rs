@@ -140,8 +140,8 @@ pub fn attach(machine: &mut Machine, link: Link, options: Options) -> Result<Han
     if ram.file().is_none() {
         return Err(Error::PrivateMemory.into());
     }
-    let Options { transport, mac, mask, report, .. } = options;
-    let identity = Identity { offered: link.offered(mask), mac, mtu: MTU };
+    let Options { transport, mac, mask, queue_size, report, .. } = options;
+    let identity = Identity { offered: link.offered(mask), mac, mtu: MTU, queue_size };
     let Link { connector, session, patience } = link;
     let mut made = None;
     let plugged = virtio::plug(machine, transport, identity, report, |shared, doorbells, _| {

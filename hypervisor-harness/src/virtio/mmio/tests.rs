@@ -129,6 +129,17 @@ fn queues_are_checked_before_they_are_ready() {
 }
 
 #[test]
+fn verify_2_6_and_2_8_the_greatest_size_depends_on_the_rings() {
+    let mut guest = Guest::sized(Features::RING_PACKED, 1000);
+    for (features, size) in [(Features::VERSION_1, 512), (Features::VERSION_1 | Features::RING_PACKED, 1000)] {
+        assert!(guest.negotiate(features));
+        assert_eq!(guest.load(register::QUEUE_SIZE_MAX), size);
+        assert!(!guest.set_queue(RECEIVE, place(RECEIVE, size as u16 + 1)));
+        assert!(guest.set_queue(RECEIVE, place(RECEIVE, size as u16)));
+    }
+}
+
+#[test]
 fn verify_4_2_2_2_a_queue_can_be_stopped() {
     let mut guest = Guest::started(Features::EVENT_IDX, 8);
     guest.store(register::QUEUE_SEL, TRANSMIT as u32);
@@ -163,7 +174,10 @@ fn verify_2_6_1_a_queue_is_reset_and_brought_back_elsewhere() {
     guest.buffer(0, 2000);
     assert_eq!(guest.turn().moved, 1);
     // Its old place is forgotten; it comes back where and as large as the driver says.
-    assert_eq!(guest.registers.registers.queue(), Some(&QueueRegisters::default()));
+    assert_eq!(
+        guest.registers.registers.queue(),
+        Some(&QueueRegisters { place: Place { size: 1024, ..Place::default() }, ready: false })
+    );
     guest.rings[TRANSMIT] = Ring::new(&guest.ram, place(2, 16));
     assert!(guest.set_queue(TRANSMIT, place(2, 16)));
     for index in 0..12 {

@@ -22,8 +22,10 @@ use crate::backend::{Backend, OFFLOADS};
 
 /// The device has a receive queue and a transmit queue.
 pub const QUEUES: usize = 2;
-/// The greatest number of descriptors in a queue.
-pub const MAX_QUEUE_SIZE: u16 = 1024;
+/// The greatest number of descriptors in a queue where nothing else is asked for.
+pub const DEFAULT_QUEUE_SIZE: u16 = 1024;
+/// The most that can be asked for (virtio 1.3, sections 2.6 and 2.8).
+pub const MAX_QUEUE_SIZE: u16 = 32768;
 
 /// The most frames that one direction moves in one turn, before the other direction has its turn.
 const BURST: usize = 64;

@@ -97,7 +97,7 @@ impl Guest {
         let memory = Memory::new(ram.clone());
         let net = Net::new(memory.clone(), wire.clone(), shared.clone());
         let offered = net::offered(&wire, Features::all()) | Features::RING_RESET;
-        let identity = registers::Identity { offered, mac: MAC, mtu: wire.mtu() };
+        let identity = registers::Identity { offered, mac: MAC, mtu: wire.mtu(), queue_size: 1024 };
         let registers = Registers::new(Inline { net, doorbells: 0 }, shared.clone(), memory, identity);
         let mut pci = Pci::new(registers, parts);
         pci.write_config(config::COMMAND, &6_u16.to_le_bytes());
