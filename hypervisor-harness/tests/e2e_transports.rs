@@ -65,6 +65,7 @@ fn a_vector_is_masked_and_unmasked_under_load() {
     let running = machine.start(start).unwrap();
     while !matches!(said.recv_timeout(PATIENCE).expect("it boots"), Said::Record(Record::Ready(_))) {}
 
+    assert_eq!(pci.lock().by_ports(), 0, "the guest has found configuration space in memory");
     let config = |register: u64| {
         let mut word = [0; 4];
         pci.ecam().read(1 << 15 | register, &mut word);

@@ -7,13 +7,17 @@ use ringlet_driver::features::Features;
 use ringlet_driver::transport::{
     Doorbell, Message, MmioError, MmioTransport, NetTransport, PciError, PciTransport, Refused, pci,
 };
+use ringlet_kernel::acpi::{self, ECAM_BUS, Ecam};
 use ringlet_kernel::cmdline::Options;
+use ringlet_kernel::memory_map::Kind;
 use virtio_drivers::transport::pci::bus::{ConfigurationAccess, DeviceFunction, PciRoot};
 use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
 use virtio_drivers::{PhysAddr, Result as VirtioResult};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::arch::x86_64::{boot, hal::IdentityHal, interrupt, pci::PortAccess};
+use crate::arch::x86_64::pci::{Access, MemoryAccess, PortAccess};
+use crate::arch::x86_64::start_info::StartInfo;
+use crate::arch::x86_64::{boot, hal::IdentityHal, interrupt};
 
 /// Why there is no network device to drive.
 pub enum Missing {
@@ -47,7 +51,7 @@ impl fmt::Display for Missing {
 }
 
 /// The transport of the network device, its interrupts routed to this processor. Of several devices the first is taken.
-pub fn find(options: &Options) -> Result<AnyTransport, Missing> {
+pub fn find(options: &Options, info: &StartInfo) -> Result<AnyTransport, Missing> {
     let mut last = None;
     for device in options.mmio_devices.iter() {
         if !reachable(device.base, device.size) {
@@ -70,7 +74,7 @@ pub fn find(options: &Options) -> Result<AnyTransport, Missing> {
             Err(error) => last = Some(Missing::Mmio(device.base, error)),
         }
     }
-    match (find_pci(), last) {
+    match (find_pci(info), last) {
         (Some(Ok(transport)), _) => Ok(AnyTransport::Pci(transport)),
         (_, Some(missing)) | (Some(Err(missing)), None) => Err(missing),
         (None, None) => Err(Missing::None),
@@ -82,10 +86,30 @@ fn reachable(address: u64, length: u64) -> bool {
     address >= boot::MEMORY_LIMIT && address.checked_add(length).is_some_and(|end| end <= 1 << 32)
 }
 
+/// The way to PCI's configuration space: by memory where ACPI tells of it, and the memory map has no memory there.
+fn access(info: &StartInfo) -> Access {
+    let free = |ecam: &Ecam| {
+        let end = ecam.base.saturating_add(ECAM_BUS);
+        let ram = |region: &ringlet_kernel::memory_map::Region| {
+            region.kind == Kind::Usable && region.start < end && ecam.base < region.start.saturating_add(region.size)
+        };
+        !info.memory_map().any(|region| ram(&region))
+    };
+    let ecam = acpi::find_ecam(&StartInfo::left_behind, info.root_pointer()).filter(free);
+    // SAFETY: the MCFG table says that configuration spaces are there, the memory map says that nothing else is, and there is
+    // nobody but us to use them.
+    match ecam.and_then(|ecam| unsafe { MemoryAccess::new(&ecam) }) {
+        Some(memory) => Access::Memory(memory),
+        // SAFETY: this processor is the only one, and of all accesses only one is in use at a time.
+        None => Access::Ports(unsafe { PortAccess::new() }),
+    }
+}
+
 /// The first network device on PCI's first bus, which is where every monitor puts it; `None` if there is none.
-fn find_pci() -> Option<Result<PciTransport, Missing>> {
+fn find_pci(info: &StartInfo) -> Option<Result<PciTransport, Missing>> {
+    let mut access = access(info);
     // SAFETY: this processor is the only one, and the two accesses are used in turn, never in the middle of one another.
-    let (mut access, other) = unsafe { (PortAccess::new(), PortAccess::new()) };
+    let other = unsafe { access.unsafe_clone() };
     let mut root = PciRoot::new(other);
     let (function, _) = (0..32)
         .map(|device| DeviceFunction { bus: 0, device, function: 0 })

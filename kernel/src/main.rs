@@ -61,7 +61,7 @@ fn start(start_info: u64) -> u8 {
         return unusable(format_args!("{why}"));
     }
     let platform = X86Platform::new(Clock::new());
-    let transport = match device::find(&options) {
+    let transport = match device::find(&options, &info) {
         Ok(transport) => transport,
         Err(why) => return unusable(format_args!("{why}")),
     };

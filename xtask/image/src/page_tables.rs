@@ -15,10 +15,15 @@ const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 const PRESENT: u64 = 1;
 const WRITABLE: u64 = 1 << 1;
 const USER: u64 = 1 << 2;
+/// Not cached, written through: both bits, as device registers are mapped.
+const UNCACHED: u64 = 0b11 << 3;
 const LARGE: u64 = 1 << 7;
 const NO_EXECUTE: u64 = 1 << 63;
 /// Ring 0's part of the image: below, by `linker.ld`, ring 3's segments begin at the next 2 MiB.
 const RING0: Range<u64> = 0x10_0000..0x20_0000;
+/// Physical addresses that may be mapped a second time, above all that is mapped one to one, as device registers.
+const REGISTERS_BELOW: Range<u64> = 0x8000_0000..0xc000_0000;
+const ABOVE: u64 = 1 << 32;
 
 /// A run of linear addresses with the same rights, mapped to physical addresses in one piece.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,11 +38,21 @@ pub struct Mapping {
     pub executable: bool,
     /// Ring 3 reaches it.
     pub user: bool,
+    /// Accesses are not cached.
+    pub uncached: bool,
 }
 
 impl Mapping {
     fn is_identity(&self) -> bool {
         self.linear.start == self.physical
+    }
+
+    /// A second view of what may hold device registers, and cannot be mistaken for memory.
+    fn is_registers_again(&self) -> bool {
+        let length = self.linear.end - self.linear.start;
+        let end = self.physical.saturating_add(length);
+        let inside = REGISTERS_BELOW.start <= self.physical && end <= REGISTERS_BELOW.end;
+        inside && self.linear.start >= ABOVE && self.uncached && !self.executable
     }
 }
 
@@ -74,7 +89,7 @@ fn walk(
         let rights = rights & entry & (WRITABLE | USER) | (rights | entry) & NO_EXECUTE;
         if shift == 12 || (entry & LARGE != 0 && shift < 39) {
             let size = 1 << shift;
-            add(mappings, linear, entry & ADDRESS & !(size - 1), size, rights);
+            add(mappings, linear, entry & ADDRESS & !(size - 1), size, rights | entry & UNCACHED);
         } else {
             walk(file, report, entry & ADDRESS, shift - 9, linear, rights, mappings)?;
         }
@@ -89,9 +104,11 @@ fn add(mappings: &mut Vec<Mapping>, linear: u64, physical: u64, size: u64, right
         writable: rights & WRITABLE != 0,
         executable: rights & NO_EXECUTE == 0,
         user: rights & USER != 0,
+        uncached: rights & UNCACHED == UNCACHED,
     };
     if let Some(last) = mappings.last_mut() {
-        let same = (last.writable, last.executable, last.user) == (new.writable, new.executable, new.user);
+        let kind = |m: &Mapping| (m.writable, m.executable, m.user, m.uncached);
+        let same = kind(last) == kind(&new);
         let next = last.linear.end == linear && last.physical + (linear - last.linear.start) == physical;
         if same && next {
             last.linear.end = new.linear.end;
@@ -116,7 +133,8 @@ pub fn check(file: &[u8], report: &Report) -> Result<Vec<Mapping>, Vec<String>> 
         if start == 0 {
             broken.push("the null page is mapped".to_owned());
         }
-        if !mapping.is_identity() && (mapping.writable || mapping.executable || mapping.physical != 0) {
+        let shown_again = !mapping.writable && !mapping.executable && mapping.physical == 0;
+        if !mapping.is_identity() && !shown_again && !mapping.is_registers_again() {
             broken.push(format!("memory at {start:#x} is not mapped one to one"));
         }
         let executable = report.segments.iter().filter(|segment| segment.kind == PT_LOAD && segment.flags & PF_X != 0);
@@ -205,6 +223,7 @@ mod tests {
             writable: false,
             executable: true,
             user: true,
+            uncached: false,
         };
         assert_eq!(mappings[1], text);
         assert_eq!(mappings[0].linear, 0x11_0000..0x11_4000);
@@ -221,6 +240,11 @@ mod tests {
         assert!(broken(|t| t[3][0x112] = 0).contains("not mapped at 0x112000"));
         assert!(broken(|t| t[2][1] |= NO_EXECUTE).contains("other rights at 0x200000"));
         assert!(broken(|t| t[1][0] = 0x90_0000 | PRESENT).contains("does not lie in the file"));
+        // Only registers are mapped twice, only as registers, and only where nothing else is.
+        let again = |physical: u64| physical | PRESENT | WRITABLE | USER | LARGE | NO_EXECUTE | UNCACHED;
+        let above = |t: &mut [[u64; 512]; 4]| t[1][4] = t[1][0];
+        assert!(broken(above).contains("at 0x100200000 is not mapped one to one"));
+        assert!(broken(|t| t[2][8] = again(0x8000_0000)).contains("0x1000000 is not mapped one to one"));
         // A right that a table above withholds is not there.
         assert!(broken(|t| t[1][0] &= !USER).contains("other rights at 0x200000"));
     }

@@ -88,8 +88,14 @@ pub(super) fn find<C: ConfigurationAccess>(
             _ => {}
         }
     }
-    let mut place =
-        |described: Option<Described>, name| locate(root, function, described.ok_or(PciError::Missing(name))?, name);
+    // To learn a BAR's size takes ten accesses, each of which leaves the guest; most devices have all in one BAR.
+    let mut bars = [const { None }; 6];
+    let mut place = |described: Option<Described>, name| {
+        let described = described.ok_or(PciError::Missing(name))?;
+        let bar = bars.get_mut(usize::from(described.bar)).ok_or(PciError::Bar(name))?;
+        let bar = bar.get_or_insert_with(|| root.bar_info(function, described.bar).ok().flatten());
+        locate(bar.as_ref(), described, name)
+    };
     let (msix, table) = table.ok_or(PciError::NoMsix)?;
     Ok(Found {
         common: place(structures[0], "common configuration structure")?,
@@ -103,14 +109,8 @@ pub(super) fn find<C: ConfigurationAccess>(
 }
 
 /// Where in physical memory a structure lies, if it lies wholly inside a memory BAR that has an address.
-fn locate<C: ConfigurationAccess>(
-    root: &mut PciRoot<C>,
-    function: DeviceFunction,
-    described: Described,
-    name: &'static str,
-) -> Result<Place, PciError> {
-    let bar = if described.bar < 6 { root.bar_info(function, described.bar) } else { Ok(None) };
-    let Ok(Some(BarInfo::Memory { address, size, .. })) = bar else { return Err(PciError::Bar(name)) };
+fn locate(bar: Option<&BarInfo>, described: Described, name: &'static str) -> Result<Place, PciError> {
+    let Some(&BarInfo::Memory { address, size, .. }) = bar else { return Err(PciError::Bar(name)) };
     let (offset, length) = (u64::from(described.offset), u64::from(described.length));
     let inside = length > 0 && offset.checked_add(length).is_some_and(|end| end <= size);
     match address.checked_add(offset) {

@@ -49,6 +49,8 @@ pub struct Host {
     /// By device number; each has function 0 only.
     functions: Vec<Box<dyn Function>>,
     strays: u64,
+    /// Accesses to configuration space by ports.
+    by_ports: u64,
 }
 
 impl std::fmt::Debug for Host {
@@ -59,7 +61,7 @@ impl std::fmt::Debug for Host {
 
 impl Default for Host {
     fn default() -> Self {
-        Self { address: 0, functions: vec![Box::new(Plain(ConfigSpace::new(&BRIDGE)))], strays: 0 }
+        Self { address: 0, functions: vec![Box::new(Plain(ConfigSpace::new(&BRIDGE)))], strays: 0, by_ports: 0 }
     }
 }
 
@@ -80,6 +82,12 @@ impl Host {
     #[must_use]
     pub fn strays(&self) -> u64 {
         self.strays
+    }
+
+    /// How often configuration space was reached by ports: a guest that has found ECAM does without.
+    #[must_use]
+    pub fn by_ports(&self) -> u64 {
+        self.by_ports
     }
 
     /// The function whose configuration space is at this offset of ECAM, and where in it. Absent functions are looked for
@@ -128,6 +136,7 @@ impl Host {
         match port {
             layout::PCI_ADDRESS if data.len() == 4 => data.copy_from_slice(&self.address.to_le_bytes()),
             layout::PCI_DATA..=layout::PCI_DATA_LAST => {
+                self.by_ports += 1;
                 let offset = port - layout::PCI_DATA;
                 let length = data.len().min(4 - usize::from(offset));
                 if let Some(selected) = self.selected() {
@@ -145,6 +154,7 @@ impl Host {
             // The two lowest bits, and those between bus and enable bit, are wired to zero.
             (layout::PCI_ADDRESS, Ok(address)) => self.address = u32::from_le_bytes(address) & (ENABLE | 0xff_fffc),
             (layout::PCI_DATA..=layout::PCI_DATA_LAST, _) => {
+                self.by_ports += 1;
                 let offset = port - layout::PCI_DATA;
                 let length = data.len().min(4 - usize::from(offset));
                 if let Some(selected) = self.selected() {

@@ -10,6 +10,12 @@ pub const FREE_MEMORY: u64 = 0xa0_0000;
 /// Where memory ends that the page tables map as memory: device registers lie between here and 4 GiB.
 pub const MEMORY_LIMIT: u64 = 0xc000_0000;
 
+/// Physical addresses that the page tables map a second time, as device registers, at [`REGISTERS_AGAIN`].
+pub const REGISTERS_BELOW: core::ops::Range<u64> = 0x8000_0000..MEMORY_LIMIT;
+
+/// Where the second mapping of [`REGISTERS_BELOW`] begins.
+pub const REGISTERS_AGAIN: u64 = 1 << 32;
+
 /// The main stack, from its guard page up (`pt_stacks` in `boot.s`).
 pub const MAIN_STACK: core::ops::Range<u64> = 0x80_1000..0x88_0000;
 

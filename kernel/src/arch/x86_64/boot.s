@@ -259,7 +259,8 @@ pdpt:
     .quad pd0 + 0x1000 + P + W + U
     .quad pd0 + 0x2000 + P + W + U
     .quad pd0 + 0x3000 + P + W + U
-    .fill 508, 8, 0
+    .quad pd_registers + P + W + U
+    .fill 507, 8, 0
 
 # 0 to 4 GiB in 2 MiB pages.
 pd0:
@@ -274,6 +275,15 @@ pd0:
     .set address, address + 0x200000
     .endr
     .rept 0x200                                     # device registers from 3 GiB to 4 GiB
+    .quad address + P + W + U + UC + PS + NX
+    .set address, address + 0x200000
+    .endr
+
+# 2 to 3 GiB once more, from 4 GiB on, as device registers: QEMU's q35 has PCI's configuration space there, and others have
+# memory.
+pd_registers:
+    .set address, 0x80000000
+    .rept 0x200
     .quad address + P + W + U + UC + PS + NX
     .set address, address + 0x200000
     .endr

@@ -95,6 +95,16 @@ impl StartInfo {
         })
     }
 
+    /// Where the loader says that ACPI's root pointer is; 0 if it does not say.
+    pub fn root_pointer(&self) -> u64 {
+        self.0.rsdp_paddr
+    }
+
+    /// A byte that the loader or the firmware left, where there can be one.
+    pub fn left_behind(address: u64) -> Option<u8> {
+        read(address)
+    }
+
     /// The command line; empty if there is none, cut at 4096 bytes.
     pub fn command_line(&self) -> &'static [u8] {
         let start = self.0.cmdline_paddr;
