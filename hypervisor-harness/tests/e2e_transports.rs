@@ -18,20 +18,22 @@ use ringlet::vmm::{Machine, layout};
 #[test]
 fn the_device_offers_what_it_is_told_to() {
     needs_kvm!();
-    let names = |flags: &[&str]| {
+    let run = |flags: &[&str]| {
         let ringlet = Ringlet::start(&[&["--publish", "0:10.0.0.100:80"], flags].concat());
         let boot = ringlet.seen.iter().find(|record| record["type"] == "boot").expect("a boot record");
-        let names = boot["feature_names"].to_string();
+        let (names, size) = (boot["feature_names"].to_string(), boot["queue_size"].clone());
         // And it works with that.
         let reply = common::http::get(ringlet.host("10.0.0.100:80"), "/").expect("a reply");
         assert!(reply.contains("10.0.0.1"), "{reply}");
         assert_eq!(ringlet.interrupt(), 0);
-        names
+        (names, size)
     };
-    assert!(names(&[]).contains("mrg_rxbuf"));
-    let fewer = names(&["--device-features", "-mrg_rxbuf,-event_idx"]);
+    let (all, size) = run(&[]);
+    assert!(all.contains("mrg_rxbuf") && size == 1024, "{all}, {size}");
+    let (fewer, _) = run(&["--device-features", "-mrg_rxbuf,-event_idx"]);
     assert!(!fewer.contains("mrg_rxbuf") && !fewer.contains("event_idx") && fewer.contains("csum"), "{fewer}");
-    let bare = names(&["--device-features", "-all,+mac"]);
+    let (bare, size) = run(&["--device-features", "-all,+mac", "--queue-size", "100", "--transport", "pci"]);
+    assert_eq!(size, 64, "a split ring has a power of two");
     assert!(bare.contains("version_1") && !bare.contains("csum"), "{bare}");
 }
 
