@@ -45,7 +45,7 @@ pub fn ringlet(args: &Args, packed: bool) -> anyhow::Result<Measured> {
     let image = image::load(args.kernel.as_deref())?;
     let mut machine = Machine::with_ram(GuestRam::shared(args.memory)?)?;
     let mask = if packed { Features::all() } else { Features::all() - Features::RING_PACKED };
-    let device = virtio::Options { mask, ..virtio::Options::new(Box::new(|_| ())) };
+    let device = virtio::Options { transport: args.transport, mask, ..virtio::Options::new(Box::new(|_| ())) };
     let device = frontend::attach(&mut machine, link, device)?;
     let events = Events::default();
     let command_line = format!("roundtrip={FRAMES} {} console=ringlet status={STATUS_MS}", device.command_line());

@@ -50,10 +50,16 @@ impl Fake {
 
 impl Wiring for Fake {
     fn route(&mut self, messages: &[Option<Message>]) -> io::Result<()> {
-        self.with(|state| Ok(state.routes = messages.to_vec()))
+        self.with(|state| {
+            state.routes = messages.to_vec();
+            Ok(())
+        })
     }
     fn connect(&mut self, event: &EventFd, vector: u16) -> io::Result<()> {
-        self.with(|state| Ok(state.connected.push((event.try_clone()?, event.as_raw_fd(), vector))))
+        self.with(|state| {
+            state.connected.push((event.try_clone()?, event.as_raw_fd(), vector));
+            Ok(())
+        })
     }
     fn disconnect(&mut self, event: &EventFd, vector: u16) -> io::Result<()> {
         self.with(|state| {
@@ -67,7 +73,10 @@ impl Wiring for Fake {
         })
     }
     fn listen(&mut self, _event: &EventFd, address: u64) -> io::Result<()> {
-        self.with(|state| Ok(state.heard.push(address)))
+        self.with(|state| {
+            state.heard.push(address);
+            Ok(())
+        })
     }
     fn ignore(&mut self, _event: &EventFd, address: u64) -> io::Result<()> {
         self.with(|state| {
