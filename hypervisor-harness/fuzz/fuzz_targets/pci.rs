@@ -15,7 +15,7 @@ use ringlet::virtio::pci::{Parts, Pci};
 use ringlet::virtio::queue::Place;
 use ringlet::virtio::registers::{Control, Identity, Registers};
 use ringlet::vmm::pci::{Message, SharedHost, Wiring};
-use ringlet::vmm::{GuestRam, MmioDevice, layout};
+use ringlet::vmm::{GuestRam, layout};
 use ringlet_driver::features::Features;
 use ringlet_driver::wire::{pci as register, status};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
