@@ -15,8 +15,13 @@ use crate::virtio::registers::Control;
 use crate::virtio::worker::{self, Remote};
 use crate::virtio::{Counters, Interrupts, Options, Shared};
 
-/// Features of the device that concern its configuration space, which the frontend provides.
-const FRONTENDS: Features = Features::MAC.union(Features::STATUS).union(Features::MTU);
+/// Features that are not the backend's: of the configuration space and of the doorbells, which are the frontend's, and of
+/// an IOMMU, for which the frontend would have to translate addresses.
+const FRONTENDS: Features = Features::MAC
+    .union(Features::STATUS)
+    .union(Features::MTU)
+    .union(Features::NOTIFICATION_DATA)
+    .union(Features::ACCESS_PLATFORM);
 
 /// The device's interrupts: descriptors that the frontend has given us, and takes away or exchanges while the device works.
 #[derive(Debug, Default)]

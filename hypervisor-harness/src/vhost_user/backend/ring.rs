@@ -35,6 +35,13 @@ pub(super) enum Misplaced {
 }
 
 impl Ring {
+    /// Where the device goes on. Of a packed ring that is two positions, of what the driver makes available and of what the
+    /// device has used, which are the same of a ring that stands still: this device keeps nothing in flight. QEMU gives both, dpdk
+    /// the first one alone.
+    pub(super) fn first(&self, packed: bool) -> u32 {
+        if packed { self.base << 16 | self.base & 0xffff } else { self.base }
+    }
+
     /// Where the ring is in guest memory; nothing if that has not been said yet.
     pub(super) fn place(&self, table: &Table) -> Result<Option<Place>, Misplaced> {
         let Some(addresses) = self.addresses else { return Ok(None) };

@@ -142,8 +142,9 @@ impl Session {
                 None => self.stop(index),
                 Some(_) if ring.running => {}
                 Some(place) => {
-                    let base = ring.base;
-                    self.begin(Features::from_bits_retain(features & !PROTOCOL_FEATURES));
+                    let accepted = Features::from_bits_retain(features & !PROTOCOL_FEATURES);
+                    let base = ring.first(accepted.contains(Features::RING_PACKED));
+                    self.begin(accepted);
                     // After a fault, of which the device has told, it does nothing before its driver starts again.
                     if !self.device.needs_reset() {
                         self.device.start_queue(index as u16, place, base);

@@ -1,24 +1,21 @@
 //! The packed virtqueue (virtio 1.3, section 2.8), as the device sees it.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use ringlet_driver::wire::packed::{self as layout, Descriptor, Event, Position};
 
 use super::chain::Walker;
 use super::{Chain, DeviceQueue, Direction, Fault, Misplaced, Mode, Place};
-use crate::virtio::memory::{Area, Memory, Piece, Words};
+use crate::virtio::memory::{Area, Memory, Piece};
 
-/// A packed virtqueue in use, in guest memory.
-pub type PackedQueue = Packed<Area>;
-
-/// A packed virtqueue in use, in memory of any kind.
+/// A packed virtqueue in use.
 #[derive(Debug)]
-pub struct Packed<A> {
-    walker: Walker<A>,
+pub struct PackedQueue {
+    walker: Walker,
     /// What the driver wants to be told of.
-    driver_event: A,
+    driver_event: Area,
     /// What the device wants to be told of.
-    device_event: A,
+    device_event: Area,
     /// The next descriptor to take.
     next: Position,
     /// Descriptors taken and not given back.
@@ -38,7 +35,7 @@ pub struct Packed<A> {
     quiet: bool,
 }
 
-impl<A: Words> Packed<A> {
+impl PackedQueue {
     /// The head of a chain at the next position, if the driver has made one available there: its second word.
     #[inline]
     fn head(&self) -> Result<Option<u64>, Fault> {
@@ -115,11 +112,11 @@ impl<A: Words> Packed<A> {
     }
 }
 
-impl<A: Words> DeviceQueue for Packed<A> {
+impl DeviceQueue for PackedQueue {
     fn new(memory: &Memory, place: &Place, direction: Direction, mode: Mode) -> Result<Self, Misplaced> {
         place.check(memory, layout::MAX_QUEUE_SIZE, true)?;
         let area = |name, address, length| {
-            A::find(memory, address, length).map_err(|source| Misplaced::Outside { area: name, source })
+            memory.area(address, length).map_err(|source| Misplaced::Outside { area: name, source })
         };
         let table = area("descriptor ring", place.descriptors, layout::ring_len(place.size))?;
         let mut queue = Self {
@@ -199,7 +196,7 @@ impl<A: Words> DeviceQueue for Packed<A> {
         let count = std::mem::take(&mut self.undecided);
         // The used descriptor must be visible before the driver's wish is read, or both sides could miss the other's last
         // word.
-        A::fence();
+        fence(Ordering::SeqCst);
         let event = Event::parse(self.driver_event.load32(0, Ordering::Relaxed));
         if event.flags == layout::EVENT_DESC && !self.walker.mode.event_idx {
             // Reserved: rather one interrupt too many than a driver that waits for ever.
@@ -211,10 +208,10 @@ impl<A: Words> DeviceQueue for Packed<A> {
     fn listen(&mut self) -> Result<bool, Fault> {
         let flags = if self.walker.mode.event_idx { layout::EVENT_DESC } else { layout::EVENT_ENABLE };
         // One store, so that the driver sees the position that goes with the flags.
-        self.device_event.store32(0, Event { position: self.next, flags }.word(), Ordering::Relaxed);
+        self.device_event.store32(0, Event { position: self.next, flags }.word());
         self.quiet = false;
         // The wish must be visible before the descriptor is read; see `interrupt_due`.
-        A::fence();
+        fence(Ordering::SeqCst);
         self.waiting()
     }
 
@@ -223,7 +220,7 @@ impl<A: Words> DeviceQueue for Packed<A> {
         if !self.quiet {
             self.quiet = true;
             let event = Event { position: Position::START, flags: layout::EVENT_DISABLE };
-            self.device_event.store32(0, event.word(), Ordering::Relaxed);
+            self.device_event.store32(0, event.word());
         }
     }
 

@@ -1,4 +1,3 @@
-mod interleavings;
 mod life;
 mod packed;
 mod split;
