@@ -11,19 +11,15 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::Duration;
 
 use common::netns::{self, Host, ip};
 use common::ringlet::Ringlet;
 use common::rules::File;
-use ringlet::backend::lan::http::{Hash, pattern};
+use common::traffic;
 
-const PATIENCE: Duration = Duration::from_secs(60);
 /// Bytes each way of each connection.
 const LENGTH: usize = 3_000_001;
 
@@ -97,61 +93,13 @@ impl Segment {
     /// Starts the servers.
     fn serve(&self) {
         for (name, host) in &self.servers {
-            let name = *name;
-            let port = if name == "gamma" { 80 } else { 8080 };
-            let listener = host.inside(|| TcpListener::bind(("::", port))).expect("bound");
-            thread::spawn(move || {
-                for stream in listener.incoming().map_while(Result::ok) {
-                    thread::spawn(move || answer(name, stream));
-                }
-            });
-            // Of both versions of IP.
-            let socket = host.inside(|| UdpSocket::bind("[::]:5353")).expect("bound");
-            thread::spawn(move || {
-                let mut buffer = [0; 2000];
-                while let Ok((length, from)) = socket.recv_from(&mut buffer) {
-                    // The client waits for it, and complains.
-                    let _ = socket.send_to(&buffer[..length], from);
-                }
-            });
+            traffic::serve(name, host, if *name == "gamma" { 80 } else { 8080 }, 5353);
         }
     }
 }
 
-/// Reads all that the client sends, and answers with the server's name, the hash of what came, and as many bytes.
-fn answer(name: &str, mut stream: TcpStream) {
-    let (mut hash, mut buffer) = (Hash::default(), vec![0; 1 << 16]);
-    while let Ok(count @ 1..) = stream.read(&mut buffer) {
-        hash.update(&buffer[..count]);
-    }
-    let mut bytes = vec![0; hash.length() as usize];
-    pattern(0, &mut bytes);
-    // A client that does not get all of it complains.
-    let _ = writeln!(stream, "{name} {:016x}", hash.finish());
-    let _ = stream.write_all(&bytes);
-}
-
-/// One connection with much data each way, over a half-closed connection. Returns the server's name.
-fn converse(client: &Host, address: &str, expected: &[u8]) -> String {
-    let mut stream = client.inside(|| TcpStream::connect(address)).expect("connected");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
-    stream.write_all(expected).expect("written");
-    stream.shutdown(Shutdown::Write).expect("shut");
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).expect("an answer");
-    let line = answer.iter().position(|byte| *byte == b'\n').expect("a line");
-    let text = std::str::from_utf8(&answer[..line]).expect("text");
-    let (name, found) = text.split_once(' ').expect("a name and a hash");
-    let mut hash = Hash::default();
-    hash.update(expected);
-    assert_eq!(found, format!("{:016x}", hash.finish()), "what {name} received");
-    assert!(answer[line + 1..] == *expected, "what {name} sent");
-    name.to_owned()
-}
-
 fn names(client: &Host, address: &str, expected: &[u8]) -> Vec<String> {
-    (0..2).map(|_| converse(client, address, expected)).collect::<BTreeSet<_>>().into_iter().collect()
+    (0..2).map(|_| traffic::converse(client, address, expected)).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// Python's web server on a host, serving one file that says which host it is and one large one.
@@ -200,8 +148,7 @@ fn curl_and_pythons_web_server_are_balanced() {
     needs_kvm!();
     netns::inside(|| {
         let segment = Segment::new();
-        let mut large = vec![0; 20_000_003];
-        pattern(0, &mut large);
+        let large = traffic::bytes(20_000_003);
         let port = |name: &str| if name == "gamma" { "80" } else { "8080" };
         let servers: Vec<_> =
             segment.servers.iter().map(|(name, host)| WebServer::start(name, host, port(name), &large)).collect();
@@ -237,8 +184,7 @@ fn linux_hosts_are_balanced_with_every_set_of_offloads() {
         let segment = Segment::new();
         segment.serve();
         let rules = File::new("netns.rules", RULES);
-        let mut expected = vec![0; LENGTH];
-        pattern(0, &mut expected);
+        let expected = traffic::bytes(LENGTH);
         for features in [
             "",
             // The guest finishes checksums, and cuts what it was given whole.
@@ -266,14 +212,8 @@ fn linux_hosts_are_balanced_with_every_set_of_offloads() {
                 assert_eq!(names(client, "[fd10:2::100]:80", &expected), ["alpha", "beta"], "{case}");
                 assert_eq!(names(client, "10.2.0.101:80", &expected), ["gamma"], "{case}");
                 assert_eq!(names(client, "[fd10:2::101]:80", &expected), ["gamma"], "{case}");
-                for (any, address) in [("0.0.0.0:0", "10.2.0.100:53"), ("[::]:0", "[fd10:2::100]:53")] {
-                    let socket = client.inside(|| UdpSocket::bind(any)).expect("bound");
-                    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-                    socket.connect(address).expect("connected");
-                    socket.send(&expected[..1400]).expect("sent");
-                    let mut answer = [0; 2000];
-                    let length = socket.recv(&mut answer).unwrap_or_else(|error| panic!("{case}, {address}: {error}"));
-                    assert_eq!(answer[..length], expected[..1400], "{case}");
+                for address in ["10.2.0.100:53", "[fd10:2::100]:53"] {
+                    traffic::echo(client, address, &expected[..1400]);
                 }
                 for host in segment.hosts() {
                     assert_eq!(host.inside(netns::checksum_errors), 0, "{case}");

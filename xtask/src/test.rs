@@ -124,13 +124,14 @@ fn summary(results: &[(&str, bool, Duration)], steps: usize) -> anyhow::Result<(
 }
 
 /// A program that the tests start, and the packages of Debian and Fedora that have it.
-const TOOLS: [(&str, &str, &str); 6] = [
+const TOOLS: [(&str, &str, &str); 7] = [
     ("qemu-system-x86_64", "qemu-system-x86", "qemu-system-x86-core"),
     ("ip", "iproute2", "iproute"),
     ("curl", "curl", "curl"),
     ("iperf3", "iperf3", "iperf3"),
     ("python3", "python3-minimal", "python3"),
     ("dpdk-testpmd", "dpdk-dev", "dpdk"),
+    ("busybox", "busybox-static", "busybox"),
 ];
 
 /// Whether all is there that the other steps need. It is better to hear this now than after ten minutes.

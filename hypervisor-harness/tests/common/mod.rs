@@ -6,10 +6,13 @@ pub mod http;
 pub mod iperf3;
 pub mod linux;
 pub mod netns;
+pub mod packets;
 pub mod program;
 pub mod ringlet;
 pub mod rules;
+pub mod scratch;
 pub mod testpmd;
+pub mod traffic;
 
 /// Whether there is KVM. Without it this fails, unless `RINGLET_TEST_NO_KVM=1` says that this is known.
 fn has_kvm() -> bool {
