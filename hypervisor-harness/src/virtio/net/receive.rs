@@ -24,6 +24,9 @@ const LARGE_SPELL: u32 = 1024;
 /// A frame that waits so long for buffers large enough is given up: the guest may have none.
 const PATIENCE: Duration = Duration::from_millis(100);
 
+/// When chains are taken at all, it is so many at once, so that buffers are on their way into the cache before they are written.
+const AHEAD: usize = 32;
+
 /// The receive queue, and the chains taken from it that hold no frame yet.
 #[derive(Debug)]
 pub(super) struct Receive<Q> {
@@ -83,7 +86,7 @@ impl<Q: DeviceQueue> Receive<Q> {
         while burst.moved + dropped < BURST {
             let wanted = if self.large > 0 { LARGEST } else { self.ordinary };
             self.gather(wanted)?;
-            let mut room = self.room();
+            let mut room = self.room(wanted);
             let offered = room.len();
             match backend.receive(&mut room) {
                 Ok(Received::Empty) => break,
@@ -98,7 +101,7 @@ impl<Q: DeviceQueue> Receive<Q> {
                     if self.mergeable && offered < length && length <= LARGEST {
                         self.large = LARGE_SPELL;
                         self.gather(length)?;
-                        if self.room().len() >= length {
+                        if self.room(length).len() >= length {
                             continue;
                         }
                     }
@@ -127,20 +130,28 @@ impl<Q: DeviceQueue> Receive<Q> {
         Ok(burst)
     }
 
-    /// Takes chains until there is room for `wanted` bytes, or no more of them. Without MRG_RXBUF one chain is all that a
-    /// frame can have.
+    /// Sees to it that there is room for `wanted` bytes, as far as there are chains: without MRG_RXBUF one of them is all that
+    /// a frame can have. If it takes any, it takes some more.
     #[inline]
     fn gather(&mut self, wanted: usize) -> Result<(), Fault> {
+        let enough = |this: &Self| if this.mergeable { this.bytes >= wanted } else { !this.chains.is_empty() };
+        if enough(self) {
+            return Ok(());
+        }
         loop {
-            let enough = if self.mergeable { self.bytes >= wanted } else { !self.chains.is_empty() };
-            if enough || self.pieces.len() - self.first >= usize::from(MAX_PIECES) {
+            let full = self.pieces.len() - self.first >= usize::from(MAX_PIECES);
+            if full || self.chains.len() >= AHEAD && enough(self) {
                 return Ok(());
             }
             if self.first != 0 && self.first * 2 >= self.pieces.len() {
                 self.pieces.drain(..self.first);
                 self.first = 0;
             }
+            let before = self.pieces.len();
             let Some(chain) = self.queue.take(&mut self.pieces)? else { return Ok(()) };
+            if let Some(piece) = self.pieces.get(before) {
+                piece.prefetch_write();
+            }
             // The header of a frame must lie in its first buffer, and any buffer can be the first.
             if chain.bytes < NetHdr::LEN {
                 return Err(Fault::ReceiveBuffer(chain.bytes));
@@ -150,11 +161,18 @@ impl<Q: DeviceQueue> Receive<Q> {
         }
     }
 
-    /// The buffers in hand, as many as a backend can take.
+    /// Buffers in hand for a frame of `wanted` bytes, as many as a backend can take.
     #[inline]
-    fn room(&self) -> Scatter<'_> {
-        let pieces = &self.pieces[self.first..];
-        scatter(&pieces[..pieces.len().min(usize::from(MAX_PIECES))])
+    fn room(&self, wanted: usize) -> Scatter<'_> {
+        let (mut count, mut bytes) = (0, 0);
+        for chain in &self.chains {
+            count += chain.pieces;
+            bytes += chain.bytes;
+            if bytes >= wanted || !self.mergeable {
+                break;
+            }
+        }
+        scatter(&self.pieces[self.first..self.first + count.min(usize::from(MAX_PIECES))])
     }
 
     /// Gives back the buffers that now hold a frame of `length` bytes.
@@ -167,7 +185,7 @@ impl<Q: DeviceQueue> Receive<Q> {
             count += 1;
         }
         // Written whether or not MRG_RXBUF was negotiated: the field is there, and its value is 1 then (section 5.1.6.4.1).
-        self.room().write(NUM_BUFFERS, &(count as u16).to_le_bytes());
+        self.room(NetHdr::LEN).write(NUM_BUFFERS, &(count as u16).to_le_bytes());
         let mut rest = length;
         for _ in 0..count {
             let Some(chain) = self.chains.pop_front() else { break };

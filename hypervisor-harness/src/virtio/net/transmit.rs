@@ -1,5 +1,6 @@
 //! From the guest to the network.
 
+use std::collections::VecDeque;
 use std::io;
 
 use ringlet_driver::features::Features;
@@ -12,17 +13,22 @@ use crate::virtio::counters::Live;
 use crate::virtio::memory::{Headed, Piece, scatter};
 use crate::virtio::queue::{Chain, DeviceQueue, Fault};
 
-/// The transmit queue and the frame in hand.
+/// So many chains are taken at once, so that their headers are on their way into the cache while the frames before them are
+/// sent.
+const AHEAD: usize = 32;
+
+/// The transmit queue and the frames in hand.
 #[derive(Debug)]
 pub(super) struct Transmit<Q> {
     pub(super) queue: Q,
     rules: Rules,
-    /// The guest's buffers of the frame in hand, its own header among them.
+    /// Chains taken and not given back, in order; their buffers are `pieces[first..]`, the guest's own headers among them.
+    chains: VecDeque<Chain>,
     pieces: Vec<Piece>,
-    /// The frame in hand, with the header that was checked.
+    first: usize,
+    /// The first frame in hand, with the header that was checked, if it was refused for want of room and is offered again.
     frame: Headed,
-    /// The frame in hand was refused for want of room, and is offered again.
-    held: Option<Chain>,
+    held: bool,
 }
 
 /// What a burst did.
@@ -38,13 +44,20 @@ pub(super) struct Burst {
 
 impl<Q: DeviceQueue> Transmit<Q> {
     pub(super) fn new(queue: Q, features: Features, mtu: u16) -> Self {
-        let rules = Rules::new(features, mtu);
-        Self { queue, rules, pieces: Vec::new(), frame: Headed::new(NetHdr::LEN), held: None }
+        Self {
+            queue,
+            rules: Rules::new(features, mtu),
+            chains: VecDeque::with_capacity(AHEAD),
+            pieces: Vec::new(),
+            first: 0,
+            frame: Headed::new(NetHdr::LEN),
+            held: false,
+        }
     }
 
     /// Asks for a doorbell, unless a frame waits for room: then more of them would not help.
     pub(super) fn listen(&mut self) -> Result<bool, Fault> {
-        if self.held.is_some() { Ok(false) } else { self.queue.listen() }
+        if self.held || !self.chains.is_empty() { Ok(!self.held) } else { self.queue.listen() }
     }
 
     /// Sends what the guest has made available, up to a bound. Without a backend everything is dropped.
@@ -52,22 +65,21 @@ impl<Q: DeviceQueue> Transmit<Q> {
         let mut burst = Burst::default();
         let (mut frames, mut bytes, mut dropped) = (0, 0, 0);
         while burst.taken < BURST {
-            let (chain, good) = match self.held.take() {
-                Some(chain) => (chain, true),
-                None => match self.take()? {
-                    Some(taken) => taken,
-                    None => break,
-                },
-            };
+            if self.chains.is_empty() {
+                self.take()?;
+            }
+            let Some(chain) = self.chains.front() else { break };
+            let (count, length) = (chain.pieces, chain.bytes);
+            let good = std::mem::take(&mut self.held) || self.check(count, length);
             match backend.as_mut().filter(|_| good) {
                 None => dropped += 1,
                 Some(backend) => match backend.send(&self.frame.frame()) {
                     Ok(Sent::Done) => {
                         frames += 1;
-                        bytes += (chain.bytes - NetHdr::LEN) as u64;
+                        bytes += (length - NetHdr::LEN) as u64;
                     }
                     Ok(Sent::Later) => {
-                        self.held = Some(chain);
+                        self.held = true;
                         burst.held = true;
                         break;
                     }
@@ -77,6 +89,8 @@ impl<Q: DeviceQueue> Transmit<Q> {
                     }
                 },
             }
+            self.first += count;
+            let Some(chain) = self.chains.pop_front() else { break };
             self.queue.used(chain, 0);
             burst.taken += 1;
             if burst.lost.is_some() {
@@ -92,21 +106,35 @@ impl<Q: DeviceQueue> Transmit<Q> {
         Ok(burst)
     }
 
-    /// Takes a frame in hand. The second value says whether it can be sent.
+    /// Takes the next chains in hand, when there are none left.
     #[inline]
-    fn take(&mut self) -> Result<Option<(Chain, bool)>, Fault> {
+    fn take(&mut self) -> Result<(), Fault> {
         self.pieces.clear();
-        let Some(chain) = self.queue.take(&mut self.pieces)? else { return Ok(None) };
+        self.first = 0;
+        while self.chains.len() < AHEAD {
+            let before = self.pieces.len();
+            let Some(chain) = self.queue.take(&mut self.pieces)? else { break };
+            if let Some(piece) = self.pieces.get(before) {
+                piece.prefetch();
+            }
+            self.chains.push_back(chain);
+        }
+        Ok(())
+    }
+
+    /// Makes the first frame in hand, of `count` pieces and `length` bytes, ready. Whether it can be sent.
+    #[inline]
+    fn check(&mut self, count: usize, length: usize) -> bool {
+        let pieces = &self.pieces[self.first..self.first + count];
         let mut bytes = [0; NetHdr::LEN];
-        if scatter(&self.pieces).read(0, &mut bytes) < NetHdr::LEN {
-            return Ok(Some((chain, false)));
+        if scatter(pieces).read(0, &mut bytes) < NetHdr::LEN {
+            return false;
         }
-        let length = chain.bytes - NetHdr::LEN;
-        let head = |head: &mut [u8]| scatter(&self.pieces).read(NetHdr::LEN, head);
-        let checked = self.rules.check(&NetHdr::parse(&bytes), length, head);
+        let head = |head: &mut [u8]| scatter(pieces).read(NetHdr::LEN, head);
+        let checked = self.rules.check(&NetHdr::parse(&bytes), length - NetHdr::LEN, head);
         if let Some(clean) = checked {
-            self.frame.set(&clean.to_bytes(), &self.pieces);
+            self.frame.set(&clean.to_bytes(), pieces);
         }
-        Ok(Some((chain, checked.is_some())))
+        checked.is_some()
     }
 }

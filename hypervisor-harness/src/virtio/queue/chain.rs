@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use ringlet_driver::wire::split::{self as layout, Descriptor};
 
 use super::{Direction, Fault, Mode};
-use crate::virtio::memory::{Area, Memory, Piece};
+use crate::virtio::memory::{Area, Memory, Piece, Words};
 
 /// The most buffers in one chain: one less than `readv` and `writev` take, which leaves one for a header. The specification
 /// allows no more than the queue's size; Linux goes beyond that with indirect tables in small queues, so it is not
@@ -15,15 +15,15 @@ pub const MAX_PIECES: u16 = 1023;
 
 /// What the chains of one queue have in common.
 #[derive(Debug)]
-pub(super) struct Walker {
+pub(super) struct Walker<A> {
     pub(super) memory: Memory,
-    pub(super) table: Area,
+    pub(super) table: A,
     pub(super) size: u16,
     pub(super) direction: Direction,
     pub(super) mode: Mode,
 }
 
-impl Walker {
+impl<A: Words> Walker<A> {
     /// Whether chains are given back in batches, one entry for all of them.
     #[inline]
     pub(super) fn batches(&self) -> bool {
@@ -120,7 +120,7 @@ impl Walker {
 
 /// Reads a descriptor of a table of `length`.
 #[inline]
-fn descriptor(table: &Area, length: u16, index: u16) -> Result<Descriptor, Fault> {
+fn descriptor(table: &impl Words, length: u16, index: u16) -> Result<Descriptor, Fault> {
     if index >= length {
         return Err(Fault::DescriptorIndex { index, length });
     }

@@ -1,21 +1,24 @@
 //! The packed virtqueue (virtio 1.3, section 2.8), as the device sees it.
 
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 
 use ringlet_driver::wire::packed::{self as layout, Descriptor, Event, Position};
 
 use super::chain::Walker;
 use super::{Chain, DeviceQueue, Direction, Fault, Misplaced, Mode, Place};
-use crate::virtio::memory::{Area, Memory, Piece};
+use crate::virtio::memory::{Area, Memory, Piece, Words};
 
-/// A packed virtqueue in use.
+/// A packed virtqueue in use, in guest memory.
+pub type PackedQueue = Packed<Area>;
+
+/// A packed virtqueue in use, in memory of any kind.
 #[derive(Debug)]
-pub struct PackedQueue {
-    walker: Walker,
+pub struct Packed<A> {
+    walker: Walker<A>,
     /// What the driver wants to be told of.
-    driver_event: Area,
+    driver_event: A,
     /// What the device wants to be told of.
-    device_event: Area,
+    device_event: A,
     /// The next descriptor to take.
     next: Position,
     /// Descriptors taken and not given back.
@@ -35,7 +38,7 @@ pub struct PackedQueue {
     quiet: bool,
 }
 
-impl PackedQueue {
+impl<A: Words> Packed<A> {
     /// The head of a chain at the next position, if the driver has made one available there: its second word.
     #[inline]
     fn head(&self) -> Result<Option<u64>, Fault> {
@@ -112,11 +115,11 @@ impl PackedQueue {
     }
 }
 
-impl DeviceQueue for PackedQueue {
+impl<A: Words> DeviceQueue for Packed<A> {
     fn new(memory: &Memory, place: &Place, direction: Direction, mode: Mode) -> Result<Self, Misplaced> {
         place.check(memory, layout::MAX_QUEUE_SIZE, true)?;
         let area = |name, address, length| {
-            memory.area(address, length).map_err(|source| Misplaced::Outside { area: name, source })
+            A::find(memory, address, length).map_err(|source| Misplaced::Outside { area: name, source })
         };
         let table = area("descriptor ring", place.descriptors, layout::ring_len(place.size))?;
         let mut queue = Self {
@@ -196,7 +199,7 @@ impl DeviceQueue for PackedQueue {
         let count = std::mem::take(&mut self.undecided);
         // The used descriptor must be visible before the driver's wish is read, or both sides could miss the other's last
         // word.
-        fence(Ordering::SeqCst);
+        A::fence();
         let event = Event::parse(self.driver_event.load32(0, Ordering::Relaxed));
         if event.flags == layout::EVENT_DESC && !self.walker.mode.event_idx {
             // Reserved: rather one interrupt too many than a driver that waits for ever.
@@ -208,10 +211,10 @@ impl DeviceQueue for PackedQueue {
     fn listen(&mut self) -> Result<bool, Fault> {
         let flags = if self.walker.mode.event_idx { layout::EVENT_DESC } else { layout::EVENT_ENABLE };
         // One store, so that the driver sees the position that goes with the flags.
-        self.device_event.store32(0, Event { position: self.next, flags }.word());
+        self.device_event.store32(0, Event { position: self.next, flags }.word(), Ordering::Relaxed);
         self.quiet = false;
         // The wish must be visible before the descriptor is read; see `interrupt_due`.
-        fence(Ordering::SeqCst);
+        A::fence();
         self.waiting()
     }
 
@@ -220,7 +223,7 @@ impl DeviceQueue for PackedQueue {
         if !self.quiet {
             self.quiet = true;
             let event = Event { position: Position::START, flags: layout::EVENT_DISABLE };
-            self.device_event.store32(0, event.word());
+            self.device_event.store32(0, event.word(), Ordering::Relaxed);
         }
     }
 

@@ -1,19 +1,22 @@
 //! The split virtqueue (virtio 1.3, section 2.7), as the device sees it.
 
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 
 use ringlet_driver::wire::split as layout;
 
 use super::chain::Walker;
 use super::{Chain, DeviceQueue, Direction, Fault, Misplaced, Mode, Place};
-use crate::virtio::memory::{Area, Memory, Piece};
+use crate::virtio::memory::{Area, Memory, Piece, Words};
 
-/// A split virtqueue in use.
+/// A split virtqueue in use, in guest memory.
+pub type SplitQueue = Split<Area>;
+
+/// A split virtqueue in use, in memory of any kind.
 #[derive(Debug)]
-pub struct SplitQueue {
-    walker: Walker,
-    available: Area,
-    used: Area,
+pub struct Split<A> {
+    walker: Walker<A>,
+    available: A,
+    used: A,
     /// Position in the available ring of the next chain to take.
     next: u16,
     /// The available index as it was last read: chains up to here can be taken without reading it again.
@@ -28,7 +31,7 @@ pub struct SplitQueue {
     decided: u16,
 }
 
-impl SplitQueue {
+impl<A: Words> Split<A> {
     /// The place of a position in a ring.
     #[inline]
     fn slot(&self, position: u16) -> usize {
@@ -39,16 +42,16 @@ impl SplitQueue {
     #[inline]
     fn write(&self, position: u16, id: u16, written: u32) {
         let at = layout::RING_ENTRIES + layout::USED_ENTRY_LEN * self.slot(position);
-        self.used.store32(at, u32::from(id));
-        self.used.store32(at + 4, written);
+        self.used.store32(at, u32::from(id), Ordering::Relaxed);
+        self.used.store32(at + 4, written, Ordering::Relaxed);
     }
 }
 
-impl DeviceQueue for SplitQueue {
+impl<A: Words> DeviceQueue for Split<A> {
     fn new(memory: &Memory, place: &Place, direction: Direction, mode: Mode) -> Result<Self, Misplaced> {
         place.check(memory, layout::MAX_QUEUE_SIZE, false)?;
         let area = |name, address, length| {
-            memory.area(address, length).map_err(|source| Misplaced::Outside { area: name, source })
+            A::find(memory, address, length).map_err(|source| Misplaced::Outside { area: name, source })
         };
         let table = area("descriptor table", place.descriptors, layout::table_len(place.size))?;
         let mut queue = Self {
@@ -128,7 +131,7 @@ impl DeviceQueue for SplitQueue {
         }
         self.decided = new;
         // The index must be visible before the driver's wish is read, or both sides could miss the other's last word.
-        fence(Ordering::SeqCst);
+        A::fence();
         if self.walker.mode.event_idx {
             layout::need_event(self.available.load16(layout::used_event(self.size()), Ordering::Relaxed), new, old)
         } else {
@@ -144,7 +147,7 @@ impl DeviceQueue for SplitQueue {
             self.used.store16(layout::RING_FLAGS, 0, Ordering::Relaxed);
         }
         // The wish must be visible before the index is read; see `interrupt_due`.
-        fence(Ordering::SeqCst);
+        A::fence();
         self.waiting()
     }
 

@@ -4,7 +4,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 
 use super::*;
-use crate::virtio::memory::{lost, scatter};
+use crate::virtio::memory::{Words, lost, scatter};
 
 /// A file in memory of so many bytes.
 fn file(length: u64) -> File {

@@ -1,3 +1,4 @@
+mod interleavings;
 mod life;
 mod packed;
 mod split;
