@@ -22,7 +22,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::device::Device;
 use super::ring::{self, Ring};
 use super::{News, Reporter, because};
-use crate::virtio::memory::{MOST_REGIONS, Region, Table, lost};
+use crate::virtio::memory::{MOST_REGIONS, Region, Table, losses};
 use crate::virtio::net::QUEUES;
 
 /// The feature bit by which a frontend says that it knows protocol features: rings begin disabled then.
@@ -58,6 +58,8 @@ pub struct Session {
     rings: [Ring; QUEUES],
     /// The device works with `features`.
     begun: bool,
+    /// Pages that had vanished when that was last looked at.
+    losses: u64,
 }
 
 impl Session {
@@ -72,6 +74,7 @@ impl Session {
             table: Table::default(),
             rings: Default::default(),
             begun: false,
+            losses: losses(),
         }
     }
 
@@ -86,8 +89,8 @@ impl Session {
     }
 
     /// A frontend may make its memory shorter: that was noticed, perhaps.
-    pub(super) fn look_after_memory(&self) {
-        if lost() {
+    pub(super) fn look_after_memory(&mut self) {
+        if std::mem::replace(&mut self.losses, losses()) != self.losses {
             let text = "memory of the guest is gone: the frontend has made its file shorter";
             self.reporter.tell(News::Complaint(text.into()));
         }

@@ -3,12 +3,12 @@
 //! A frontend may make the file behind its guest's memory shorter after we have mapped it: the next access raises SIGBUS. That
 //! must not end this process, which may serve others afterwards. Where the address is guest memory the handler puts zeroed
 //! memory of our own in its place and lets the access happen: the device reads zeroes, as from a guest that is broken, and
-//! [`lost`] says what has happened. Any other SIGBUS does what it did before.
+//! [`losses`] says what has happened. Any other SIGBUS does what it did before.
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// The most ranges that are guarded. Ranges are used again and again (see `ground`), so that a few serve for ever.
 const MOST: usize = 64;
@@ -16,7 +16,7 @@ const MOST: usize = 64;
 /// Starts and ends of what is guarded; the first [`COUNT`] are valid, and never change.
 static RANGES: [(AtomicUsize, AtomicUsize); MOST] = [const { (AtomicUsize::new(0), AtomicUsize::new(0)) }; MOST];
 static COUNT: AtomicUsize = AtomicUsize::new(0);
-static LOST: AtomicBool = AtomicBool::new(false);
+static LOSSES: AtomicU64 = AtomicU64::new(0);
 /// What SIGBUS did before the handler was installed; an error's number if it could not be.
 static BEFORE: OnceLock<Result<libc::sigaction, i32>> = OnceLock::new();
 
@@ -37,10 +37,10 @@ pub(super) fn guard(start: usize, size: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether guest memory has vanished since this was last asked.
+/// How many pages of guest memory have vanished in this process' life.
 #[must_use]
-pub fn lost() -> bool {
-    LOST.swap(false, Ordering::Relaxed)
+pub fn losses() -> u64 {
+    LOSSES.load(Ordering::Relaxed)
 }
 
 fn install() -> Result<libc::sigaction, i32> {
@@ -83,7 +83,7 @@ extern "C" fn on_sigbus(_: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void
         })
     });
     if replaced {
-        LOST.store(true, Ordering::Relaxed);
+        LOSSES.fetch_add(1, Ordering::Relaxed);
     } else if let Some(Ok(before)) = BEFORE.get() {
         // The instruction is tried again, and then does what it would have done without us.
         // SAFETY: `before` is what the kernel gave us in `install`.
