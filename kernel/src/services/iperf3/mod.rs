@@ -1,5 +1,5 @@
 //! A server for esnet's iperf3, 3.1 and later: TCP and UDP, in either direction or both (`--reverse`, `--bidir`), up to
-//! [`MOST_STREAMS`](parameters::MOST_STREAMS) streams each way (`--parallel`), results as the client wants them.
+//! [`MOST_STREAMS`] streams each way (`--parallel`), results as the client wants them.
 //!
 //! One test at a time, as iperf3's own server: others are denied meanwhile. What the client wants and cannot have is refused
 //! before it begins, with iperf3's own number for the reason; the client has a sentence for it.
@@ -13,7 +13,7 @@
 //! | `tcp`, `udp` | the streams, with their sockets |
 //! | `session` | one test from begin to end |
 //!
-//! Memory: a few small sockets always, and for a test at most what [`Iperf3::new`] was given, in equal parts for its
+//! Memory: a few small sockets always, and for a test at most what the server was given when it was made, in equal parts for its
 //! streams. The data itself is not touched: what comes is counted where it lies, and what is sent lies in the buffers
 //! before the test begins, unless the client wants something certain.
 
