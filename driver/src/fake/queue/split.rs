@@ -55,13 +55,15 @@ impl Split {
     }
 
     pub(super) fn is_available(&self) -> bool {
-        let count = self.avail_index().wrapping_sub(self.taken);
-        assert!(count <= self.size, "the driver moved the available index by {count} in a queue of {}", self.size);
-        count > 0
+        self.avail_index() != self.taken
     }
 
     /// The next available buffer.
     pub(super) fn look(&self, access: Access, indirect_allowed: bool) -> Result<Chain, Broken> {
+        let count = self.avail_index().wrapping_sub(self.taken);
+        if count > self.size {
+            return Err(format!("the driver moved the available index by {count} in a queue of {}", self.size));
+        }
         let entry = usize::from(self.taken & (self.size - 1)) * AVAIL_ENTRY_LEN;
         let id = self.read16(self.driver + (RING_ENTRIES + entry) as u64);
         if id >= self.size {
