@@ -40,7 +40,8 @@ impl Drop for Directory {
 }
 
 /// DPDK's own arguments: it finds memory and devices by nothing but these, and leaves nothing behind.
-const ENVIRONMENT: [&str; 6] = ["--no-huge", "-m", "256", "--no-shconf", "--no-telemetry", "--no-pci"];
+const ENVIRONMENT: [&str; 7] =
+    ["--no-huge", "-m", "256", "--no-shconf", "--no-telemetry", "--no-pci", "--log-level=pmd.net.vhost:info"];
 /// Testpmd's: a prompt; few buffers, since they are cleared one by one; what waits in a port when forwarding starts is
 /// forwarded too.
 const OWN: [&str; 5] = ["-i", "--total-num-mbufs=8192", "--no-lsc-interrupt", "--disable-link-check", "--no-flush-rx"];
@@ -75,7 +76,9 @@ impl Testpmd {
 
     /// Waits until a driver has set its queues up.
     pub fn wait_for_driver(&mut self) {
+        // Said by the library, and then, when frames are let through, by the port.
         self.0.wait_for("virtio is now ready for processing");
+        self.0.wait_for(" created");
     }
 
     /// Types a command.

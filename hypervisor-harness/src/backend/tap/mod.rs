@@ -210,6 +210,12 @@ impl Tap {
             }
             // The interface is down: nothing comes.
             Err(error) if error.raw_os_error() == Some(libc::EIO) => return Ok(None),
+            // The memory is gone that the frame was to be read into: its owner has made its file shorter. The frame is lost, the
+            // interface is not.
+            Err(error) if error.raw_os_error() == Some(libc::EFAULT) => {
+                self.counters.to_guest.dropped += 1;
+                return Ok(None);
+            }
             Err(error) => return Err(self.gone(error)),
         };
         if !direct && length <= room.len() {

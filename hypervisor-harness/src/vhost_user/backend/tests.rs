@@ -250,11 +250,11 @@ fn what_a_frontend_may_not_do_ends_its_connection_with_a_reason() {
         ("legacy", Box::new(|d| drop(d.accept(0)))),
         ("features without others that they need: guest_tso4", Box::new(|d| drop(d.accept(1 << 7 | 1 << 32)))),
         ("regions 0 and 1 overlap", {
-            let table = [region(0, SIZE, 0, 0, &file), region(SIZE - 1, SIZE, SIZE, 0, &file)];
+            let table = [region(0, SIZE, 0, 0, &file), region(SIZE - 16, SIZE, SIZE, 0, &file)];
             Box::new(move |d| drop(d.frontend.set_mem_table(&table)))
         }),
-        ("needs 1048577 bytes of a file of 1048576", {
-            let table = [region(0, SIZE, 0, 1, &file)];
+        ("needs 1048592 bytes of a file of 1048576", {
+            let table = [region(0, SIZE, 0, 16, &file)];
             Box::new(move |d| drop(d.frontend.set_mem_table(&table)))
         }),
         ("is not in a file that can be shared", {

@@ -49,6 +49,9 @@ pub enum TableError {
     /// A region of no bytes, or one that goes beyond the end of an address space or of a file's offsets.
     #[error("memory region {0} is empty, or wraps around the end of an address space")]
     Wraps(usize),
+    /// A region that is aligned otherwise in its file than for the guest: what the guest aligns would not be.
+    #[error("memory region {0} is aligned to {ALIGN} bytes in its file and not for the guest, or the other way round")]
+    Skewed(usize),
     /// Two regions have a byte in common.
     #[error("memory regions {0} and {1} overlap")]
     Overlap(usize, usize),
@@ -141,6 +144,9 @@ impl Table {
     }
 }
 
+/// The greatest alignment of anything in a ring: that of a descriptor table (virtio 1.3, section 2.7).
+const ALIGN: u64 = 16;
+
 /// Whether the regions can be a guest's memory.
 fn check(regions: &[Region]) -> Result<(), TableError> {
     if regions.len() > MOST_REGIONS {
@@ -151,6 +157,10 @@ fn check(regions: &[Region]) -> Result<(), TableError> {
         let [Some(_), Some(_), Some(needed)] = ends else { return Err(TableError::Wraps(index)) };
         if region.size == 0 {
             return Err(TableError::Wraps(index));
+        }
+        // What is aligned for the guest has to be aligned here: rings are accessed word by word.
+        if region.guest % ALIGN != region.offset % ALIGN {
+            return Err(TableError::Skewed(index));
         }
         match region.file.metadata() {
             Ok(file) if !file.is_file() => return Err(TableError::NoFile(index)),

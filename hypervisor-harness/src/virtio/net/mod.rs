@@ -310,6 +310,10 @@ impl<Q: DeviceQueue> Pair<Q> {
             interrupts[usize::from(wire::TRANSMIT_QUEUE)] = transmit.queue.interrupt_due();
         }
         let mut deadline = if *gone { None } else { backend.turn(now) };
+        if self.receive.is_none() {
+            // What the network has at once is for a queue that there is not: the thread would ask for it again and again.
+            deadline = deadline.filter(|at| *at > now);
+        }
         if let Some(receive) = self.receive.as_mut().filter(|_| !*gone && lost.is_none()) {
             let burst = receive.burst(backend, sink, live, now)?;
             (starved, lost) = (burst.starved, burst.lost);

@@ -273,9 +273,11 @@ impl<W: Wiring> Msix<W> {
                     Err(error) => result = Err(error),
                 }
             }
-            if live && !signal.live.swap(true, Ordering::SeqCst) {
-                // What was written while it led nowhere is of no interest any more; that there is nothing is no error.
+            if live && !signal.live.load(Ordering::SeqCst) {
+                // What was written while it led nowhere is of no interest any more; that there is nothing is no error. Read first:
+                // from then on every write counts.
                 let _ = signal.event.read();
+                signal.live.store(true, Ordering::SeqCst);
             }
         }
         // A vector that sends nothing now keeps its route, which nothing uses: masks cost no change of the routes.

@@ -92,11 +92,14 @@ fn what_cannot_be_memory_is_refused() {
     assert!(wraps(region(u64::MAX, 2, 0x20_0000, 0, &file)));
     assert!(wraps(region(0x1000, 2, u64::MAX, 0, &file)));
     assert!(wraps(region(0x1000, 2, 0x20_0000, u64::MAX, &file)));
-    for other in [region(0xfff, 2, 0x20_0000, 0, &file), region(0x1000, 2, 0x10_0fff, 0, &file)] {
+    for other in [region(0xff0, 0x20, 0x20_0000, 0, &file), region(0x1000, 2, 0x10_0fff, 0, &file)] {
         assert!(matches!(Table::new(vec![good(), other]), Err(TableError::Overlap(0, 1))));
     }
-    let short = Table::new(vec![good(), region(0x1000, 0x1000, 0x20_0000, 0xf001, &file)]).unwrap_err();
-    assert_eq!(short.to_string(), "memory region 1 needs 65537 bytes of a file of 65536");
+    for skewed in [region(0x1001, 0x100, 0x20_0000, 0, &file), region(0x1000, 0x100, 0x20_0000, 8, &file)] {
+        assert!(matches!(Table::new(vec![good(), skewed]), Err(TableError::Skewed(1))));
+    }
+    let short = Table::new(vec![good(), region(0x1000, 0x1000, 0x20_0000, 0xf010, &file)]).unwrap_err();
+    assert_eq!(short.to_string(), "memory region 1 needs 65552 bytes of a file of 65536");
     let huge = Table::new(vec![region(0, 1 << 62, 0, 0, &file)]).unwrap_err();
     assert!(matches!(huge, TableError::Short { .. }));
     file.set_len(1 << 62).unwrap();
