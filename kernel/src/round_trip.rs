@@ -68,7 +68,6 @@ impl RoundTrip {
         egress: &mut Egress<'_, R>,
         now: u64,
     ) {
-        self.moved_at = now;
         for mut frame in frames.iter_mut().filter_map(Option::take) {
             egress.counters.rx_frames += 1;
             egress.counters.rx_bytes += frame.len() as u64;
@@ -77,6 +76,7 @@ impl RoundTrip {
                 continue;
             }
             self.counters.returned += 1;
+            self.moved_at = now;
             frame.set_header(NetHdr::default());
             egress.send(frame);
         }

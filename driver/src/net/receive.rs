@@ -239,7 +239,8 @@ impl<R: Virtqueue<Frame>> Receive<R> {
                 return Ok(None);
             }
         }
-        if frame.len() < ETHERNET_HEADER || frame.head().len() < ETHERNET_HEADER {
+        let fits = frame.len() <= MAX_GSO_FRAME + VLAN_TAG;
+        if !fits || frame.len() < ETHERNET_HEADER || frame.head().len() < ETHERNET_HEADER {
             self.counters.bad_lengths += 1;
             return Ok(None);
         }

@@ -10,7 +10,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use super::{Doorbell, NetTransport, QUEUE_RESET_PATIENCE, Refused, Width};
 use crate::features::Features;
 use crate::wire::mmio::{CONFIG, INTERRUPT_ACK, QUEUE_NOTIFY, QUEUE_READY, QUEUE_RESET, QUEUE_SEL};
-use crate::wire::status::INTERRUPT_QUEUE;
+use crate::wire::status::{INTERRUPT_CONFIG, INTERRUPT_QUEUE};
 
 /// Why no network device is driven at an address.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -112,7 +112,8 @@ impl NetTransport for MmioTransport {
     }
 
     fn acknowledge_used(&mut self) {
-        self.write(INTERRUPT_ACK, INTERRUPT_QUEUE.into());
+        // Both reasons: an interrupt for a change of the configuration that nobody acknowledges would keep a level up as well.
+        self.write(INTERRUPT_ACK, (INTERRUPT_QUEUE | INTERRUPT_CONFIG).into());
     }
 }
 
@@ -214,7 +215,7 @@ mod tests {
         let after = read();
         let changed: std::vec::Vec<_> = (0..WORDS).filter(|at| after[*at] != before[*at]).collect();
         assert_eq!(changed, [INTERRUPT_ACK / 4]);
-        assert_eq!(u32::from_le(after[INTERRUPT_ACK / 4]), 1);
+        assert_eq!(u32::from_le(after[INTERRUPT_ACK / 4]), 3, "whatever the reason was");
     }
 
     #[test]

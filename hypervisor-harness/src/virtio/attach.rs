@@ -164,11 +164,12 @@ pub fn plug<C: Control + 'static>(
             } else {
                 [doorbell(Some(RECEIVE_QUEUE))?, doorbell(Some(TRANSMIT_QUEUE))?]
             };
-            // A driver that acknowledges used buffers after each sleep need not leave the guest for that: the interrupt is an
+            // A driver that acknowledges whatever there is after each sleep need not leave the guest for that: the interrupt is an
             // edge, so that the device has nothing to do then. InterruptStatus goes on to say "used buffers", which is always
             // worth a look.
             let acknowledgement = layout::NET_BASE + INTERRUPT_ACK as u64;
-            let acknowledged = machine.notification(acknowledgement, Some(status::INTERRUPT_QUEUE.into()))?;
+            let acknowledged = machine
+                .notification(acknowledgement, Some((status::INTERRUPT_QUEUE | status::INTERRUPT_CONFIG).into()))?;
             let line = Arc::new(Line::new(machine.interrupt(layout::NET_GSI)?));
             let shared = Arc::new(Shared::new(line.clone(), report));
             let control = control(&shared, doorbells, &memory)?;

@@ -179,7 +179,7 @@ impl Conversation {
                 self.phase = Phase::Over;
                 Ok(Some(Event::Terminated))
             }
-            IPERF_DONE => {
+            IPERF_DONE if self.phase == Phase::Displayed => {
                 self.phase = Phase::Over;
                 Ok(Some(Event::Done))
             }

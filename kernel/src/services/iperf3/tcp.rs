@@ -117,7 +117,11 @@ impl Streams {
             let guest = &mut self.guests[nth];
             let socket = sockets.get_mut::<tcp::Socket<'_>>(guest.handle);
             match socket.state() {
-                State::Listen => listening += 1,
+                State::Listen => {
+                    // Whoever was here before, and went after half a handshake, has left nothing.
+                    (guest.taken, guest.deadline) = (0, u64::MAX);
+                    listening += 1;
+                }
                 // Gone, or turned away.
                 State::Closed | State::TimeWait => {
                     socket.abort();
