@@ -28,6 +28,16 @@ impl<T> Slot<T> {
         (0..size).map(|id| Self { token: None, capacity: 0, next: (id + 1) % size, descriptors: 0 }).collect()
     }
 
+    /// Makes all slots of a queue as [`Slot::all`] does, and gives out the tokens that were in them.
+    pub(super) fn free_all(slots: &mut [Self], mut give: impl FnMut(T)) {
+        let size = slots.len();
+        for (id, slot) in slots.iter_mut().enumerate() {
+            // A queue has no more than 32768.
+            slot.next = ((id + 1) % size) as u16;
+            slot.token.take().into_iter().for_each(&mut give);
+        }
+    }
+
     /// Whether the device cannot have written `written` bytes into the buffer.
     #[inline]
     pub(super) fn is_exceeded_by(&self, written: u32) -> bool {

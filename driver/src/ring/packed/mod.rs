@@ -402,13 +402,9 @@ impl<A: Area, T> Virtqueue<T> for Ring<A, T> {
         self.lie(error);
     }
 
-    unsafe fn reset(&mut self, mut give: impl FnMut(T)) {
+    unsafe fn reset(&mut self, give: impl FnMut(T)) {
         self.memory.clear();
-        let size = self.memory.size();
-        for (id, slot) in (0..size).zip(&mut self.slots) {
-            slot.next = (id + 1) % size;
-            slot.token.take().into_iter().for_each(&mut give);
-        }
+        Slot::free_all(&mut self.slots, give);
         self.restart();
     }
 }
