@@ -25,6 +25,14 @@ fn run(host: &Host, arguments: &str) -> Report {
     host.inside(|| iperf3::run(arguments)).unwrap_or_else(|error| panic!("iperf3 {arguments}: {error}"))
 }
 
+/// A guest on the tap whose driver takes these features, with its iperf3 server at port 5333.
+fn guest(features: &str) -> Ringlet {
+    let features = format!("--features={features}");
+    let addresses = ["--ip", "10.7.0.2/24", "--ip", "fd07::2/64"];
+    let arguments = [&["run", "--net", "tap=iperf0"][..], &addresses, &[&features, "--append", "iperf3=5333"]].concat();
+    Ringlet::start(&arguments)
+}
+
 #[test]
 fn linux_and_the_guest_agree_with_every_set_of_offloads() {
     needs_kvm!();
@@ -57,20 +65,7 @@ fn linux_and_the_guest_agree_with_every_set_of_offloads() {
                 [false, false],
             ),
         ] {
-            let features = format!("--features={features}");
-            let arguments = [
-                "run",
-                "--net",
-                "tap=iperf0",
-                "--ip",
-                "10.7.0.2/24",
-                "--ip",
-                "fd07::2/64",
-                &features,
-                "--append",
-                "iperf3=5333",
-            ];
-            let ringlet = Ringlet::start(&arguments);
+            let ringlet = guest(features);
             for offloads in [true, false] {
                 netns::checksum_offload("client", offloads);
                 host.checksum_offload("inner", offloads);
@@ -121,20 +116,7 @@ fn segments_are_no_larger_than_a_smaller_mtu_of_the_peer() {
         }
         // A device that does not cut: what the guest sends is what there is.
         for features in ["+csum", "-host_tso4,-host_tso6"] {
-            let features = format!("--features={features}");
-            let arguments = [
-                "run",
-                "--net",
-                "tap=iperf0",
-                "--ip",
-                "10.7.0.2/24",
-                "--ip",
-                "fd07::2/64",
-                &features,
-                "--append",
-                "iperf3=5333",
-            ];
-            let ringlet = Ringlet::start(&arguments);
+            let ringlet = guest(features);
             for address in ["10.7.0.2", "fd07::2"] {
                 let client = format!("-c {address} -p 5333 -n 10M");
                 for arguments in [client.clone(), format!("{client} -R"), format!("{client} -R -M 600")] {
