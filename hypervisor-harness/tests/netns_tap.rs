@@ -18,6 +18,8 @@ use ringlet::backend::{Backend, Received, Scatter};
 use ringlet_driver::features::Features;
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Of `virtio_net_hdr_v1`, in bytes.
+const HEADER: usize = 12;
 /// Longer than any frame with its header.
 const ROOM: usize = 66_000;
 
@@ -28,23 +30,26 @@ fn with<T>(bytes: &mut [u8], use_it: impl FnOnce(&mut Scatter<'_>) -> T) -> T {
     use_it(&mut unsafe { Scatter::new(&pieces) })
 }
 
-/// Takes all that one network has for a guest and gives it to the other.
-fn carry(from: &mut dyn Backend, to: &mut dyn Backend, buffer: &mut [u8]) -> bool {
-    let mut any = false;
+/// Takes all that one network has for a guest and gives it to the other. The length of the longest, in bytes.
+fn carry(from: &mut dyn Backend, to: &mut dyn Backend, buffer: &mut [u8]) -> usize {
+    let mut longest = 0;
     while let Received::Frame(length) = with(buffer, |room| from.receive(room)).expect("alive") {
-        any = true;
+        longest = longest.max(length - HEADER);
         with(&mut buffer[..length], |frame| to.send(frame)).expect("alive");
     }
-    any
+    longest
 }
 
-/// Plugs the two networks into each other until told to stop.
-fn plug(tap: &mut impl Backend, lan: &mut Lan, stop: &AtomicBool) {
+/// Plugs the two networks into each other until told to stop. The lengths of the longest frames from the tap and to it,
+/// in bytes.
+fn plug(tap: &mut impl Backend, lan: &mut Lan, stop: &AtomicBool) -> (usize, usize) {
     let mut buffer = vec![0; ROOM];
+    let mut longest = (0, 0);
     while !stop.load(Ordering::SeqCst) {
         let due = lan.turn(Instant::now());
-        let moved = carry(tap, lan, &mut buffer) | carry(lan, tap, &mut buffer);
-        if moved {
+        let moved = (carry(tap, lan, &mut buffer), carry(lan, tap, &mut buffer));
+        longest = (longest.0.max(moved.0), longest.1.max(moved.1));
+        if moved != (0, 0) {
             continue;
         }
         let mut fds = Vec::new();
@@ -55,6 +60,7 @@ fn plug(tap: &mut impl Backend, lan: &mut Lan, stop: &AtomicBool) {
         // SAFETY: `fds` is an array of as many `pollfd` as said, and nothing else touches it meanwhile.
         unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, wait) };
     }
+    longest
 }
 
 fn ask(address: &str, request: &str, body: &[u8]) -> Vec<u8> {
@@ -124,28 +130,22 @@ fn linux_talks_to_the_built_in_servers_with_and_without_offloads() {
             let (mut lan, handle) = Lan::open(&lan::Config::default()).expect("a network");
             tap.negotiated(from_linux).expect("negotiated");
             lan.negotiated(to_linux).expect("negotiated");
-            let before = tap.counters();
             let stop = AtomicBool::new(false);
-            thread::scope(|scope| {
+            let (up, down) = thread::scope(|scope| {
                 let client = scope.spawn(|| {
                     // Whatever happens, the other thread ends.
                     let result = std::panic::catch_unwind(converse);
                     stop.store(true, Ordering::SeqCst);
                     result
                 });
-                plug(&mut tap, &mut lan, &stop);
+                let longest = plug(&mut tap, &mut lan, &stop);
                 assert!(client.join().is_ok_and(|result| result.is_ok()), "{from_linux:?} {to_linux:?}");
+                longest
             });
             assert_eq!(handle.statistics().bad_checksums, 0, "what Linux sent was wrong: {from_linux:?}");
             assert_eq!(netns::checksum_errors(), 0, "what the servers sent was wrong: {to_linux:?}");
-            // An average far above the MTU, or below it: large frames passed, or none.
-            let after = tap.counters();
-            let mean = |now: u64, then: u64, frames: u64| (now - then) / frames.max(1);
-            let (to, from) = (after.to_guest, after.from_guest);
-            let up = mean(to.bytes, before.to_guest.bytes, to.frames - before.to_guest.frames);
-            let down = mean(from.bytes, before.from_guest.bytes, from.frames - before.from_guest.frames);
-            assert_eq!(up > 1514, from_linux.contains(Features::GUEST_TSO4), "{up} bytes a frame from Linux");
-            assert_eq!(down > 1514, to_linux.contains(Features::GUEST_TSO4), "{down} bytes a frame to Linux");
+            assert_eq!(up > 1514, from_linux.contains(Features::GUEST_TSO4), "{up} bytes from Linux");
+            assert_eq!(down > 1514, to_linux.contains(Features::GUEST_TSO4), "{down} bytes to Linux");
         }
     });
 }
@@ -171,18 +171,20 @@ fn what_linux_sends_segment_by_segment_is_put_together() {
         tap.negotiated(all - Features::RSC_EXT).expect("negotiated");
         lan.negotiated(Features::GUEST_CSUM).expect("negotiated");
         let stop = AtomicBool::new(false);
-        thread::scope(|scope| {
+        let (longest, _) = thread::scope(|scope| {
             let client = scope.spawn(|| {
                 let result = std::panic::catch_unwind(converse);
                 stop.store(true, Ordering::SeqCst);
                 result
             });
-            plug(&mut tap, &mut lan, &stop);
+            let longest = plug(&mut tap, &mut lan, &stop);
             assert!(client.join().is_ok_and(|result| result.is_ok()));
+            longest
         });
         assert_eq!((handle.statistics().bad_checksums, netns::checksum_errors()), (0, 0));
         let merged = tap.merged();
-        assert!(merged.frames > 0 && merged.segments > 4 * merged.frames, "{merged:?}");
+        // How many come at a time is up to the two threads.
+        assert!(merged.frames > 0 && longest > 1514, "{merged:?}, {longest} bytes");
     });
 }
 
