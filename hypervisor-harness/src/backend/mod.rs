@@ -54,7 +54,8 @@ pub enum Received {
     Frame(usize),
     /// Nothing waits.
     Empty,
-    /// A frame of this many bytes (header included) waits and the room offered was too small. It stays first in line.
+    /// A frame of this many bytes (header included) waits and the room offered was too small. It stays first in line, until room
+    /// enough is offered or [`Backend::discard`] is called.
     TooSmall(usize),
 }
 
@@ -111,6 +112,10 @@ pub trait Backend: Send {
     /// # Errors
     /// Only for a network that is gone for good.
     fn receive(&mut self, room: &mut Scatter<'_>) -> io::Result<Received>;
+
+    /// Throws away the frame that [`Backend::receive`] has just reported as [`Received::TooSmall`], that one and no other. The
+    /// device counts it as dropped; the backend does not count it as moved.
+    fn discard(&mut self);
 
     /// Called once per turn of the device's loop, after what the guest sent was taken and before the guest's receive
     /// buffers are filled: timers and inner work of the network. Returns the time at which it next wants to be called even

@@ -161,6 +161,10 @@ impl<B: Backend> Backend for Capture<B> {
         Ok(received)
     }
 
+    fn discard(&mut self) {
+        self.inner.discard();
+    }
+
     fn turn(&mut self, now: Instant) -> Option<Instant> {
         self.inner.turn(now)
     }
@@ -209,6 +213,10 @@ mod tests {
         fn receive(&mut self, room: &mut Scatter<'_>) -> io::Result<Received> {
             let Some(frame) = self.0.pop() else { return Ok(Received::Empty) };
             Ok(Received::Frame(room.write(0, &frame)))
+        }
+
+        fn discard(&mut self) {
+            unreachable!("none is too large");
         }
 
         fn turn(&mut self, _: Instant) -> Option<Instant> {

@@ -279,6 +279,9 @@ mod tests {
             room.write(0, &frame);
             Ok(Received::Frame(frame.len()))
         }
+        fn discard(&mut self) {
+            unreachable!("none is too large");
+        }
         fn turn(&mut self, _: Instant) -> Option<Instant> {
             None
         }

@@ -171,6 +171,10 @@ impl Backend for Bench {
         Ok(Received::Frame(length))
     }
 
+    fn discard(&mut self) {
+        self.shared.wire().to_guest.pop_front();
+    }
+
     fn turn(&mut self, now: Instant) -> Option<Instant> {
         // Emptied before the look at the list: what is added after that leaves it readable.
         let _ = self.wake.read();

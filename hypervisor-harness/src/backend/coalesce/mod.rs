@@ -322,6 +322,14 @@ impl<B: Backend> Backend for Coalesce<B> {
         }
     }
 
+    fn discard(&mut self) {
+        // What is ready goes first: the network's own next frame is looked at only where there is nothing.
+        match self.ready.pop_front() {
+            Some(bytes) => self.recycle(bytes),
+            None => self.inner.discard(),
+        }
+    }
+
     fn turn(&mut self, now: Instant) -> Option<Instant> {
         let due = self.inner.turn(now);
         // What is in hand is not to wait for the network's next frame.

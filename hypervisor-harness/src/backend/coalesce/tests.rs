@@ -43,6 +43,10 @@ impl Backend for Queue {
         Ok(Received::Frame(room.write(0, &frame)))
     }
 
+    fn discard(&mut self) {
+        self.frames.pop_front();
+    }
+
     fn turn(&mut self, _: Instant) -> Option<Instant> {
         None
     }
@@ -518,6 +522,35 @@ fn a_driver_is_given_nothing_that_its_predecessor_ordered() {
     network.negotiated(Features::empty()).expect("negotiated");
     assert_eq!(with(&mut [0; 2000], |room| network.receive(room)).expect("alive"), Received::Empty);
     assert_eq!(network.inner.negotiated, Features::empty());
+}
+
+#[test]
+fn what_does_not_fit_is_thrown_away_and_nothing_else() {
+    let receive = |network: &mut Coalesce<Queue>, room: usize| {
+        let mut bytes = vec![0; room];
+        let received = with(&mut bytes, |room| network.receive(room)).expect("alive");
+        bytes.truncate(if let Received::Frame(length) = received { length } else { 0 });
+        (received, bytes)
+    };
+    // Three segments, put together, then two of another connection: what is too large is the first of the two frames.
+    let mut network = Coalesce::new(Queue::default(), true);
+    network.negotiated(TCP).expect("negotiated");
+    let other = Piece { flow: 9, ..Piece::default() };
+    network.inner.frames.extend(frames(&run(3, 100, &Piece::default())));
+    network.inner.frames.extend(frames(&run(2, 100, &other)));
+    assert_eq!(receive(&mut network, 300).0, Received::TooSmall(378));
+    network.discard();
+    let (received, bytes) = receive(&mut network, 300);
+    assert_eq!(received, Received::Frame(278));
+    assert_eq!(bytes[46..48], [0x10, 9]);
+    assert_eq!(receive(&mut network, 300).0, Received::Empty);
+    // A segment that is too large by itself, while others are in hand: they come, and it does not.
+    network.inner.frames.extend(frames(&run(2, 100, &Piece::default())));
+    network.inner.frames.extend(frames(&run(1, 1000, &other)));
+    assert_eq!(receive(&mut network, 300).0, Received::TooSmall(1078));
+    network.discard();
+    assert_eq!(receive(&mut network, 300).0, Received::Frame(278));
+    assert_eq!(receive(&mut network, 300).0, Received::Empty);
 }
 
 #[test]

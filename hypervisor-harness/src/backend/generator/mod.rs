@@ -344,6 +344,18 @@ impl Generator {
             counter.store(value, Ordering::Relaxed);
         }
     }
+
+    /// Goes on to the next frame of the load.
+    fn advance(&mut self) {
+        self.nth += 1;
+        if self.nth == self.template.frames(self.round) {
+            self.nth = 0;
+            self.flow += 1;
+            if self.flow == self.load.flows {
+                (self.flow, self.round) = (0, self.round.wrapping_add(1));
+            }
+        }
+    }
 }
 
 impl Backend for Generator {
@@ -410,15 +422,14 @@ impl Backend for Generator {
         self.tally.offered_bytes += self.template.payload(self.round, self.nth) as u64;
         self.counters.to_guest.frames += 1;
         self.counters.to_guest.bytes += (length - NetHdr::LEN) as u64;
-        self.nth += 1;
-        if self.nth == self.template.frames(self.round) {
-            self.nth = 0;
-            self.flow += 1;
-            if self.flow == self.load.flows {
-                (self.flow, self.round) = (0, self.round.wrapping_add(1));
-            }
-        }
+        self.advance();
         Ok(Received::Frame(length))
+    }
+
+    fn discard(&mut self) {
+        if self.answers.pop_front().is_none() {
+            self.advance();
+        }
     }
 
     fn turn(&mut self, now: Instant) -> Option<Instant> {

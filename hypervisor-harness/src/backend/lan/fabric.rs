@@ -397,12 +397,19 @@ impl Fabric {
 
     /// Takes the next frame for the guest, and counts it.
     pub fn pop_guest(&mut self) {
-        if let Some(frame) = self.to_guest.pop_front() {
-            self.to_guest_bytes -= frame.length;
+        if let Some(length) = self.drop_guest() {
             self.counters.to_guest.frames += 1;
-            self.counters.to_guest.bytes += (frame.length - NetHdr::LEN) as u64;
-            self.recycle(frame);
+            self.counters.to_guest.bytes += (length - NetHdr::LEN) as u64;
         }
+    }
+
+    /// Takes the next frame for the guest, and throws it away. Returns its length, with its virtio header.
+    pub fn drop_guest(&mut self) -> Option<usize> {
+        let frame = self.to_guest.pop_front()?;
+        let length = frame.length;
+        self.to_guest_bytes -= length;
+        self.recycle(frame);
+        Some(length)
     }
 
     /// The next frame from one host to another.

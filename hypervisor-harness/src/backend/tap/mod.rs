@@ -164,6 +164,11 @@ impl Backend for Tap {
         Ok(self.arrived(length))
     }
 
+    fn discard(&mut self) {
+        // Out of the interface it has been since it was found too long.
+        self.stash.clear();
+    }
+
     fn turn(&mut self, _now: Instant) -> Option<Instant> {
         None
     }

@@ -16,7 +16,7 @@ use ringlet_driver::wire::{self, NetConfig, config};
 use self::receive::Receive;
 use self::transmit::Transmit;
 use super::Shared;
-use super::memory::{Memory, Scratch};
+use super::memory::Memory;
 use super::queue::{DeviceQueue, Direction, Fault, Misplaced, Mode, PackedQueue, Place, SplitQueue};
 use crate::backend::{Backend, OFFLOADS};
 
@@ -127,8 +127,6 @@ pub struct Net<B> {
 /// The network that a device is plugged into.
 struct Plugged<B> {
     backend: B,
-    /// Where frames go that the guest cannot take; made when first needed.
-    sink: Option<Scratch>,
     /// The network is gone for good.
     gone: bool,
     /// What the guest sends is thrown away.
@@ -145,7 +143,7 @@ impl<B: Backend> Net<B> {
     /// Makes the device, inactive.
     #[must_use]
     pub fn new(memory: Memory, backend: B, shared: Arc<Shared>) -> Self {
-        let plugged = Plugged { backend, sink: None, gone: false, mute: false };
+        let plugged = Plugged { backend, gone: false, mute: false };
         Self { memory, plugged, shared, rings: Rings::none(Features::empty()), features: None }
     }
 
@@ -298,7 +296,7 @@ impl<Q: DeviceQueue> Pair<Q> {
 
     fn turn<B: Backend>(&mut self, plugged: &mut Plugged<B>, shared: &Shared, now: Instant) -> Result<Turn, Fault> {
         let live = &shared.live;
-        let Plugged { backend, sink, gone, mute } = plugged;
+        let Plugged { backend, gone, mute } = plugged;
         let (mut moved, mut lost, mut published) = (0, None, false);
         let mut interrupts = [false; QUEUES];
         let (mut held, mut starved) = (false, false);
@@ -315,7 +313,7 @@ impl<Q: DeviceQueue> Pair<Q> {
             deadline = deadline.filter(|at| *at > now);
         }
         if let Some(receive) = self.receive.as_mut().filter(|_| !*gone && lost.is_none()) {
-            let burst = receive.burst(backend, sink, live, now)?;
+            let burst = receive.burst(backend, live, now)?;
             (starved, lost) = (burst.starved, burst.lost);
             moved += burst.moved;
             published |= burst.moved != 0;

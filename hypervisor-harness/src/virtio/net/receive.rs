@@ -10,13 +10,11 @@ use ringlet_driver::wire::{ETHERNET_HEADER, MAX_GSO_FRAME, NetHdr};
 use super::BURST;
 use crate::backend::{Backend, Received, Scatter};
 use crate::virtio::counters::Live;
-use crate::virtio::memory::{Piece, Scratch, scatter};
+use crate::virtio::memory::{Piece, scatter};
 use crate::virtio::queue::{Chain, DeviceQueue, Fault, MAX_PIECES};
 
 /// The largest frame that there can be, header included.
 const LARGEST: usize = NetHdr::LEN + MAX_GSO_FRAME;
-/// Room for any frame that a network may come with, allowed or not: tags and trailers make some of them longer.
-const SINK: usize = 128 << 10;
 /// Offset of `num_buffers` in the header.
 const NUM_BUFFERS: usize = 10;
 /// After a frame that did not fit, so many frames are offered room for the largest one.
@@ -72,15 +70,9 @@ impl<Q: DeviceQueue> Receive<Q> {
         }
     }
 
-    /// Writes frames that wait in the backend into the guest's buffers, up to a bound. A frame that the guest cannot take
-    /// goes to `sink`.
-    pub(super) fn burst(
-        &mut self,
-        backend: &mut impl Backend,
-        sink: &mut Option<Scratch>,
-        live: &Live,
-        now: Instant,
-    ) -> Result<Burst, Fault> {
+    /// Writes frames that wait in the backend into the guest's buffers, up to a bound. A frame that the guest cannot take is
+    /// thrown away.
+    pub(super) fn burst(&mut self, backend: &mut impl Backend, live: &Live, now: Instant) -> Result<Burst, Fault> {
         let mut burst = Burst::default();
         let (mut bytes, mut dropped) = (0, 0);
         while burst.moved + dropped < BURST {
@@ -110,10 +102,9 @@ impl<Q: DeviceQueue> Receive<Q> {
                         live.starved.add(1);
                         break;
                     }
-                    match self.discard(backend, sink) {
-                        Ok(()) => dropped += 1,
-                        Err(error) => burst.lost = Some(error),
-                    }
+                    backend.discard();
+                    self.since = None;
+                    dropped += 1;
                 }
                 Err(error) => burst.lost = Some(error),
             }
@@ -213,15 +204,5 @@ impl<Q: DeviceQueue> Receive<Q> {
         // A guest without any buffer is slow, perhaps; one that has too small ones for long has no better.
         let waited = !self.chains.is_empty() && now.saturating_duration_since(since) >= PATIENCE;
         full || pieces || waited || length > LARGEST || length <= offered
-    }
-
-    /// Takes the waiting frame out of the backend and throws it away.
-    fn discard(&mut self, backend: &mut impl Backend, sink: &mut Option<Scratch>) -> io::Result<()> {
-        self.since = None;
-        let sink = sink.get_or_insert_with(|| Scratch::new(SINK));
-        match backend.receive(&mut sink.room())? {
-            Received::TooSmall(length) => Err(io::Error::other(format!("it has a frame of {length} bytes"))),
-            Received::Frame(_) | Received::Empty => Ok(()),
-        }
     }
 }

@@ -57,6 +57,9 @@ impl Backend for Echo {
         self.0.pop_front();
         Ok(Received::Frame(length))
     }
+    fn discard(&mut self) {
+        self.0.pop_front();
+    }
     fn turn(&mut self, _now: Instant) -> Option<Instant> {
         None
     }
