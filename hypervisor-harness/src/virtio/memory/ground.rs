@@ -1,12 +1,13 @@
 //! Host addresses at which the memory of other processes is mapped.
 //!
-//! What once was such an address never becomes anything else in this process: a [`Lot`] that is given up reads as zeroes, and
-//! serves the next one that fits. So a pointer into guest memory that outlives its guest, by whatever mistake, can reach
-//! another guest's memory at worst, and never this process' own; and a frontend that sends one memory table after the other
-//! uses up no address space.
+//! All of them lie in one range, the ground, which is reserved once, empty, far larger than any guest's memory. What is
+//! there never becomes anything else in this process: a [`Lot`] that is given up reads as zeroes, and serves the next one that
+//! fits. So a pointer into guest memory that outlives its guest, by whatever mistake, can reach another guest's memory at
+//! worst, and never this process' own; and a frontend that sends one memory table after the other uses nothing up.
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::sync::{Mutex, PoisonError};
 
@@ -15,8 +16,13 @@ use super::sigbus;
 const PROTECTION: i32 = libc::PROT_READ | libc::PROT_WRITE;
 const NOTHING: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
 
-/// Free ranges, by address, `(start, size)`; no two of them touch.
-static FREE: Mutex<Vec<(usize, usize)>> = Mutex::new(Vec::new());
+/// Bytes of the ground: half of what can be guarded, which is a sixteenth of a process' addresses. Where these are limited
+/// (`ulimit -v`) it is smaller, down to the least.
+const GROUND: usize = sigbus::MOST / 2;
+const LEAST_GROUND: usize = 1 << 30;
+
+/// Free ranges of the ground, by address, `(start, size)`; no two of them touch. `None` before there is a ground.
+static FREE: Mutex<Option<Vec<(usize, usize)>>> = Mutex::new(None);
 
 /// A range of host addresses for guest memory.
 #[derive(Debug)]
@@ -25,31 +31,41 @@ pub(super) struct Lot {
     size: usize,
 }
 
-impl Lot {
-    /// Takes `size` bytes at a multiple of `align`, which read as zeroes. `size` is a multiple of the page's size, and `align` a
-    /// power of two that is one too.
-    ///
-    /// # Errors
-    /// If there are no addresses left, or too many lots of different sizes have been taken in this process' life.
-    pub(super) fn take(size: usize, align: usize) -> io::Result<Self> {
-        let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(start) = cut(&mut free, size, align) {
-            return Ok(Self { start, size });
-        }
-        let none = || io::Error::from_raw_os_error(libc::ENOMEM);
-        let span = size.checked_add(align).ok_or_else(none)?;
+/// Reserves the ground. Nothing can be read or written there yet.
+fn reserve() -> io::Result<Range<usize>> {
+    let mut size = GROUND;
+    loop {
         // SAFETY: an anonymous mapping at an address of the kernel's choice touches nothing that exists.
-        let base = unsafe { libc::mmap(std::ptr::null_mut(), span, PROTECTION, NOTHING, -1, 0) };
-        if base == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), size, libc::PROT_NONE, NOTHING, -1, 0) };
+        if base != libc::MAP_FAILED {
+            let start = base.expose_provenance();
+            return Ok(start..start + size);
         }
-        if let Err(error) = sigbus::guard(base.addr(), span) {
-            // SAFETY: the mapping made above, to which nothing refers.
-            unsafe { libc::munmap(base, span) };
+        let error = io::Error::last_os_error();
+        size /= 2;
+        if size < LEAST_GROUND {
             return Err(error);
         }
-        put(&mut free, base.expose_provenance(), span);
-        let start = cut(&mut free, size, align).ok_or_else(none)?;
+    }
+}
+
+impl Lot {
+    /// Takes `size` bytes at a multiple of `align`, to be mapped: until then they may not be touched. `size` is a multiple of the
+    /// page's size and not 0, and `align` a power of two that is one too.
+    ///
+    /// # Errors
+    /// If there is no room left in the ground.
+    pub(super) fn take(size: usize, align: usize) -> io::Result<Self> {
+        let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = match &mut *free {
+            Some(free) => free,
+            none => {
+                let ground = sigbus::ground(reserve)?;
+                none.insert(vec![(ground.start, ground.len())])
+            }
+        };
+        let start = cut(free, size, align).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;
+        sigbus::guard(&(start..start + size));
         Ok(Self { start, size })
     }
 
@@ -78,11 +94,15 @@ impl Lot {
 
 impl Drop for Lot {
     fn drop(&mut self) {
+        let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the range is this lot's and is accessed by copies only, which find zeroes from now on.
         let done = unsafe { libc::mmap(self.start().cast(), self.size, PROTECTION, NOTHING | libc::MAP_FIXED, -1, 0) };
-        // Where that was refused it stays what it is, and is not used again.
+        // Where that was refused it stays what it is, guarded, and is not used again.
         if done != libc::MAP_FAILED {
-            put(&mut FREE.lock().unwrap_or_else(PoisonError::into_inner), self.start, self.size);
+            sigbus::release(&(self.start..self.start + self.size));
+            if let Some(free) = &mut *free {
+                put(free, self.start, self.size);
+            }
         }
     }
 }

@@ -2,42 +2,115 @@
 //!
 //! A frontend may make the file behind its guest's memory shorter after we have mapped it: the next access raises SIGBUS. That
 //! must not end this process, which may serve others afterwards. Where the address is guest memory the handler puts zeroed
-//! memory of our own in its place and lets the access happen: the device reads zeroes, as from a guest that is broken, and
-//! [`losses`] says what has happened. Any other SIGBUS does what it did before.
+//! memory of our own in the place of all that was mapped together with it, and lets the access happen: the device reads zeroes, as
+//! from a guest that is broken, and [`losses`] says what has happened. Any other SIGBUS does what it did before.
+//!
+//! All of it, and not the page alone: a process has room for some 65000 mappings, and a page in the midst of others takes two.
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::ptr;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
-/// The most ranges that are guarded. Ranges are used again and again (see `ground`), so that a few serve for ever.
-const MOST: usize = 64;
-
-/// Starts and ends of what is guarded; the first [`COUNT`] are valid, and never change.
-static RANGES: [(AtomicUsize, AtomicUsize); MOST] = [const { (AtomicUsize::new(0), AtomicUsize::new(0)) }; MOST];
-static COUNT: AtomicUsize = AtomicUsize::new(0);
+/// Where all guest memory is: set once, before anything is there.
+static GROUND: OnceLock<Range<usize>> = OnceLock::new();
+/// What is guarded now.
+static GUARDED: Guarded = Guarded::new();
 static LOSSES: AtomicU64 = AtomicU64::new(0);
 /// What SIGBUS did before the handler was installed; an error's number if it could not be.
 static BEFORE: OnceLock<Result<libc::sigaction, i32>> = OnceLock::new();
 
-/// Guards a range of addresses that is guest memory, or nothing, as long as the process lives. Callers take turns.
-///
-/// # Errors
-/// If there are too many ranges, or the kernel refuses the handler.
-pub(super) fn guard(start: usize, size: usize) -> io::Result<()> {
-    BEFORE.get_or_init(install).map_err(io::Error::from_raw_os_error)?;
-    let count = COUNT.load(Ordering::Relaxed);
-    let Some((first, last)) = RANGES.get(count) else {
-        return Err(io::Error::other("guest memory has been laid out in too many ways: start this program again"));
-    };
-    first.store(start, Ordering::Relaxed);
-    last.store(start + size, Ordering::Relaxed);
-    // Release: the range is there before the handler looks at it.
-    COUNT.store(count + 1, Ordering::Release);
-    Ok(())
+const PAGE: usize = 4096;
+
+/// The most bytes that a ground can have: the number of its pages has 32 bits.
+pub(super) const MOST: usize = PAGE << 32;
+
+/// Ranges of the ground, which any thread may look for while others come and go, in a signal's handler in particular: without locks,
+/// and never half of one range and half of another. Of such lists there is one for ever after another, so that there is
+/// always a place; as many as there were ranges at the same time.
+struct Guarded {
+    /// The first page and the number of pages, in the ground, 32 bits each; 0 where there is none.
+    places: [AtomicU64; 64],
+    more: AtomicPtr<Guarded>,
 }
 
-/// How many pages of guest memory have vanished in this process' life.
+impl Guarded {
+    const fn new() -> Self {
+        Self { places: [const { AtomicU64::new(0) }; 64], more: AtomicPtr::new(ptr::null_mut()) }
+    }
+
+    fn more(&self) -> Option<&'static Self> {
+        // SAFETY: it is null, or was leaked before it was put there.
+        unsafe { self.more.load(Ordering::Acquire).as_ref() }
+    }
+
+    /// All places that there are so far.
+    fn places(&'static self) -> impl Iterator<Item = &'static AtomicU64> {
+        std::iter::successors(Some(self), |list| list.more()).flat_map(|list| &list.places)
+    }
+
+    /// Puts something where there is nothing. Callers take turns.
+    fn add(&'static self, range: u64) {
+        loop {
+            if let Some(place) = self.places().find(|place| place.load(Ordering::Relaxed) == 0) {
+                return place.store(range, Ordering::Release);
+            }
+            let last = std::iter::successors(Some(self), |list| list.more()).last().unwrap_or(self);
+            last.more.store(Box::leak(Box::new(Self::new())), Ordering::Release);
+        }
+    }
+
+    fn remove(&'static self, range: u64) {
+        if let Some(place) = self.places().find(|place| place.load(Ordering::Relaxed) == range) {
+            place.store(0, Ordering::Release);
+        }
+    }
+}
+
+/// A range as it is in [`Guarded`].
+fn packed(ground: &Range<usize>, range: &Range<usize>) -> u64 {
+    let (first, count) = ((range.start - ground.start) / PAGE, range.len() / PAGE);
+    (first as u64) << 32 | count as u64
+}
+
+fn unpacked(ground: &Range<usize>, range: u64) -> Range<usize> {
+    let start = ground.start + (range >> 32) as usize * PAGE;
+    start..start + (range & 0xffff_ffff) as usize * PAGE
+}
+
+/// Where guest memory is, from the first call on, and nothing else as long as the process lives: `make` says it, less than [`MOST`]
+/// bytes at a page's start.
+///
+/// # Errors
+/// If there is none to be had, or the kernel refuses the handler.
+pub(super) fn ground(make: impl FnOnce() -> io::Result<Range<usize>>) -> io::Result<&'static Range<usize>> {
+    BEFORE.get_or_init(install).map_err(io::Error::from_raw_os_error)?;
+    match GROUND.get() {
+        Some(ground) => Ok(ground),
+        None => {
+            let made = make()?;
+            Ok(GROUND.get_or_init(|| made))
+        }
+    }
+}
+
+/// From here on a range of whole pages of the ground is replaced as a whole when something of it is lost. Callers take turns.
+pub(super) fn guard(range: &Range<usize>) {
+    if let Some(ground) = GROUND.get() {
+        GUARDED.add(packed(ground, range));
+    }
+}
+
+/// Ends [`guard`]. Callers take turns.
+pub(super) fn release(range: &Range<usize>) {
+    if let Some(ground) = GROUND.get() {
+        GUARDED.remove(packed(ground, range));
+    }
+}
+
+/// How often guest memory has vanished in this process' life.
 #[must_use]
 pub fn losses() -> u64 {
     LOSSES.load(Ordering::Relaxed)
@@ -57,37 +130,39 @@ fn install() -> Result<libc::sigaction, i32> {
     Ok(unsafe { before.assume_init() })
 }
 
+/// Puts zeroed memory in the place of a guarded range. Returns whether that was done.
+fn replace(range: &Range<usize>) -> bool {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+    let at = ptr::without_provenance_mut(range.start);
+    // SAFETY: the range is guest memory, or nothing, and no reference to it exists.
+    unsafe { libc::mmap(at, range.len(), protection, flags, -1, 0) != libc::MAP_FAILED }
+}
+
 /// Only loads, stores and system calls: it may interrupt anything.
 extern "C" fn on_sigbus(_: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
     // SAFETY: the kernel gives a handler with SA_SIGINFO a valid `siginfo_t`; SIGBUS has an address in it.
     let address = unsafe { (*info).si_addr() }.addr();
-    let count = COUNT.load(Ordering::Acquire);
-    let inside = RANGES[..count].iter().find_map(|(first, last)| {
-        let (first, last) = (first.load(Ordering::Relaxed), last.load(Ordering::Relaxed));
-        (first..last).contains(&address).then_some((first, last))
+    let lost = GROUND.get().filter(|ground| ground.contains(&address)).and_then(|ground| {
+        let ranges = GUARDED.places().map(|place| unpacked(ground, place.load(Ordering::Acquire)));
+        ranges.into_iter().find(|range| range.contains(&address))
     });
     // SAFETY: `__errno_location` gives this thread's `errno`, which the code that was interrupted may be about to read.
     let (errno, saved) = unsafe { (libc::__errno_location(), *libc::__errno_location()) };
-    // Huge pages cannot be replaced in part.
-    let replaced = inside.is_some_and(|(first, last)| {
-        [4 << 10, 2 << 20, 1 << 30].iter().any(|&size: &usize| {
-            let page = address & !(size - 1);
-            if page < first || last - page < size {
-                return false;
-            }
-            let protection = libc::PROT_READ | libc::PROT_WRITE;
-            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
-            let at = std::ptr::without_provenance_mut(page);
-            // SAFETY: the page lies in a range that is guest memory or nothing, and to which no reference exists.
-            unsafe { libc::mmap(at, size, protection, flags, -1, 0) != libc::MAP_FAILED }
-        })
+    let replaced = lost.is_some_and(|range| {
+        // The kernel may be unwilling to promise so much memory. Then it is the page that is replaced; of huge pages, the whole one.
+        replace(&range)
+            || [PAGE, 2 << 20, 1 << 30].iter().any(|&size: &usize| {
+                let page = address & !(size - 1);
+                page >= range.start && range.end - page >= size && replace(&(page..page + size))
+            })
     });
     if replaced {
         LOSSES.fetch_add(1, Ordering::Relaxed);
     } else if let Some(Ok(before)) = BEFORE.get() {
         // The instruction is tried again, and then does what it would have done without us.
         // SAFETY: `before` is what the kernel gave us in `install`.
-        unsafe { libc::sigaction(libc::SIGBUS, before, std::ptr::null_mut()) };
+        unsafe { libc::sigaction(libc::SIGBUS, before, ptr::null_mut()) };
     } else {
         // Before `install` has returned nothing is guarded.
         // SAFETY: SIG_DFL is always a valid disposition.
@@ -95,4 +170,32 @@ extern "C" fn on_sigbus(_: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void
     }
     // SAFETY: as above.
     unsafe { *errno = saved };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_always_a_place() {
+        let list: &'static Guarded = Box::leak(Box::new(Guarded::new()));
+        let there = || list.places().map(|place| place.load(Ordering::Relaxed)).filter(|range| *range != 0).count();
+        (1..=1000).for_each(|range| list.add(range));
+        assert_eq!(there(), 1000);
+        (1..=1000).step_by(2).for_each(|range| list.remove(range));
+        list.remove(1);
+        assert_eq!(there(), 500);
+        let places = list.places().count();
+        (1..=1000).step_by(2).for_each(|range| list.add(range));
+        assert_eq!((there(), list.places().count()), (1000, places), "places are used again");
+    }
+
+    #[test]
+    fn a_range_is_one_word() {
+        let ground = 0x7000_0000_0000..0x7000_0000_0000 + MOST - PAGE;
+        for range in [ground.start..ground.start + PAGE, ground.end - PAGE..ground.end, ground.clone()] {
+            assert_eq!(unpacked(&ground, packed(&ground, &range)), range);
+        }
+        assert!(unpacked(&ground, 0).is_empty());
+    }
 }

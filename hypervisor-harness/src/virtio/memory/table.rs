@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
@@ -58,9 +59,12 @@ pub enum TableError {
     /// Too many regions.
     #[error("{0} memory regions: {MOST_REGIONS} at most")]
     TooMany(usize),
-    /// The descriptor of a region is no regular file, such as a memfd, or a file on tmpfs or hugetlbfs.
-    #[error("memory region {0} is not in a file that can be shared: memory-backend-memfd,share=on makes one in QEMU")]
-    NoFile(usize),
+    /// The descriptor of a region is no file in memory: a memfd, or a file on tmpfs or hugetlbfs.
+    #[error(
+        "memory region {0} is not in a file that can be shared and is in memory: memory-backend-memfd,share=on makes one in \
+         QEMU, or memory-backend-file,share=on below /dev/shm or /dev/hugepages"
+    )]
+    NoMemory(usize),
     /// The file of a region is too short.
     #[error("memory region {region} needs {needed} bytes of a file of {length}")]
     Short {
@@ -162,8 +166,10 @@ fn check(regions: &[Region]) -> Result<(), TableError> {
         if region.guest % ALIGN != region.offset % ALIGN {
             return Err(TableError::Skewed(index));
         }
+        if !in_memory(&region.file) {
+            return Err(TableError::NoMemory(index));
+        }
         match region.file.metadata() {
-            Ok(file) if !file.is_file() => return Err(TableError::NoFile(index)),
             Ok(file) if file.len() < needed => {
                 return Err(TableError::Short { region: index, needed, length: file.len() });
             }
@@ -177,9 +183,16 @@ fn check(regions: &[Region]) -> Result<(), TableError> {
     Ok(())
 }
 
+/// Whether a file is in memory: a memfd, or one on tmpfs or hugetlbfs, which alone have seals. On any other file system a page that is
+/// touched may take long to come; on one of the frontend's own (FUSE) it need not come at all, and even the question how
+/// long the file is need not be answered. So this comes before any other question to the file, and does not ask the file system.
+fn in_memory(file: &File) -> bool {
+    // SAFETY: a call that takes no pointers.
+    unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) >= 0 }
+}
+
 /// The size of the pages of a region's file.
 fn page(region: &Region) -> u64 {
-    use std::os::fd::AsRawFd;
     // SAFETY: `statfs` is plain data, of which all zeroes is a value.
     let mut about: libc::statfs = unsafe { std::mem::zeroed() };
     // SAFETY: `about` is a `statfs` to be filled, and the descriptor is open.

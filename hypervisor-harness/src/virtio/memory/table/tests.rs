@@ -104,9 +104,10 @@ fn what_cannot_be_memory_is_refused() {
     assert!(matches!(huge, TableError::Short { .. }));
     file.set_len(1 << 62).unwrap();
     assert!(matches!(Table::new(vec![region(0, 1 << 62, 0, 0, &file)]), Err(TableError::Map { region: 0, .. })));
-    assert!(matches!(Table::new(vec![region(0, 1, 0, 0, &pipe)]), Err(TableError::NoFile(0))));
-    let null = File::options().read(true).write(true).open("/dev/zero").unwrap();
-    assert!(matches!(Table::new(vec![region(0, 1, 0, 0, &null)]), Err(TableError::NoFile(0))));
+    let no_memory = |file: &File| matches!(Table::new(vec![region(0, 1, 0, 0, file)]), Err(TableError::NoMemory(0)));
+    assert!(no_memory(&pipe) && no_memory(&File::options().read(true).write(true).open("/dev/zero").unwrap()));
+    // A regular file of a file system that is not memory: not even its length is asked for.
+    assert!(no_memory(&File::open("/proc/self/status").unwrap()));
     let many = (0..=MOST_REGIONS as u64).map(|nth| region(nth << 12, 1, nth << 12, 0, &file)).collect();
     assert!(matches!(Table::new(many), Err(TableError::TooMany(_))));
     // A file that may only be read.
@@ -131,6 +132,63 @@ fn memory_that_vanishes_is_zeroes() {
     // Beyond its end nothing comes back with the file's length.
     file.set_len(0x4000).unwrap();
     assert_eq!(read(&memory, 0x3000, 1).unwrap(), [7]);
+}
+
+#[test]
+fn memory_that_vanishes_does_so_as_a_whole_however_much_it_is() {
+    // Each second page, of more than twice as many as a process can have mappings.
+    let pages = 150_000;
+    let (kept, lost) = (file(0x2000), file(pages << 12));
+    kept.write_at(b"kept", 0x1000).unwrap();
+    let memory = Table::new(vec![region(0, 0x2000, 0, 0, &kept), region(1 << 40, pages << 12, 1 << 40, 0, &lost)])
+        .unwrap()
+        .memory();
+    lost.set_len(0).unwrap();
+    for page in (0..pages).step_by(2) {
+        assert_eq!(read(&memory, (1 << 40) + (page << 12), 1).unwrap(), [0]);
+    }
+    assert_eq!(read(&memory, 0x1000, 4).unwrap(), b"kept", "another file's memory is still there");
+}
+
+#[test]
+fn memory_that_lies_in_files_of_any_page_size_is_there() {
+    // What QEMU and dpdk give: a memfd (above), a file on tmpfs, and huge pages of either kind where there are some.
+    let path = std::path::PathBuf::from(format!("/dev/shm/ringlet-table-{}", std::process::id()));
+    let shared = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+    std::fs::remove_file(path).unwrap();
+    shared.set_len(0x3000).unwrap();
+    shared.write_at(b"shared", 0x1000).unwrap();
+    let memory = Table::new(vec![region(0, 0x3000, 0, 0, &shared)]).unwrap().memory();
+    assert_eq!(read(&memory, 0x1000, 6).unwrap(), b"shared");
+    // SAFETY: the name is a C string.
+    let huge =
+        unsafe { libc::memfd_create(c"huge".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_HUGETLB | libc::MFD_HUGE_2MB) };
+    if huge < 0 {
+        // This kernel has no huge pages.
+        return;
+    }
+    // SAFETY: the descriptor is new, and ours.
+    let huge = unsafe { File::from_raw_fd(huge) };
+    huge.set_len(2 << 20).unwrap();
+    // None may be free: that is found by the mapping, so the file itself was good.
+    match Table::new(vec![region(0, 2 << 20, 0, 0, &huge)]) {
+        Ok(table) => assert_eq!(read(&table.memory(), 0x1000, 1).unwrap(), [0]),
+        Err(error) => assert!(matches!(error, TableError::Map { region: 0, .. }), "{error}"),
+    }
+}
+
+#[test]
+fn as_many_guests_as_there_may_be_have_memory_at_the_same_time() {
+    // Of different sizes, so that none fits where another was.
+    let files: Vec<_> = (1..100).map(|nth| (nth, file(nth << 21))).collect();
+    let table = |(nth, file): &(u64, File)| {
+        file.write_at(&nth.to_le_bytes(), 0).unwrap();
+        Table::new(vec![region(0, nth << 21, 0, 0, file)]).unwrap().memory()
+    };
+    let held: Vec<_> = files.iter().map(table).collect();
+    for ((nth, _), memory) in files.iter().zip(&held) {
+        assert_eq!(read(memory, 0, 8).unwrap(), nth.to_le_bytes());
+    }
 }
 
 #[test]
