@@ -4,4 +4,7 @@
 //! - [`backend`]: our network device serves the guest of another process: QEMU, a program on dpdk.
 
 pub mod backend;
+mod connect;
 pub mod frontend;
+
+use connect::connect;

@@ -8,6 +8,7 @@ use ringlet_driver::wire::{self, mmio as register, status};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Interrupts;
+use super::event;
 use super::queue::Place;
 use super::registers::{Control, Registers};
 use crate::vmm::MmioDevice;
@@ -20,7 +21,7 @@ const VENDOR: u32 = 0x554d_4551;
 pub struct Line {
     status: AtomicU32,
     event: EventFd,
-    /// Others raise it too, so that whether buffers were used is not known here.
+    /// Others raise it too, so that whether buffers were used is not known here, and may have made writes to it wait.
     shared: AtomicBool,
 }
 
@@ -41,7 +42,11 @@ impl Line {
         self.status.fetch_or(reason.into(), Ordering::SeqCst);
         // Writing fails only when the counter is full, and then the interrupt is pending anyway. A driver that does not
         // acknowledge gets its interrupts all the same: they are edges.
-        let _ = self.event.write(1);
+        if self.shared.load(Ordering::SeqCst) {
+            event::ring(&self.event);
+        } else {
+            let _ = self.event.write(1);
+        }
     }
 }
 

@@ -20,6 +20,7 @@
 
 mod attach;
 mod counters;
+pub(crate) mod event;
 pub mod memory;
 pub mod mmio;
 pub mod net;

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::Shared;
+use super::event;
 use super::memory::Memory;
 use super::net::{Activation, Net, QUEUES};
 use super::queue::Place;
@@ -32,7 +33,7 @@ enum Command {
     StartQueue(u16, Place, Option<u32>),
     StopQueue(u16),
     Memory(Memory),
-    Doorbell(u16, EventFd),
+    Doorbell(u16, Option<EventFd>),
     Mute(bool),
     Reset,
     Stop,
@@ -82,9 +83,9 @@ impl Remote {
         self.call(Command::Memory(memory));
     }
 
-    /// Exchanges what the guest rings for a queue. It must not block. [`Control::doorbell`] goes on to ring the one that the
-    /// thread was started with.
-    pub fn set_doorbell(&self, queue: u16, doorbell: EventFd) {
+    /// Exchanges what the guest rings for a queue: for an eventfd of another process, whatever that does with it, or for the
+    /// one that the thread was started with (`None`), which [`Control::doorbell`] goes on to ring in any case.
+    pub fn set_doorbell(&self, queue: u16, doorbell: Option<EventFd>) {
         self.call(Command::Doorbell(queue, doorbell));
     }
 
@@ -136,6 +137,8 @@ struct Worker<B> {
     commands: Receiver<Message>,
     wake: EventFd,
     doorbells: [EventFd; QUEUES],
+    /// Other processes' doorbells, in the place of ours.
+    foreign: [Option<EventFd>; QUEUES],
     spin: Spin,
     wait: Wait,
     fds: Vec<RawFd>,
@@ -161,6 +164,7 @@ pub fn spawn<B: Backend + 'static>(
         commands,
         wake,
         doorbells,
+        foreign: [const { None }; QUEUES],
         spin: Spin::new(limit),
         wait: Wait::default(),
         fds: Vec::new(),
@@ -221,7 +225,7 @@ impl<B: Backend> Worker<B> {
             Command::StopQueue(queue) => position = self.net.stop_queue(queue),
             Command::Memory(memory) => self.net.set_memory(memory),
             Command::Doorbell(queue, doorbell) => {
-                if let Some(place) = self.doorbells.get_mut(usize::from(queue)) {
+                if let Some(place) = self.foreign.get_mut(usize::from(queue)) {
                     *place = doorbell;
                 }
             }
@@ -237,7 +241,7 @@ impl<B: Backend> Worker<B> {
         self.fds.clear();
         self.fds.push(self.wake.as_raw_fd());
         if awaits != Awaits::Commands {
-            self.fds.extend(self.doorbells.iter().map(EventFd::as_raw_fd));
+            self.fds.extend(doorbells(&self.doorbells, &self.foreign).map(EventFd::as_raw_fd));
         }
         if awaits == Awaits::All {
             self.net.backend().wait_on(&mut self.fds);
@@ -250,10 +254,15 @@ impl<B: Backend> Worker<B> {
         }
         // Emptied, or the next sleep would end at once; that they are empty already is no error.
         let _ = self.wake.read();
-        for doorbell in &self.doorbells {
-            let _ = doorbell.read();
+        for doorbell in doorbells(&self.doorbells, &self.foreign) {
+            event::drain(doorbell);
         }
     }
+}
+
+/// What the guest rings, by queue.
+fn doorbells<'a>(own: &'a [EventFd], foreign: &'a [Option<EventFd>]) -> impl Iterator<Item = &'a EventFd> {
+    own.iter().zip(foreign).map(|(own, foreign)| foreign.as_ref().unwrap_or(own))
 }
 
 /// What a sleep is to be ended by.

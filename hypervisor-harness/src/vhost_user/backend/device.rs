@@ -13,7 +13,7 @@ use crate::virtio::net::{self, Activation, Net, QUEUES};
 use crate::virtio::queue::Place;
 use crate::virtio::registers::Control;
 use crate::virtio::worker::{self, Remote};
-use crate::virtio::{Counters, Interrupts, Options, Shared};
+use crate::virtio::{Counters, Interrupts, Options, Shared, event};
 
 /// Features that are not the backend's: of the configuration space and of the doorbells, which are the frontend's, and of
 /// an IOMMU, for which the frontend would have to translate addresses.
@@ -33,10 +33,10 @@ pub struct Calls {
 /// A descriptor that may be there.
 type Slot = Mutex<Option<EventFd>>;
 
-/// Writes to a descriptor that is there. A full one is readable already.
+/// Rings at a descriptor that is there.
 fn signal(slot: &Slot) {
     if let Some(event) = &*slot.lock().unwrap_or_else(PoisonError::into_inner) {
-        let _ = event.write(1);
+        event::ring(event);
     }
 }
 
@@ -93,6 +93,7 @@ impl Jack for Socket {
     type Plugged = io::Result<Arc<Device>>;
 
     fn plug<B: Backend + 'static>(self, backend: B) -> Self::Plugged {
+        event::ready()?;
         let Options { mask, spin, report, .. } = self.0;
         let calls = Arc::new(Calls::default());
         let shared = Arc::new(Shared::new(calls.clone(), report));
@@ -159,8 +160,8 @@ impl Device {
         self.remote(|remote| remote.set_memory(memory));
     }
 
-    /// By what the driver tells that it has made chains available.
-    pub fn set_doorbell(&self, queue: u16, event: EventFd) {
+    /// By what the driver tells that it has made chains available; `None` where there is no driver.
+    pub fn set_doorbell(&self, queue: u16, event: Option<EventFd>) {
         self.remote(|remote| remote.set_doorbell(queue, event));
     }
 

@@ -11,6 +11,7 @@
 //! until its driver starts again.
 
 pub mod device;
+mod flood;
 mod ring;
 pub mod session;
 pub mod socket;
@@ -25,6 +26,7 @@ use anyhow::Context;
 use ringlet_driver::features::Features;
 
 use self::device::Device;
+use self::flood::Flood;
 use self::socket::{Source, Stop};
 use self::view::{Facts, View};
 use crate::backend;
@@ -58,13 +60,21 @@ pub enum News {
 pub struct Reporter(SyncSender<News>);
 
 impl Reporter {
+    /// Tells it to the other end of this channel. Whoever tells something waits until there is room, but for the device's thread, which must
+    /// not: what it has to say then is lost.
+    #[must_use]
+    pub fn new(sender: SyncSender<News>) -> Self {
+        Self(sender)
+    }
+
     /// Tells something. It is lost if nobody listens any more.
     pub fn tell(&self, news: News) {
         let _ = self.0.send(news);
     }
 
-    /// Takes the device's messages. They are lost if too many wait: the device's thread must not.
-    fn report(&self) -> Box<dyn Fn(&str) + Send + Sync> {
+    /// Takes the device's messages.
+    #[must_use]
+    pub fn report(&self) -> Box<dyn Fn(&str) + Send + Sync> {
         let sender = self.0.clone();
         Box::new(move |text| drop(sender.try_send(News::Complaint(text.to_owned()))))
     }
@@ -86,7 +96,7 @@ pub fn run(args: &VhostUserBackendArgs, started: Instant) -> anyhow::Result<u8> 
     let network = backend::open(&options).map_err(ports::explain)?;
     let published = network.lan.map(|lan| lan.published().to_vec()).unwrap_or_default();
     let (sender, news) = sync_channel(WAITING);
-    let reporter = Reporter(sender);
+    let reporter = Reporter::new(sender);
     let stop = Arc::new(Stop::new().context("cannot make an event")?);
     on_interrupt(&reporter).context("cannot catch Ctrl-C")?;
     let mut options = Options::new(reporter.report());
@@ -109,6 +119,7 @@ pub fn run(args: &VhostUserBackendArgs, started: Instant) -> anyhow::Result<u8> 
     let server = socket::serve(source, device.clone(), stop.clone(), reporter).context("cannot start a thread")?;
     let until = args.seconds.map(|seconds| started + duration(seconds));
     let mut shown = Instant::now();
+    let mut flood = Flood::new(shown);
     let mut failure = None;
     while !deaf && until.is_none_or(|until| Instant::now() < until) {
         let next = until.map_or(shown + interval, |until| until.min(shown + interval));
@@ -118,8 +129,12 @@ pub fn run(args: &VhostUserBackendArgs, started: Instant) -> anyhow::Result<u8> 
                 failure = Some(error);
                 break;
             }
-            Ok(news) => deaf = view.news(&news).is_err(),
+            Ok(news) if flood.lets_by(Instant::now()) => deaf = view.news(&news).is_err(),
+            Ok(_) => {}
             Err(RecvTimeoutError::Timeout) => {}
+        }
+        if let Some(count) = flood.left_out(Instant::now()) {
+            deaf |= view.news(&News::Complaint(format!("{count} more messages are left out here"))).is_err();
         }
         if shown + interval <= Instant::now() {
             shown = Instant::now();

@@ -59,19 +59,12 @@ impl Ring {
 #[error("the descriptor given with it is no eventfd")]
 pub(super) struct NoEvent;
 
-/// Takes an eventfd from the frontend. It does not block from then on: a frontend could hold our threads up otherwise.
+/// Takes an eventfd from the frontend, which may do with it whatever it likes: see [`event`](crate::virtio::event). Nothing is asked of
+/// the file but what it is: one of some file system's own would perhaps never answer.
 pub(super) fn event(file: File) -> Result<EventFd, NoEvent> {
     let fd = file.as_raw_fd();
     let name = std::fs::read_link(format!("/proc/self/fd/{fd}")).map_err(|_| NoEvent)?;
     if name.as_os_str() != "anon_inode:[eventfd]" {
-        return Err(NoEvent);
-    }
-    // SAFETY: neither call takes a pointer, and the descriptor is open.
-    let set = unsafe {
-        let flags = libc::fcntl(fd, libc::F_GETFL);
-        flags >= 0 && libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK) == 0
-    };
-    if !set {
         return Err(NoEvent);
     }
     // SAFETY: the descriptor is an eventfd, and nobody else's from here on.

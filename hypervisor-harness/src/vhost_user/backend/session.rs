@@ -139,8 +139,11 @@ impl Session {
             if sends && ring.started {
                 self.device.set_mute(!enabled(ring));
             }
-            let place = ring.place(&self.table).map_err(|error| refuse(format!("ring {index} {error}")))?;
-            let wanted = place.filter(|_| ring.started && (sends || enabled(ring)));
+            // Where a ring is that is not wanted is of no interest: its addresses may be those of a table before this one.
+            let wanted = match ring.started && (sends || enabled(ring)) {
+                true => ring.place(&self.table).map_err(|error| refuse(format!("ring {index} {error}")))?,
+                false => None,
+            };
             match wanted {
                 None => self.stop(index),
                 Some(_) if ring.running => {}
@@ -197,7 +200,9 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.end();
         self.device.set_memory(Table::default().memory());
+        // Nothing of this frontend's is left to the next one, nor is anything of it looked at any more.
         for queue in 0..QUEUES as u16 {
+            self.device.set_doorbell(queue, None);
             self.device.calls().set_call(queue, None);
             self.device.calls().set_error(queue, None);
         }
@@ -301,7 +306,7 @@ impl VhostUserBackendReqHandlerMut for Session {
         };
         let (queue, ring) = self.ring(index.into())?;
         ring.started = true;
-        self.device.set_doorbell(queue, event);
+        self.device.set_doorbell(queue, Some(event));
         self.follow()
     }
 

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::device::Device;
 use super::session::Session;
 use super::{News, PATIENCE, Reporter, because};
+use crate::vhost_user::connect;
 use crate::virtio::Wait;
 
 /// The wish that it ends.
@@ -88,7 +89,7 @@ impl Source {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(|| format!("cannot look at {shown}")),
             Ok(file) if !file.file_type().is_socket() => bail!("{shown} is there and no socket: give another path"),
-            Ok(_) => match UnixStream::connect(path) {
+            Ok(_) => match connect(path) {
                 Ok(_) => bail!(
                     "somebody listens at {shown} already: give another path, or --client if that is QEMU (server=on)"
                 ),
@@ -105,7 +106,8 @@ impl Source {
     }
 
     /// Waits for the next frontend; `None` if it is to end.
-    fn next(&self, stop: &Stop) -> io::Result<Option<UnixStream>> {
+    fn next(&self, stop: &Stop, reporter: &Reporter) -> io::Result<Option<UnixStream>> {
+        let mut told = String::new();
         loop {
             let found = match self {
                 Self::Server(listener, _) => {
@@ -114,18 +116,27 @@ impl Source {
                     }
                     listener.accept().map(|(stream, _)| stream)
                 }
-                Self::Client(path) => UnixStream::connect(path),
+                Self::Client(path) => connect(path),
             };
-            match (found, self) {
+            let pause = match (found.and_then(|stream| stream.set_nonblocking(false).map(|()| stream)), self) {
                 (Ok(stream), _) => return Ok(Some(stream)),
-                // It is not there yet, or not any more: it may come.
-                (Err(error), Self::Client(_)) if is_absent(&error) => {
-                    if !stop.wait(None, Some(PATIENCE))? {
-                        return Ok(None);
+                // It is not there yet, or not any more: it may come. And what is lacking now may be there again.
+                (Err(error), Self::Client(_)) if is_absent(&error) => Some(PATIENCE),
+                (Err(error), _) if is_short(&error) => Some(PATIENCE),
+                (Err(error), _) if is_passing(&error) => None,
+                // Where the frontend listens is the frontend's to make and to spoil: we are not to end for that.
+                (Err(error), Self::Client(path)) if error.kind() != io::ErrorKind::InvalidInput => {
+                    let text = format!("cannot connect to {}: {error}; it is tried again", path.display());
+                    if text != told {
+                        told.clone_from(&text);
+                        reporter.tell(News::Complaint(text));
                     }
+                    Some(PATIENCE)
                 }
-                (Err(error), _) if is_passing(&error) => {}
                 (Err(error), _) => return Err(error),
+            };
+            if pause.is_some() && !stop.wait(None, pause)? {
+                return Ok(None);
             }
         }
     }
@@ -139,6 +150,11 @@ fn is_absent(error: &io::Error) -> bool {
             | io::ErrorKind::WouldBlock
             | io::ErrorKind::Interrupted
     )
+}
+
+/// Of descriptors or memory there are none left for now: a guest may use up many of them by its connections in `lan`.
+fn is_short(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
 fn is_passing(error: &io::Error) -> bool {
@@ -162,7 +178,7 @@ impl Drop for Source {
 pub fn serve(source: Source, device: Arc<Device>, stop: Arc<Stop>, reporter: Reporter) -> io::Result<JoinHandle<()>> {
     let work = move || {
         loop {
-            match source.next(&stop) {
+            match source.next(&stop, &reporter) {
                 Ok(Some(stream)) => {
                     reporter.tell(News::Connected);
                     let fault = converse(stream, &device, &stop, &reporter);
@@ -178,36 +194,89 @@ pub fn serve(source: Source, device: Arc<Device>, stop: Arc<Stop>, reporter: Rep
 
 /// Serves one frontend until it goes, or is to. Returns what it did wrong.
 fn converse(stream: UnixStream, device: &Arc<Device>, stop: &Stop, reporter: &Reporter) -> Option<String> {
-    let ours = match stream.try_clone().and_then(|ours| Ok((ours, stream.try_clone()?))) {
-        Ok((ours, other)) => {
+    let begun = stream.try_clone().and_then(|other| Ok((other, Conversation::new(stream, device, reporter)?)));
+    let mut conversation = match begun {
+        Ok((other, conversation)) => {
             stop.hold(Some(other));
-            ours
+            conversation
         }
         Err(error) => return Some(format!("there is no descriptor left for it: {error}")),
     };
-    let session = Arc::new(Mutex::new(Session::new(device.clone(), reporter.clone())));
-    let mut handler = BackendReqHandler::from_stream(stream, session.clone());
     let fault = loop {
-        match stop.wait(Some(handler.as_raw_fd()), None) {
+        match stop.wait(Some(conversation.stream.as_raw_fd()), None) {
             Ok(true) => {}
             Ok(false) => break None,
             Err(error) => break Some(format!("its socket cannot be waited for: {error}")),
         }
-        let request = request(&ours);
-        let enables = request == Some(FrontendReq::SET_VRING_ENABLE.into());
-        let done = match &mut *session.lock().unwrap_or_else(PoisonError::into_inner) {
-            session if enables && !session.has_features() => Some(enable(&ours, session)),
-            _ => None,
-        };
-        match done.unwrap_or_else(|| handler.handle_request()) {
-            Ok(()) => {}
-            Err(Error::Disconnected) => break None,
-            Err(error) => break Some(explain(request, &error)),
+        match conversation.answer() {
+            Answered::Request => {}
+            Answered::Gone => break None,
+            Answered::Fault(fault) => break Some(fault),
         }
     };
-    session.lock().unwrap_or_else(PoisonError::into_inner).look_after_memory();
     stop.hold(None);
     fault
+}
+
+/// A frontend's connection, and its session. The device is unused again when it is dropped.
+pub struct Conversation {
+    stream: UnixStream,
+    session: Arc<Mutex<Session>>,
+    handler: BackendReqHandler<Mutex<Session>>,
+}
+
+/// What came of a look at a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answered {
+    /// A request was done.
+    Request,
+    /// The frontend has gone.
+    Gone,
+    /// The frontend is to be sent away: why.
+    Fault(String),
+}
+
+impl std::fmt::Debug for Conversation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Conversation").field("session", &self.session).finish_non_exhaustive()
+    }
+}
+
+impl Conversation {
+    /// With a frontend that has said nothing yet.
+    ///
+    /// # Errors
+    /// If the process has no descriptors left.
+    pub fn new(stream: UnixStream, device: &Arc<Device>, reporter: &Reporter) -> io::Result<Self> {
+        let session = Arc::new(Mutex::new(Session::new(device.clone(), reporter.clone())));
+        let handler = BackendReqHandler::from_stream(stream.try_clone()?, session.clone());
+        Ok(Self { stream, session, handler })
+    }
+
+    fn session(&self) -> MutexGuard<'_, Session> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the frontend's next request, and does it.
+    pub fn answer(&mut self) -> Answered {
+        let request = request(&self.stream);
+        let enables = request == Some(FrontendReq::SET_VRING_ENABLE.into());
+        let done = match &mut *self.session() {
+            session if enables && !session.has_features() => Some(enable(&self.stream, session)),
+            _ => None,
+        };
+        match done.unwrap_or_else(|| self.handler.handle_request()) {
+            Ok(()) => Answered::Request,
+            Err(Error::Disconnected) => Answered::Gone,
+            Err(error) => Answered::Fault(explain(request, &error)),
+        }
+    }
+}
+
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        self.session().look_after_memory();
+    }
 }
 
 /// Bytes of a message's header: the request, flags, the size of the rest.
@@ -218,11 +287,18 @@ const VERSION: u32 = 1;
 /// Does SET_VRING_ENABLE, where no features have been accepted yet. QEMU begins with that, since it looks at what is offered;
 /// the crate asks for what is accepted, and would refuse it.
 fn enable(mut stream: &UnixStream, session: &mut Session) -> vhost::vhost_user::Result<()> {
-    let mut message = [0; HEADER + 8];
-    stream.read_exact(&mut message).map_err(Error::SocketBroken)?;
-    let word = |at: usize| u32::from_ne_bytes([message[at], message[at + 1], message[at + 2], message[at + 3]]);
-    let (flags, size, index, state) = (word(4), word(8), word(HEADER), word(HEADER + 4));
-    if flags & !VhostUserHeaderFlag::NEED_REPLY.bits() != VERSION || size != 8 || state > 1 {
+    let mut words = |count: usize| -> vhost::vhost_user::Result<[u32; 3]> {
+        let mut bytes = [0; HEADER];
+        stream.read_exact(&mut bytes[..4 * count]).map_err(Error::SocketBroken)?;
+        let word = |nth: usize| u32::from_ne_bytes([bytes[nth], bytes[nth + 1], bytes[nth + 2], bytes[nth + 3]]);
+        Ok([word(0), word(4), word(8)])
+    };
+    let [_, flags, size] = words(3)?;
+    if flags & !VhostUserHeaderFlag::NEED_REPLY.bits() != VERSION || size != 8 {
+        return Err(Error::InvalidMessage);
+    }
+    let [index, state, _] = words(2)?;
+    if state > 1 {
         return Err(Error::InvalidMessage);
     }
     let done = session.set_vring_enable(index, state == 1);

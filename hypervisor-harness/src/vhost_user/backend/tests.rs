@@ -2,8 +2,10 @@
 
 mod driver;
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -41,7 +43,7 @@ impl Backend {
 
     fn of(source: Source, path: PathBuf) -> Self {
         let (sender, news) = sync_channel(WAITING);
-        let reporter = Reporter(sender);
+        let reporter = Reporter::new(sender);
         let (lan, _) = Lan::open(&Config::default()).unwrap();
         let device = Device::start(lan, Options::new(reporter.report())).unwrap();
         let stop = Arc::new(Stop::new().unwrap());
@@ -218,6 +220,60 @@ fn a_descriptor_exchanged_at_work_misses_no_interrupt() {
 }
 
 #[test]
+fn a_frontend_that_makes_its_descriptors_wait_holds_nobody_up() {
+    let backend = Backend::start("wait");
+    let mut driver = Driver::new(backend.connect());
+    driver.start(0);
+    driver.make_events_wait();
+    for nth in 0..10 {
+        driver.ping(nth);
+    }
+    driver.fill_events();
+    for nth in 10..20 {
+        driver.ping(nth);
+    }
+    driver.exchange_call();
+    driver.fill_events();
+    driver.break_ring();
+    driver.stop();
+    driver.fresh_rings();
+    driver.resume(0, 0);
+    driver.ping(20);
+    drop(driver);
+    assert_eq!(backend.gone().0, None);
+    let mut driver = Driver::new(backend.connect());
+    driver.start(0);
+    driver.ping(0);
+}
+
+#[test]
+fn nothing_of_a_frontend_is_kept_when_it_is_gone() {
+    let backend = Backend::start("kept");
+    let mut driver = Driver::new(backend.connect());
+    driver.start(0);
+    driver.ping(0);
+    assert_eq!(driver.events_elsewhere(), 6);
+    // Its connection ends; its descriptors are still there.
+    assert!(driver.frontend.set_vring_num(0, 8).is_err());
+    backend.gone();
+    assert_eq!(driver.events_elsewhere(), 0);
+}
+
+#[test]
+fn addresses_of_a_ring_that_stands_still_may_be_out_of_date() {
+    let backend = Backend::start("moved");
+    let mut driver = Driver::new(backend.connect());
+    driver.start(0);
+    driver.ping(0);
+    let [receive, transmit] = driver.stop();
+    let moved = region(0, SIZE, FRONTEND << 1, 0, &driver.memory);
+    driver.frontend.set_mem_table(&[moved]).unwrap();
+    driver.set_table(&[]);
+    driver.resume(receive as u16, transmit as u16);
+    driver.ping(1);
+}
+
+#[test]
 fn a_frontend_whose_memory_vanishes_harms_nobody_else() {
     let backend = Backend::start("vanish");
     let mut driver = Driver::new(backend.connect());
@@ -241,6 +297,8 @@ fn what_a_frontend_may_not_do_ends_its_connection_with_a_reason() {
     let backend = Backend::start("rules");
     let file = memory();
     let event = EventFd::new(EFD_NONBLOCK).unwrap();
+    // A regular file, of a file system that may take its time.
+    let procfs = std::fs::File::open("/proc/self/status").unwrap();
     type Work<'a> = Box<dyn FnOnce(&mut Driver) + 'a>;
     let cases: Vec<(&str, Work<'_>)> = vec![
         (
@@ -257,15 +315,20 @@ fn what_a_frontend_may_not_do_ends_its_connection_with_a_reason() {
             let table = [region(0, SIZE, 0, 16, &file)];
             Box::new(move |d| drop(d.frontend.set_mem_table(&table)))
         }),
-        ("is not in a file that can be shared", {
+        ("is not in a file that can be shared and is in memory", {
             let table = [region(0, SIZE, 0, 0, &event)];
+            Box::new(move |d| drop(d.frontend.set_mem_table(&table)))
+        }),
+        ("is not in a file that can be shared and is in memory", {
+            let table = [region(0, SIZE, 0, 0, &procfs)];
             Box::new(move |d| drop(d.frontend.set_mem_table(&table)))
         }),
         (
             "ring 0 has no size",
             Box::new(|d| {
                 d.accept(1 << 32).unwrap();
-                drop(d.set_addresses(0, FRONTEND));
+                d.set_addresses(0, FRONTEND).unwrap();
+                drop(d.start_ring(0));
             }),
         ),
         (
@@ -273,7 +336,8 @@ fn what_a_frontend_may_not_do_ends_its_connection_with_a_reason() {
             Box::new(|d| {
                 d.accept(1 << 32).unwrap();
                 d.frontend.set_vring_num(0, 8).unwrap();
-                drop(d.set_addresses(0, 0x10));
+                d.set_addresses(0, 0x10).unwrap();
+                drop(d.start_ring(0));
             }),
         ),
         (
@@ -402,8 +466,68 @@ fn frontends_that_listen_are_found_again_and_again() {
     }
 }
 
+/// One thing that a frontend does, sensible in itself, in whichever order.
+fn act(driver: &mut Driver, others: &[File], what: u8, number: u8, ring: usize) -> vhost::Result<()> {
+    let page = u64::from(number % 8) << 12;
+    let far = |file: &File| region((1 << 40) + page, 0x1000, (FRONTEND << 1) + page, page, file);
+    match what {
+        0 => {
+            let packed = if number < 64 { 1 << 34 } else { 0 };
+            driver.frontend.set_features(1 << 30 | 1 << 32 | packed)?;
+        }
+        1 => drop(driver.frontend.set_mem_table(&[driver.region()])?),
+        2 => drop(driver.frontend.set_mem_table(&[driver.region(), far(&others[usize::from(number) % 2])])?),
+        3 => drop(driver.frontend.add_mem_region(&far(&others[usize::from(number) % 2]))?),
+        4 => drop(driver.frontend.remove_mem_region(&far(&others[usize::from(number) % 2]))?),
+        5 => driver.frontend.set_vring_num(ring, [8, 8, 4, 3, 1, 32768][usize::from(number) % 6])?,
+        6 => driver.set_addresses(ring, FRONTEND + page + if number & 0x80 == 0 { 0 } else { 1 })?,
+        7 => driver.frontend.set_vring_base(ring, u16::from(number) << 8 | u16::from(number))?,
+        8 => drop(driver.frontend.get_vring_base(ring)?),
+        9 => driver.start_ring(ring)?,
+        10 => driver.frontend.set_vring_enable(ring, number < 128)?,
+        11 => driver.exchange_call(),
+        12 => driver.memory.set_len(if number < 64 { page } else { SIZE }).unwrap(),
+        13 => driver.memory.write_all_at(&[number; 64], page.min(0x1000) + u64::from(number) * 16).unwrap(),
+        14 if number < 128 => driver.make_events_wait(),
+        14 => driver.fill_events(),
+        15 => driver.fresh_rings(),
+        _ => driver.kick(),
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Whatever a frontend does in whichever order, with descriptors and memory that it spoils meanwhile, the next one is served.
+    #[test]
+    fn any_order_of_requests_is_borne(
+        acts in proptest::collection::vec((0_u8..20, any::<u8>(), 0_usize..2), 1..60),
+        started in any::<bool>(),
+    ) {
+        static BACKEND: std::sync::Mutex<Option<Backend>> = std::sync::Mutex::new(None);
+        let mut backend = BACKEND.lock().unwrap();
+        let backend = backend.get_or_insert_with(|| Backend::start("order"));
+        let mut driver = Driver::new(backend.connect());
+        let others = [memory(), memory()];
+        if started {
+            driver.start(0);
+        } else {
+            driver.accept(1 << 32).unwrap();
+        }
+        for (what, number, ring) in acts {
+            if act(&mut driver, &others, what, number, ring).is_err() {
+                break;
+            }
+        }
+        drop(driver);
+        backend.gone();
+        let mut driver = Driver::new(backend.connect());
+        driver.start(0);
+        driver.ping(0);
+        drop(driver);
+        backend.gone();
+    }
 
     /// Whatever is sent, the next frontend is served.
     #[test]

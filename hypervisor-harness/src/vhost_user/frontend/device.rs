@@ -8,6 +8,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::Error;
 use super::session::{Session, Wakes};
 use crate::virtio::Shared;
+use crate::virtio::event;
 use crate::virtio::net::{Activation, QUEUES};
 use crate::virtio::queue::Place;
 use crate::virtio::registers::Control;
@@ -174,7 +175,8 @@ impl Control for Remote {
 
     fn doorbell(&mut self, queue: u16) {
         if let Some(doorbell) = self.0.doorbells.get(usize::from(queue)) {
-            let _ = doorbell.write(1);
+            // The backend has it too, and must not hold the vCPU up.
+            event::ring(doorbell);
         }
     }
 }

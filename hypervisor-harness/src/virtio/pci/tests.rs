@@ -9,6 +9,7 @@ use ringlet_driver::wire::NetHdr;
 use super::*;
 use crate::backend::Backend;
 use crate::virtio::Shared;
+use crate::virtio::event;
 use crate::virtio::memory::Memory;
 use crate::virtio::net::{self, Net};
 use crate::virtio::registers;
@@ -24,8 +25,16 @@ struct State {
     routes: Vec<Option<Message>>,
     /// Each with the number of its original, by which it is known.
     connected: Vec<(EventFd, RawFd, u16)>,
+    /// Messages sent at a connection, since the eventfd had been written before.
+    early: Vec<u32>,
     heard: Vec<u64>,
     refuse: bool,
+}
+
+impl State {
+    fn message(&self, vector: u16) -> u32 {
+        self.routes[usize::from(vector)].expect("a route").data
+    }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -39,10 +48,10 @@ impl Fake {
 
     /// The messages that have been sent since the last call, by the eventfds that are connected, from the lowest up.
     fn sent(&self) -> Vec<u32> {
-        let state = self.0.lock().unwrap();
-        let written = state.connected.iter().filter(|(event, ..)| event.read().is_ok());
-        let message = |vector: u16| state.routes[usize::from(vector)].expect("a route").data;
-        let mut sent: Vec<_> = written.map(|(_, _, vector)| message(*vector)).collect();
+        let mut state = self.0.lock().unwrap();
+        let mut sent = std::mem::take(&mut state.early);
+        let written = state.connected.iter().filter(|(event, ..)| event::drain(event));
+        sent.extend(written.map(|(_, _, vector)| state.message(*vector)));
         sent.sort_unstable();
         sent
     }
@@ -57,6 +66,11 @@ impl Wiring for Fake {
     }
     fn connect(&mut self, event: &EventFd, vector: u16) -> io::Result<()> {
         self.with(|state| {
+            // KVM looks whether it has been written, and does not read it.
+            if event::drain(event) {
+                event.write(1)?;
+                state.early.push(state.message(vector));
+            }
             state.connected.push((event.try_clone()?, event.as_raw_fd(), vector));
             Ok(())
         })
@@ -332,6 +346,28 @@ fn verify_6_8_2_what_is_masked_is_pending_and_comes_once() {
     guest.mask(2, false);
     assert_eq!(guest.kvm.sent(), [0x55]);
     assert_eq!(guest.shared.counters().misuses, 0);
+}
+
+#[test]
+fn another_process_that_makes_its_interrupts_wait_holds_nobody_up() {
+    let mut guest = Guest::new();
+    guest.start(Features::empty(), 16);
+    let call = guest.shared.call(1).unwrap();
+    event::hostile::make_blocking(&call);
+    for _ in 0..3 {
+        guest.mask(2, true);
+        guest.mask(2, false);
+        guest.msix(0);
+        guest.msix(msix::ENABLE);
+    }
+    assert_eq!(guest.kvm.sent(), [0; 0]);
+    guest.mask(2, true);
+    event::hostile::fill(&call);
+    assert_eq!(guest.pending(), 1 << 2);
+    guest.mask(2, false);
+    assert_eq!((guest.kvm.sent(), guest.pending()), (vec![0x32], 0));
+    event::ring(&call);
+    assert_eq!(guest.kvm.sent(), [0x32]);
 }
 
 #[test]

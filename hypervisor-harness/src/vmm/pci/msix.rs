@@ -9,6 +9,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::virtio::event;
 use ringlet_driver::wire::pci::{MSIX_NO_VECTOR, msix as layout};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -32,7 +33,8 @@ pub trait Wiring: Send {
     /// If that is refused; then nothing has changed.
     fn route(&mut self, messages: &[Option<Message>]) -> io::Result<()>;
 
-    /// From here on a vector's message is sent whenever `event` is written.
+    /// From here on a vector's message is sent whenever `event` is written; and at once if it has been written and not been read
+    /// before, without its being read by that.
     ///
     /// # Errors
     /// If that is refused.
@@ -276,7 +278,7 @@ impl<W: Wiring> Msix<W> {
             if live && !signal.live.load(Ordering::SeqCst) {
                 // What was written while it led nowhere is of no interest any more; that there is nothing is no error. Read first:
                 // from then on every write counts.
-                let _ = signal.event.read();
+                event::drain(&signal.event);
                 signal.live.store(true, Ordering::SeqCst);
             }
         }
@@ -294,14 +296,14 @@ impl<W: Wiring> Msix<W> {
             if source.connected.is_some() || !routed {
                 continue;
             }
-            // Read before and written after, so that KVM takes it out of the counter: else it would be pending for ever.
-            let pending = signal.event.read().is_ok();
             match self.wiring.connect(&signal.event, source.vector) {
-                Ok(()) => source.connected = Some(source.vector),
+                Ok(()) => {
+                    source.connected = Some(source.vector);
+                    // What waited there was sent by that, and remained in the counter: it would be pending for ever. What has been
+                    // written since was sent as well, and taken out of it.
+                    event::drain(&signal.event);
+                }
                 Err(error) => result = Err(error),
-            }
-            if pending {
-                let _ = signal.event.write(1);
             }
         }
         result

@@ -13,6 +13,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::LONG;
 use crate::virtio::Wait;
+use crate::virtio::event::hostile;
 
 /// Bytes of the guest's memory.
 pub const SIZE: u64 = 1 << 20;
@@ -282,6 +283,38 @@ impl Driver {
     pub fn exchange_call(&mut self) {
         self.calls[0] = EventFd::new(EFD_NONBLOCK).unwrap();
         self.frontend.set_vring_call(0, &self.calls[0]).unwrap();
+    }
+
+    /// Clears O_NONBLOCK on all descriptors that the device has been given.
+    pub fn make_events_wait(&self) {
+        [&self.kicks, &self.calls, &self.errors].into_iter().flatten().for_each(hostile::make_blocking);
+    }
+
+    /// The same, and leaves no room in the counters of those that the device writes.
+    pub fn fill_events(&self) {
+        [&self.calls, &self.errors].into_iter().flatten().for_each(hostile::fill);
+    }
+
+    /// In how many places this process has the descriptors that the device was given, besides these.
+    pub fn events_elsewhere(&self) -> usize {
+        let number = |path: std::path::PathBuf| {
+            let about = std::fs::read_to_string(path).ok()?;
+            about.lines().find(|line| line.starts_with("eventfd-id")).map(str::to_owned)
+        };
+        let all = std::fs::read_dir("/proc/self/fdinfo").unwrap().flatten();
+        let all: Vec<_> = all.filter_map(|entry| number(entry.path())).collect();
+        let ours = [&self.kicks, &self.calls, &self.errors].into_iter().flatten();
+        let count = |event: &EventFd| {
+            let own = number(format!("/proc/self/fdinfo/{}", event.as_raw_fd()).into()).expect("Linux 5.2");
+            all.iter().filter(|other| **other == own).count() - 1
+        };
+        ours.map(count).sum()
+    }
+
+    /// Says that the rings are served from here on, as they were described.
+    pub fn start_ring(&mut self, ring: usize) -> vhost::Result<()> {
+        self.frontend.set_vring_kick(ring, &self.kicks[ring])?;
+        self.frontend.set_vring_enable(ring, true)
     }
 
     /// Says that more is available than the ring holds.

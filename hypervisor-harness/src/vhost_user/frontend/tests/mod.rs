@@ -13,6 +13,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use self::peer::{Manner, Peer, Request, Trouble};
 use super::*;
 use crate::virtio::Shared;
+use crate::virtio::event::{self, hostile};
 use crate::virtio::mmio::Line;
 use crate::virtio::net::Activation;
 use crate::virtio::queue::Place;
@@ -57,6 +58,8 @@ struct Bench {
     device: Arc<Device>,
     remote: Remote,
     said: Receiver<String>,
+    /// What the backend is given.
+    shared: Vec<EventFd>,
 }
 
 impl Bench {
@@ -66,9 +69,10 @@ impl Bench {
         let line = Arc::new(Line::new(EventFd::new(EFD_NONBLOCK).unwrap()));
         let shared = Arc::new(Shared::new(line, report));
         let doorbells = [0, 1].map(|_| EventFd::new(EFD_NONBLOCK).unwrap());
+        let given = doorbells.iter().map(|event| event.try_clone().unwrap()).collect();
         let ram = GuestRam::shared(32).unwrap();
         let device = Arc::new(Device::new(session, shared, ram, 1500, doorbells).unwrap());
-        Self { remote: Remote(device.clone()), device, said }
+        Self { remote: Remote(device.clone()), device, said, shared: given }
     }
 
     /// What it says next.
@@ -314,6 +318,30 @@ fn the_driver_begins_anew_with_another_backend() {
     let first = requests.iter().position(|code| *code == peer::SET_VRING_KICK);
     let back = requests.iter().position(|code| *code == peer::GET_VRING_BASE);
     assert!(queues == 2 && first < back, "the queues were the second one's only after the reset: {requests:?}");
+}
+
+#[test]
+fn a_backend_that_makes_its_descriptors_wait_holds_nobody_up() {
+    let (session, _peer) = begin(Manner::default());
+    let mut bench = Bench::new(session.unwrap());
+    bench.remote.start(activation(FEATURES));
+    // What a backend is given is good for as long as it likes.
+    let call = bench.device.shared.call(0).unwrap();
+    bench.shared.iter().chain([&call]).for_each(hostile::fill);
+    for queue in [0, 1] {
+        bench.remote.doorbell(queue);
+    }
+    bench.device.shared.set_link(false);
+    bench.device.shared.break_down("anything");
+    for event in bench.shared.iter().chain([&call]) {
+        assert!(event::drain(event));
+        hostile::make_blocking(event);
+    }
+    bench.remote.doorbell(1);
+    assert!(!event::drain(&bench.shared[0]) && event::drain(&bench.shared[1]));
+    bench.device.shared.set_link(true);
+    assert!(event::drain(&call));
+    bench.remote.reset();
 }
 
 #[test]
