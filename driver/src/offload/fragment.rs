@@ -58,7 +58,7 @@ pub(super) fn finish(headers: &Headers, prefix: &mut [u8], length: usize, done: 
             if done > 0 {
                 drop_options(&mut prefix[at + IPV4_HEADER..headers.transport_start]);
             }
-            finish_ipv4(prefix, at);
+            finish_ipv4(prefix, at, headers.transport_start);
         }
         Network::V6 => {
             put16(prefix, at + 4, (length - at - IPV6_HEADER) as u16);

@@ -20,6 +20,9 @@ const DESTINATION_OPTIONS: u8 = 60;
 /// IPv6 extension headers that may stand before the transport header: hop-by-hop options, routing, destination options.
 const EXTENSIONS: [u8; 3] = [HOP_BY_HOP, ROUTING, DESTINATION_OPTIONS];
 
+/// Where a routing header tells how many of its stops are still to be visited (RFC 8200, section 4.4).
+const SEGMENTS_LEFT: usize = 3;
+
 /// TCP's flag "congestion window reduced" (RFC 3168, section 6.1), in the byte at offset 13.
 const TCP_CWR: u8 = 0x80;
 /// Where TCP's flags lie in its header.
@@ -85,7 +88,9 @@ pub struct Headers {
 
 impl Headers {
     /// Reads the headers from the first bytes of a frame. `None` for all that is not unfragmented TCP or UDP over IPv4 or
-    /// IPv6, and for headers that do not lie in `head` as a whole, are longer than [`MAX_HEADERS`], or contradict themselves.
+    /// IPv6, and for headers that do not lie in `head` as a whole, are longer than [`MAX_HEADERS`], or contradict themselves. Also
+    /// for IPv6 packets that are to be routed further by a routing header: the destination that their checksum is about is not the
+    /// one in the IPv6 header (RFC 8200, section 8.1).
     #[must_use]
     pub fn parse(head: &[u8]) -> Option<Self> {
         let mut network_start = ETHERNET;
@@ -172,7 +177,8 @@ impl Headers {
         while at < self.transport_start {
             let kind = head[next_header];
             next_header = at;
-            at += 8 * (usize::from(head[at + 1]) + 1);
+            // Not beyond them, although whoever shares the memory may have changed them since.
+            at = (at + 8 * (usize::from(head[at + 1]) + 1)).min(self.transport_start);
             if kind == HOP_BY_HOP || kind == ROUTING {
                 cut = (at, next_header);
             }
@@ -188,6 +194,9 @@ fn field(head: &[u8], at: usize) -> usize {
 /// Skips IPv6 extension headers. The loop ends because each is at least 8 bytes long and all lie in `head`.
 fn skip_extensions(head: &[u8], mut protocol: u8, mut at: usize) -> Option<(u8, usize)> {
     while EXTENSIONS.contains(&protocol) {
+        if protocol == ROUTING && *head.get(at + SEGMENTS_LEFT)? != 0 {
+            return None;
+        }
         protocol = *head.get(at)?;
         at += 8 * (usize::from(*head.get(at + 1)?) + 1);
     }

@@ -77,9 +77,13 @@ impl Segmenter {
         finish: Finish,
     ) -> Result<Self, Unsegmentable> {
         let total = frame.len();
-        let headers = check_exact(header, head, total)?.ok_or(Unsegmentable::NotGso)?;
+        // All is read from a copy: a hostile device may still write to where the frame lies.
         let mut template = [0; MAX_HEADERS + FRAGMENT_HEADER];
-        template[..headers.length].copy_from_slice(&head[..headers.length]);
+        let copied = head.len().min(MAX_HEADERS);
+        template[..copied].copy_from_slice(&head[..copied]);
+        let private = template;
+        let head = &private[..copied];
+        let headers = check_exact(header, head, total)?.ok_or(Unsegmentable::NotGso)?;
         let mut size = usize::from(header.gso_size);
         let (prefix, start, manner) = if header.gso_type == NetHdr::GSO_UDP {
             size = size / FRAGMENT_UNIT * FRAGMENT_UNIT;
@@ -180,7 +184,7 @@ impl Segmenter {
             Network::V4 => {
                 put16(head, at + 2, (length - at) as u16);
                 put16(head, at + 4, get16(head, at + 4).wrapping_add(self.index));
-                finish_ipv4(head, at);
+                finish_ipv4(head, at, self.headers.transport_start);
             }
             Network::V6 => put16(head, at + 4, (length - at - IPV6_HEADER) as u16),
         }
@@ -224,10 +228,10 @@ impl Segmenter {
     }
 }
 
-/// Sets the checksum of the IPv4 header that begins at `at`.
-pub(super) fn finish_ipv4(head: &mut [u8], at: usize) {
+/// Sets the checksum of the IPv4 header that lies from `at` to `end`.
+pub(super) fn finish_ipv4(head: &mut [u8], at: usize, end: usize) {
     put16(head, at + 10, 0);
-    let sum = !fold(sum_slice(&head[at..at + usize::from(head[at] & 0xf) * 4]));
+    let sum = !fold(sum_slice(&head[at..end]));
     put16(head, at + 10, sum);
 }
 

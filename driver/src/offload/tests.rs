@@ -43,13 +43,16 @@ const SEQUENCE: u32 = 0xffff_ff00;
 /// IPv4 options of two words: one that is copied (128 and up), one that is not, and the end.
 const IPV4_OPTIONS: [u8; 8] = [0x94, 4, 0, 0, 0x44, 3, 5, 0];
 
-fn extension(next: u8, words: u8) -> Vec<u8> {
+fn extension(kind: u8, next: u8, words: u8) -> Vec<u8> {
     let mut bytes = vec![0; 8 + 8 * usize::from(words)];
     (bytes[0], bytes[1]) = (next, words);
-    // PadN over the rest.
-    (bytes[2], bytes[3]) = (1, 4 + 8 * words);
+    // A routing header of a kind for experiments with no stop left (RFC 8200, section 4.4), or PadN over the rest.
+    (bytes[2], bytes[3]) = if kind == ROUTING { (253, 0) } else { (1, 4 + 8 * words) };
     bytes
 }
+
+/// IPv6's routing header.
+const ROUTING: u8 = 43;
 
 impl Shape {
     fn is_tcp(&self) -> bool {
@@ -67,15 +70,15 @@ impl Shape {
         let after_ip = transport_length + self.payload.len();
         let network_start = frame.len() + 2;
         if self.v6 {
-            let kinds: Vec<u8> = [0, 43, 60]
+            let kinds: Vec<u8> = [0, ROUTING, 60]
                 .into_iter()
                 .zip(0..)
                 .filter(|(_, bit)| self.extra >> bit & 1 != 0)
                 .map(|(kind, _)| kind)
                 .collect();
             let mut extensions = vec![];
-            for (i, _) in kinds.iter().enumerate() {
-                extensions.extend(extension(*kinds.get(i + 1).unwrap_or(&protocol), i as u8));
+            for (i, &kind) in kinds.iter().enumerate() {
+                extensions.extend(extension(kind, *kinds.get(i + 1).unwrap_or(&protocol), i as u8));
             }
             frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
             frame.extend(((after_ip + extensions.len()) as u16).to_be_bytes());
@@ -526,11 +529,18 @@ proptest! {
     }
 }
 
-fn good(kind: u8, v6: bool, gso_size: u16) -> Super {
+fn sample(kind: u8, v6: bool, gso_size: u16) -> Shape {
     let payload = (0..3000_u32).map(|i| i as u8).collect();
-    let shape =
-        Shape { v6, kind, vlan: false, extra: 0, options: 0, flags: 0x18, dont_fragment: true, gso_size, payload };
-    shape.build()
+    Shape { v6, kind, vlan: false, extra: 0, options: 0, flags: 0x18, dont_fragment: true, gso_size, payload }
+}
+
+fn good(kind: u8, v6: bool, gso_size: u16) -> Super {
+    sample(kind, v6, gso_size).build()
+}
+
+/// Headers and nothing else.
+fn bare(kind: u8, v6: bool) -> Super {
+    Shape { payload: vec![], ..sample(kind, v6, 1000) }.build()
 }
 
 #[test]
@@ -592,16 +602,24 @@ fn a_datagram_is_cut_as_the_specifications_show_it() {
 #[test]
 fn counts_on_what_is_not_to_be_segmented_stay_or_go() {
     let counted = |flags, duplicates| NetHdr { flags, csum_start: 1, csum_offset: duplicates, ..NetHdr::default() };
-    let mut frame = good(NetHdr::GSO_TCPV4, false, 1000).frame;
-    let before = frame.clone();
-    let length = frame.len();
-    // An acknowledgement that stands for three.
     let repeated = counted(NetHdr::RSC_INFO | NetHdr::DATA_VALID, 2);
-    let made = coalesced(&repeated, &mut frame, length).unwrap();
+    let once = counted(NetHdr::RSC_INFO | NetHdr::DATA_VALID, 0);
+    let plain = NetHdr { flags: NetHdr::DATA_VALID, ..NetHdr::default() };
+    // An acknowledgement that stands for three, and one that stands for itself.
+    let mut ack = bare(NetHdr::GSO_TCPV4, false).frame;
+    let before = ack.clone();
+    let made = coalesced(&repeated, &mut ack, before.len()).unwrap();
     assert_eq!((made.header, made.header.duplicate_acks()), (repeated, 2));
-    let made = coalesced(&counted(NetHdr::RSC_INFO | NetHdr::DATA_VALID, 0), &mut frame, length).unwrap();
-    assert_eq!(made.header, NetHdr { flags: NetHdr::DATA_VALID, ..NetHdr::default() });
-    assert_eq!(frame, before);
+    assert_eq!(coalesced(&once, &mut ack, before.len()).unwrap().header, plain);
+    assert_eq!(ack, before);
+    // What has data is not sent again, nor what is not TCP.
+    for mut frame in [good(NetHdr::GSO_TCPV4, false, 1000).frame, bare(NetHdr::GSO_UDP_L4, false).frame] {
+        let length = frame.len();
+        let made = coalesced(&repeated, &mut frame, length).unwrap();
+        assert_eq!((made.header, made.duplicate_acks), (plain, 2));
+    }
+    let mut frame = good(NetHdr::GSO_TCPV4, false, 1000).frame;
+    let length = frame.len();
     // Nothing was said of how long the segments were, nor how many they are.
     let unknown = NetHdr { gso_type: NetHdr::GSO_TCPV4, csum_start: 0, ..counted(5, 0) };
     assert_eq!(coalesced(&unknown, &mut frame, length), Err(Invalid::GsoSize));
@@ -609,4 +627,43 @@ fn counts_on_what_is_not_to_be_segmented_stay_or_go() {
     assert_eq!(coalesced(&wrong, &mut frame, length), Err(Invalid::GsoHeaders));
     frame[12] = 9;
     assert_eq!(coalesced(&wrong, &mut frame, length), Err(Invalid::Coalesced));
+}
+
+#[test]
+fn an_acknowledgement_keeps_its_duplicates_whatever_type_it_comes_with() {
+    for (v6, gso_type) in [(false, NetHdr::GSO_TCPV4), (true, NetHdr::GSO_TCPV6), (false, NetHdr::GSO_NONE)] {
+        let Super { mut frame, header, .. } = bare(NetHdr::GSO_TCPV4, v6);
+        let mut complete = frame.clone();
+        let field = usize::from(header.csum_start + header.csum_offset);
+        let sum = finish_checksum(&frame[..], header.csum_start, header.csum_offset);
+        complete[field..field + 2].copy_from_slice(&sum.to_be_bytes());
+        frame[field..field + 2].copy_from_slice(&[0x5a, 0xa5]);
+        // Of what was padded on the way nothing is checksummed.
+        frame.extend([0xff; 6]);
+        let flags = NetHdr::RSC_INFO | if gso_type == NetHdr::GSO_NONE { NetHdr::NEEDS_CSUM } else { 0 };
+        let told = NetHdr { flags, gso_type, gso_size: 1000, csum_start: 3, csum_offset: 2, ..NetHdr::default() };
+        let length = frame.len();
+        let made = coalesced(&told, &mut frame, length).unwrap();
+        frame.truncate(made.length);
+        assert!(frame == complete, "the checksum is complete");
+        let kept = NetHdr { flags: NetHdr::RSC_INFO, csum_start: 3, csum_offset: 2, ..NetHdr::default() };
+        assert_eq!((made.header, made.header.duplicate_acks()), (kept, 2));
+        // Without duplicates it is an ordinary segment, whose checksum is partial.
+        let mut alone = complete.clone();
+        let made = coalesced(&NetHdr { csum_offset: 0, ..told }, &mut alone, complete.len()).unwrap();
+        assert_eq!(made.header, NetHdr::partial_checksum(header.csum_start, header.csum_offset));
+    }
+}
+
+#[test]
+fn a_packet_that_is_to_be_routed_further_is_not_understood() {
+    let shape = Shape { extra: 0b111, ..sample(NetHdr::GSO_TCPV4, true, 1000) };
+    let Super { mut frame, header, .. } = shape.build();
+    // Behind the hop-by-hop options, which are 8 bytes long.
+    let stops = 14 + 40 + 8 + 3;
+    assert!(check(&header, &frame, frame.len()).is_ok());
+    frame[stops] = 1;
+    assert_eq!(Headers::parse(&frame), None);
+    assert_eq!(check(&header, &frame, frame.len()), Err(Invalid::GsoHeaders));
+    assert_eq!(Headers::parse(&frame[..stops]), None);
 }

@@ -119,28 +119,32 @@ fn what_the_device_coalesced_is_counted_and_forwarded_as_any_super_frame<R: Ring
         let mut device = bench.start(without);
         let frame = segment(4000);
         assert!(bench.fake.inject(counted, &frame));
-        // Stands for three.
+        // Stands for three; and so does the next, which comes with a type although it has nothing to be segmented.
         let acks =
             NetHdr { flags: NetHdr::DATA_VALID | NetHdr::RSC_INFO, csum_start: 1, csum_offset: 2, ..NetHdr::default() };
-        assert!(bench.fake.inject(acks, &segment(60)));
+        let typed = NetHdr { gso_type: NetHdr::GSO_TCPV4, ..acks };
+        assert!(bench.fake.inject(acks, &segment(54)));
+        assert!(bench.fake.inject(typed, &segment(54)));
         // Neither TCP nor UDP.
         assert!(bench.fake.inject(counted, &bytes(4000)));
         let received = device.receive().take().unwrap().unwrap();
         let expected = NetHdr { hdr_len: 0, ..tso4() };
         assert_eq!(received.header(), expected);
         device.transmit().push(received).unwrap();
-        let repeated = device.receive().take().unwrap().unwrap();
-        assert_eq!((repeated.header(), repeated.header().duplicate_acks()), (acks, 2));
-        device.transmit().push(repeated).unwrap();
+        for _ in 0..2 {
+            let repeated = device.receive().take().unwrap().unwrap();
+            assert_eq!((repeated.header(), repeated.header().duplicate_acks()), (acks, 2));
+            device.transmit().push(repeated).unwrap();
+        }
         device.transmit().flush().unwrap();
         let sent = bench.fake.take_sent();
-        assert_eq!((sent[0].0, sent[1].0), (tso4(), NetHdr::default()));
+        assert_eq!((sent[0].0, sent[1].0, sent[2].0), (tso4(), NetHdr::default(), NetHdr::default()));
         assert_eq!(sent[0].1[..50], frame[..50]);
         assert!(sent[0].1[52..] == frame[52..], "but for the checksum");
         assert!(device.receive().take().unwrap().is_none());
         let counters = device.receive().counters();
-        assert_eq!((counters.coalesced_frames, counters.coalesced_segments, counters.duplicate_acks), (1, 3, 2));
-        assert_eq!((counters.frames, counters.bad_headers), (2, 1));
+        assert_eq!((counters.coalesced_frames, counters.coalesced_segments, counters.duplicate_acks), (1, 3, 4));
+        assert_eq!((counters.frames, counters.bad_headers), (3, 1));
         bench.end(device);
     }
 }
