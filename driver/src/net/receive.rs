@@ -25,19 +25,23 @@ pub(super) struct Posting {
     buffers: usize,
     /// Whether a frame may lie in several chains.
     merged: bool,
+    /// Chains that the longest frame takes.
+    longest: usize,
 }
 
 impl Posting {
     /// What section 5.1.6.3.1 demands: with MRG_RXBUF anything, else room for the largest frame there can be.
     pub(super) fn new(features: Features, mtu: Option<u16>) -> Self {
-        if features.contains(Features::MRG_RXBUF) {
-            return Self { buffers: 1, merged: true };
-        }
         let mtu = mtu.filter(|_| features.contains(Features::MTU));
         let plain = mtu.map_or(0, |mtu| NetHdr::LEN + ETHERNET_HEADER + VLAN_TAG + usize::from(mtu)).max(PLAIN_FRAME);
         let large = features.intersects(Features::GUEST_LARGE);
         let length = if large { plain.max(NetHdr::LEN + MAX_GSO_FRAME) } else { plain };
-        Self { buffers: length.div_ceil(DEVICE_CAPACITY), merged: false }
+        let buffers = length.div_ceil(DEVICE_CAPACITY);
+        if features.contains(Features::MRG_RXBUF) {
+            Self { buffers: 1, merged: true, longest: buffers }
+        } else {
+            Self { buffers, merged: false, longest: 1 }
+        }
     }
 
     pub(super) fn buffers(&self) -> usize {
@@ -49,7 +53,8 @@ impl Posting {
 ///
 /// A loop looks like this: [`Receive::refill`], [`Receive::burst`], work. When there is nothing left to do:
 /// [`Transmit::reap`](super::Transmit::reap) and [`Receive::refill`], lest the device have no buffer to interrupt for; then
-/// [`Receive::arm_interrupt`], and if that says that nothing has come, sleep until there is an interrupt.
+/// [`Receive::arm_interrupt`], and if that says that nothing has come, sleep until there is an interrupt. If even then
+/// [`Receive::is_short`], and frames are under way, [`Transmit::arm_interrupt_for_next`](super::Transmit::arm_interrupt_for_next) too.
 #[derive(Debug)]
 pub struct Receive<R> {
     pub(super) ring: ManuallyDrop<R>,
@@ -362,6 +367,14 @@ impl<R: Virtqueue<Frame>> Receive<R> {
     #[must_use]
     pub fn posted(&self) -> usize {
         usize::from(self.ring.outstanding())
+    }
+
+    /// Whether the device has not been given room for the longest frame there can be, because the pool has no buffers to spare. It
+    /// may have a frame then that it cannot deliver, and interrupts for nothing: who sleeps is to be woken by what gives buffers
+    /// back. To be asked after [`Receive::refill`].
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        usize::from(self.ring.outstanding()) < self.posting.longest && self.ring.room() >= self.batch
     }
 
     /// What was counted.

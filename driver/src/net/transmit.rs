@@ -16,7 +16,7 @@ const VLAN_TAG: usize = 4;
 /// Why a frame was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
-    /// The queue is full: try again when the device has sent something, or drop the frame.
+    /// The queue is full, and the device knows of all that is in it: try again when it has sent something, or drop the frame.
     #[error("the transmit queue is full")]
     Full,
     /// The header makes no sense, or asks for what the device has not agreed to do: do it in software.
@@ -46,10 +46,16 @@ pub struct Refused {
     pub reason: Reason,
 }
 
+/// Frames with the device at which it is worth while to look for sent ones, in a queue of `size`.
+fn reap_at(size: u16) -> u16 {
+    (size / 8).clamp(1, 64)
+}
+
 /// Transmits frames.
 ///
 /// [`Transmit::push`] any number of frames, then [`Transmit::flush`] once. Frames that were sent are dropped, and so go back to
-/// their pool, when room is needed, when a batch was sent, or by [`Transmit::reap`].
+/// their pool, when room is needed, when a batch was sent, or by [`Transmit::reap`]. If more is pushed than the queue holds, the
+/// device is told of what is there before it is flushed: only then can it make room.
 #[derive(Debug)]
 pub struct Transmit<R> {
     pub(super) ring: ManuallyDrop<R>,
@@ -60,7 +66,7 @@ pub struct Transmit<R> {
     longest: usize,
     /// The most pieces a frame may lie in: a chain must not be longer than the queue (virtio 1.3, section 2.7.5.3.1).
     segments: usize,
-    /// Frames with the device at which flushing looks for sent ones.
+    /// Frames with the device at which flushing looks for sent ones: see [`reap_at`]; none at all once the queue is broken.
     reap_at: u16,
     /// Lies of the device after which the queue was reset.
     mended: u64,
@@ -76,7 +82,7 @@ impl<R: Virtqueue<Frame>> Transmit<R> {
         mtu: Option<u16>,
     ) -> Self {
         Self {
-            reap_at: (ring.size() / 8).clamp(1, 64),
+            reap_at: reap_at(ring.size()),
             segments: MAX_SEGMENTS.min(usize::from(ring.size())),
             ring,
             device,
@@ -88,7 +94,8 @@ impl<R: Virtqueue<Frame>> Transmit<R> {
         }
     }
 
-    /// Adds a frame to what is to be sent; [`Transmit::flush`] sends it.
+    /// Adds a frame to what is to be sent; [`Transmit::flush`] sends it. If there is no room for it, what was pushed before is
+    /// sent, and then it is tried once more.
     ///
     /// # Errors
     /// Gives the frame back with the reason. If that is [`Reason::Header`] or [`Reason::TooLong`], the frame needs something
@@ -98,12 +105,8 @@ impl<R: Virtqueue<Frame>> Transmit<R> {
         let (length, segments) = (frame.len(), frame.segment_count());
         let reason = match self.check(&mut frame) {
             Ok(()) => {
-                if usize::from(self.ring.room()) < segments {
-                    // Fails only if the ring is broken, which adding will show.
-                    let _ = self.reap();
-                }
                 frame.write_header();
-                match self.add(frame, segments) {
+                match self.add(frame, segments).or_else(|frame| self.add_to_full(frame, segments)) {
                     Ok(()) => {
                         self.counters.frames += 1;
                         self.counters.bytes += length as u64;
@@ -161,6 +164,19 @@ impl<R: Virtqueue<Frame>> Transmit<R> {
         self.add_chain(frame, count)
     }
 
+    /// Adds a frame for which there was no room. Frames that were sent make some; if there are none, the device is told of what it
+    /// does not know yet, since it cannot send that, and need not wake for it, otherwise.
+    #[cold]
+    fn add_to_full(&mut self, frame: Frame, count: usize) -> Result<(), Frame> {
+        // Reaping fails only if the ring is broken, which adding shows.
+        let _ = self.reap();
+        self.add(frame, count).or_else(|frame| {
+            self.kick();
+            let _ = self.reap();
+            self.add(frame, count)
+        })
+    }
+
     /// Out of line, as it has much on its stack.
     #[inline(never)]
     fn add_chain(&mut self, frame: Frame, count: usize) -> Result<(), Frame> {
@@ -179,11 +195,17 @@ impl<R: Virtqueue<Frame>> Transmit<R> {
     /// If the device has lied. The device is to be reset.
     #[inline]
     pub fn flush(&mut self) -> Result<(), RingError> {
+        self.kick();
+        if self.ring.outstanding() >= self.reap_at { self.reap().map(drop) } else { Ok(()) }
+    }
+
+    /// Shows the device what was pushed, and rings its doorbell if it wants that.
+    #[inline]
+    fn kick(&mut self) {
         if self.ring.publish() {
             self.doorbell.ring(self.ring.position());
             self.counters.doorbells += 1;
         }
-        if self.ring.outstanding() >= self.reap_at { self.reap().map(drop) } else { Ok(()) }
     }
 
     /// Drops the frames that were sent. How many these were.
@@ -198,6 +220,8 @@ impl<R: Virtqueue<Frame>> Transmit<R> {
                 Ok(None) => return Ok(count),
                 Err(error) => {
                     self.counters.device_errors = self.mended + 1;
+                    // So that the next flush tells it, whoever has found it.
+                    self.reap_at = 0;
                     return Err(error);
                 }
             }
@@ -214,6 +238,7 @@ impl<R: Virtqueue<Frame>> Transmit<R> {
         self.mended += u64::from(self.ring.broken().is_some());
         // SAFETY: the caller's promise.
         unsafe { self.ring.reset(unsent) };
+        self.reap_at = reap_at(self.ring.size());
         self.counters.resets += 1;
     }
 
@@ -221,9 +246,20 @@ impl<R: Virtqueue<Frame>> Transmit<R> {
     /// sleep, there may be no interrupt. Only needed by who waits for room.
     #[must_use = "if frames were sent already, there may be no interrupt for them"]
     pub fn arm_interrupt(&mut self) -> bool {
-        self.counters.interrupts_armed += 1;
         let half = self.ring.outstanding() / 2;
-        self.ring.enable_interrupts(half)
+        self.arm_interrupt_after(half)
+    }
+
+    /// The same for the next frame that is sent: for who waits for its buffers. The device may send no more than that until it gets
+    /// something to receive into.
+    #[must_use = "if frames were sent already, there may be no interrupt for them"]
+    pub fn arm_interrupt_for_next(&mut self) -> bool {
+        self.arm_interrupt_after(0)
+    }
+
+    fn arm_interrupt_after(&mut self, count: u16) -> bool {
+        self.counters.interrupts_armed += 1;
+        self.ring.enable_interrupts(count)
     }
 
     /// Asks for no interrupts. One may come all the same. Cheap if none were asked for.

@@ -5,6 +5,9 @@ use super::*;
 on_every_ring!(
     frames_are_forwarded_as_they_came_whatever_was_agreed_on,
     a_full_queue_gives_frames_back_until_some_were_sent,
+    a_full_queue_is_shown_to_the_device_before_frames_are_refused,
+    a_lie_that_pushing_has_found_is_told_by_the_next_flush,
+    want_of_buffers_is_told_and_the_next_sent_one_interrupts,
     one_doorbell_for_a_burst_and_none_while_the_device_is_awake,
     interrupts_come_when_asked_for_and_not_else,
     receiving_leaves_a_reserve_and_recovers_from_want,
@@ -61,6 +64,89 @@ fn a_full_queue_gives_frames_back_until_some_were_sent<R: Rings>() {
         assert_eq!(transmit.under_way(), 1, "the sent ones were found");
         transmit.flush().unwrap();
         assert_eq!(bench.fake.take_sent().len(), usize::from(R::SIZE) + 1);
+        bench.end(device);
+    }
+}
+
+fn a_full_queue_is_shown_to_the_device_before_frames_are_refused<R: Rings>() {
+    for without in [NONE, Features::EVENT_IDX, Features::INDIRECT_DESC] {
+        let bench = Bench::<R>::new(700);
+        let mut device = bench.start(without);
+        let frame = || bench.pool.frame_from(&bytes(60)).unwrap();
+        let transmit = device.transmit();
+        for _ in 0..R::SIZE {
+            transmit.push(frame()).unwrap();
+        }
+        assert_eq!((transmit.room(), transmit.counters().doorbells), (0, 0));
+        for _ in 0..3 {
+            assert_eq!(transmit.push(frame()).unwrap_err().reason, Reason::Full);
+            assert_eq!(transmit.counters().doorbells, 1, "once");
+        }
+        assert_eq!(bench.fake.take_sent().len(), usize::from(R::SIZE), "before it is flushed");
+        // As much again, while the device takes what it is shown.
+        let mut sent = 0;
+        for _ in 0..3 * R::SIZE {
+            let pushed = transmit.push(frame());
+            if let Err(refused) = pushed {
+                sent += bench.fake.take_sent().len();
+                transmit.push(refused.frame).unwrap();
+            }
+        }
+        transmit.flush().unwrap();
+        assert_eq!(sent + bench.fake.take_sent().len(), 3 * usize::from(R::SIZE));
+        bench.end(device);
+    }
+}
+
+fn a_lie_that_pushing_has_found_is_told_by_the_next_flush<R: Rings>() {
+    let bench = Bench::<R>::new(700);
+    let mut device = bench.start(Features::INDIRECT_DESC);
+    let large = || {
+        let mut frame = bench.pool.frame_from(&segment(64_000)).unwrap();
+        frame.set_header(tso4());
+        frame
+    };
+    let transmit = device.transmit();
+    let most = usize::from(R::SIZE) / large().segment_count();
+    for _ in 0..most {
+        transmit.push(large()).unwrap();
+    }
+    transmit.flush().unwrap();
+    bench.fake.misbehave(TRANSMIT_QUEUE, Mischief::Replay);
+    assert_eq!(bench.fake.take_sent().len(), most);
+    // Too few are under way for flushing to look for sent ones by itself.
+    let Reason::Broken(lie) = transmit.push(large()).unwrap_err().reason else { panic!("the device lies") };
+    assert_eq!(transmit.flush(), Err(lie));
+    device.reset_transmit(drop).unwrap();
+    let transmit = device.transmit();
+    transmit.push(large()).unwrap();
+    transmit.flush().unwrap();
+    assert_eq!((bench.fake.take_sent().len(), transmit.under_way()), (1, 1), "few again, which can wait");
+    bench.end(device);
+}
+
+fn want_of_buffers_is_told_and_the_next_sent_one_interrupts<R: Rings>() {
+    for without in SETS {
+        let bench = Bench::<R>::new(300);
+        let mut device = bench.start(without);
+        assert!(!device.receive().is_short(), "all it can have, or all there are");
+        // All that is not posted is under way, and then most of what was posted.
+        bench.fake.set_paused(true);
+        while bench.fake.inject(NetHdr::default(), &bytes(60)) {
+            let frame = device.receive().take().unwrap().unwrap();
+            device.transmit().push(frame).unwrap();
+            device.receive().refill();
+        }
+        device.transmit().flush().unwrap();
+        assert!(device.receive().is_short(), "without {without}");
+        assert!(!device.transmit().arm_interrupt_for_next());
+        let before = bench.fake.interrupts();
+        bench.fake.set_paused(false);
+        assert_eq!(bench.fake.interrupts(), before + 1);
+        device.transmit().reap().unwrap();
+        device.receive().refill();
+        assert!(!device.receive().is_short());
+        assert!(bench.fake.inject(NetHdr::default(), &bytes(60)));
         bench.end(device);
     }
 }
