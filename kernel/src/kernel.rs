@@ -13,7 +13,7 @@ use ringlet_driver::wire::NetHdr;
 
 use crate::cmdline::Options;
 use crate::console::Console;
-use crate::dataplane::{BURST, BalancerSink, Egress, FragmentIds, Link, LinkError, Outcome, Waiting};
+use crate::dataplane::{BURST, Backlog, BalancerSink, Egress, FragmentIds, Link, LinkError, Outcome, Waiting};
 use crate::platform::Platform;
 use crate::round_trip::RoundTrip;
 use crate::services::{Services, View, iperf3};
@@ -32,8 +32,11 @@ const DEVICE_PERIOD: u64 = 5_000_000_000;
 const DEVICE_PERIOD_LEAST: u64 = 1_000_000_000;
 /// The least time between two reports of the configuration, in nanoseconds.
 const REPORT_PERIOD: u64 = 200_000_000;
-/// How long the stack waits for room in the transmit queue, in nanoseconds, at least.
+/// How long the stack waits for room in the transmit queue, in nanoseconds: at first, and at most, if there is none for long.
 const BLOCKED_PERIOD: u64 = 20_000;
+const BLOCKED_PERIOD_MOST: u64 = 1_000_000;
+/// The most buffers that wait for room in the transmit queue: more would wait for longer than is of use to anybody.
+const BACKLOG_MOST: usize = 4096;
 /// So long before its time a sleep is ended by no timer, in nanoseconds.
 const EARLY: u64 = 1_000_000;
 /// So many duplicate ACKs make TCP send again what was lost.
@@ -72,6 +75,7 @@ pub struct Kernel {
     stack: Stack,
     services: Option<Services>,
     waiting: Waiting,
+    backlog: Backlog,
     facts: Facts,
     counters: Counters,
     /// What the receive queue had counted when it was last asked.
@@ -100,6 +104,8 @@ pub struct Kernel {
     woken: bool,
     /// When the device's configuration was read last.
     refreshed_at: u64,
+    /// How long the stack waits for room, in nanoseconds, if it does.
+    blocked: u64,
     /// Frames circulate, and nothing is balanced.
     round_trip: Option<RoundTrip>,
 }
@@ -152,6 +158,9 @@ impl Kernel {
             services,
             // Generous for neighbours that do not answer at once, without hurting everybody else.
             waiting: Waiting::new(pool.capacity() / 8),
+            // A quarter: receiving leaves half of the buffers alone, and what is sent takes the rest.
+            backlog: Backlog::new((pool.capacity() / 4).min(BACKLOG_MOST)),
+            round_trip: options.round_trip.as_ref().map(|wanted| RoundTrip::new(wanted, facts.mac, &pool)),
             counters: Counters::default(),
             seen: ReceiveCounters::default(),
             fragment_ids: FragmentIds::new(platform.random()),
@@ -178,9 +187,9 @@ impl Kernel {
             link_up: true,
             woken: false,
             refreshed_at: 0,
+            blocked: 0,
             balancer,
             pool,
-            round_trip: options.round_trip.as_ref().map(|wanted| RoundTrip::new(wanted, facts.mac)),
             facts,
         };
         kernel.stack.set_service_addresses(kernel.balancer.virtual_addresses());
@@ -231,6 +240,9 @@ impl Kernel {
         platform: &impl Platform,
         console: &Console<'_>,
     ) -> Result<(), LinkError> {
+        if !self.backlog.is_empty() {
+            self.send_waiting(link);
+        }
         let received = link.receive.burst(&mut self.frames)?;
         let now = platform.now_ns();
         let mut local = false;
@@ -258,10 +270,34 @@ impl Kernel {
         Ok(())
     }
 
+    /// Sends frames that wait for room.
+    #[cold]
+    fn send_waiting<R: Virtqueue<Frame>, T: NetTransport>(&mut self, link: &mut Link<R, T>) {
+        let Self { pool, counters, fragment_ids, backlog, .. } = self;
+        let (transmit, features) = (&mut link.transmit, link.features);
+        Egress { transmit, pool, features, counters, fragment_ids, backlog }.send_waiting();
+    }
+
+    /// Sends a frame as the stack does, for tests.
+    #[cfg(test)]
+    pub(crate) fn send<R: Virtqueue<Frame>, T: NetTransport>(
+        &mut self,
+        link: &mut Link<R, T>,
+        frame: &[u8],
+        header: NetHdr,
+    ) {
+        let Self { pool, counters, fragment_ids, backlog, .. } = self;
+        let (transmit, features) = (&mut link.transmit, link.features);
+        Egress { transmit, pool, features, counters, fragment_ids, backlog }.send_copy(frame, header);
+    }
+
     /// Takes `count` received frames where they belong. Returns whether a service may have something to do.
     fn burst<R: Virtqueue<Frame>, T: NetTransport>(&mut self, count: usize, link: &mut Link<R, T>, now: u64) -> bool {
-        let Self { balancer, pool, stack, waiting, counters, fragment_ids, frames, linear, round_trip, .. } = self;
-        let mut egress = Egress { transmit: &mut link.transmit, pool, features: link.features, counters, fragment_ids };
+        let Self {
+            balancer, pool, stack, waiting, counters, fragment_ids, backlog, frames, linear, round_trip, ..
+        } = self;
+        let (transmit, features) = (&mut link.transmit, link.features);
+        let mut egress = Egress { transmit, pool, features, counters, fragment_ids, backlog };
         if let Some(round_trip) = round_trip {
             round_trip.circulate(&mut frames[..count], &mut egress, now);
             return false;
@@ -340,8 +376,9 @@ impl Kernel {
         }
         self.account(link.receive.counters());
         let gauges = self.gauges(platform, now);
-        let Self { balancer, pool, stack, services, waiting, counters, fragment_ids, round_trip, .. } = self;
-        let mut egress = Egress { transmit: &mut link.transmit, pool, features: link.features, counters, fragment_ids };
+        let Self { balancer, pool, stack, services, waiting, counters, fragment_ids, backlog, round_trip, .. } = self;
+        let (transmit, features) = (&mut link.transmit, link.features);
+        let mut egress = Egress { transmit, pool, features, counters, fragment_ids, backlog };
         if let Some(round_trip) = round_trip.as_mut().filter(|_| now >= self.due.round_trip) {
             self.due.round_trip = round_trip.top_up(&mut egress, now);
         }
@@ -368,9 +405,14 @@ impl Kernel {
                 stack.set_service_addresses(balancer.virtual_addresses());
             }
             let services = services.as_ref().map_or(u64::MAX, Services::deadline);
-            // Where the stack wants to send and cannot, the device is given a little time.
-            let blocked = now.saturating_add(BLOCKED_PERIOD);
-            let stack = if more { now } else { stack.deadline(now).map_or(u64::MAX, |at| at.max(blocked)) };
+            // Where the stack wants to send and cannot, the device is given a little time, and more if that does not do.
+            let deadline = stack.deadline(now);
+            self.blocked = match deadline {
+                Some(at) if at <= now && !more => (2 * self.blocked).clamp(BLOCKED_PERIOD, BLOCKED_PERIOD_MOST),
+                _ => 0,
+            };
+            let least = now.saturating_add(self.blocked.max(BLOCKED_PERIOD));
+            let stack = if more { now } else { deadline.map_or(u64::MAX, |at| at.max(least)) };
             self.due.stack = stack.min(services);
         }
         if balancer.revision() != self.revision {
@@ -464,12 +506,18 @@ impl Kernel {
     ) -> Result<(), LinkError> {
         // Frames that were sent give their buffers back: somebody may be waiting for them.
         link.transmit.reap()?;
+        if !self.backlog.is_empty() {
+            // Whatever waits now does not fit.
+            self.send_waiting(link);
+            link.transmit.flush()?;
+        }
         link.receive.refill();
         let mut work = link.receive.arm_interrupt();
-        // The receive queue has run dry because everything lies in the transmit queue.
-        let starved = link.receive.posted() == 0 && link.transmit.under_way() > 0;
-        if starved {
-            work |= link.transmit.arm_interrupt();
+        // The device may have a frame for which it has too few buffers: those that are missing lie in the transmit queue.
+        let starved = link.receive.is_short();
+        let awaits_sent = link.transmit.under_way() > 0 && (starved || !self.backlog.is_empty());
+        if awaits_sent {
+            work |= if starved { link.transmit.arm_interrupt_for_next() } else { link.transmit.arm_interrupt() };
         }
         if !work {
             self.counters.sleeps += 1;
@@ -486,7 +534,7 @@ impl Kernel {
             link.control.acknowledge_used();
         }
         link.receive.disarm_interrupt();
-        if starved {
+        if awaits_sent {
             link.transmit.disarm_interrupt();
         }
         Ok(())
@@ -501,6 +549,7 @@ impl Kernel {
             buffers_free: self.pool.available() as u64,
             buffers: self.pool.capacity() as u64,
             waiting: self.waiting.len() as u64,
+            backlog: self.backlog.len() as u64,
             link_up: self.link_up,
             counters: self.counters,
             services: self.services.as_ref().map(Services::counters).unwrap_or_default(),

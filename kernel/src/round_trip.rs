@@ -7,7 +7,7 @@
 
 use alloc::vec::Vec;
 
-use ringlet_driver::buffer::Frame;
+use ringlet_driver::buffer::{Frame, Pool};
 use ringlet_driver::ring::Virtqueue;
 use ringlet_driver::wire::NetHdr;
 
@@ -23,12 +23,19 @@ const LOOK_AT: u64 = 64;
 /// If no frame has come back for so long, in nanoseconds, those that are missing are lost: new ones take their place.
 const LOST_AFTER: u64 = 10_000_000;
 
+/// Buffers for the other end to send into that circulating frames leave.
+const RESERVE: usize = 64;
+/// If there is no place for all of them, the rest is put in after this time, in nanoseconds.
+const AGAIN_AFTER: u64 = 1_000_000;
+
 /// The frames, and what became of them.
 pub(crate) struct RoundTrip {
     /// How many frames are to be in circulation.
     frames: usize,
     /// What each looks like.
     template: Vec<u8>,
+    /// How many are still to be put in.
+    missing: usize,
     /// When frames were last put in or came back.
     moved_at: u64,
     counters: Counters,
@@ -46,14 +53,21 @@ pub struct Counters {
 }
 
 impl RoundTrip {
+    /// How many frames can be in circulation with the buffers of `pool`: all of them may be on their way out at a time, and the
+    /// other end must have buffers to send into even then, of which half are never given (see [`AnyLink`](crate::dataplane::AnyLink)).
+    pub fn most(pool: &Pool) -> usize {
+        (pool.capacity() / 2).saturating_sub(RESERVE).max(1)
+    }
+
     /// With addresses of which the first is that of `mac`'s device.
-    pub fn new(options: &cmdline::RoundTrip, mac: [u8; 6]) -> Self {
+    pub fn new(options: &cmdline::RoundTrip, mac: [u8; 6], pool: &Pool) -> Self {
         let mut template: Vec<u8> = (0..options.length).map(|at| at as u8).collect();
         // To everybody: the other end need not be told an address of ours.
         template[..6].fill(0xff);
         template[6..12].copy_from_slice(&mac);
         template[MARK_AT..MARK_AT + MARK.len()].copy_from_slice(&MARK);
-        Self { frames: options.frames, template, moved_at: 0, counters: Counters::default() }
+        let frames = options.frames.min(Self::most(pool));
+        Self { frames, template, missing: frames, moved_at: 0, counters: Counters::default() }
     }
 
     pub fn counters(&self) -> Counters {
@@ -105,19 +119,19 @@ impl RoundTrip {
         at == self.template.len()
     }
 
-    /// Puts frames into circulation, if none has come back for a while. Returns when to ask again, in nanoseconds.
+    /// Puts frames into circulation, as many as are missing: at first, and if none has come back for a while. More than the queue
+    /// holds wait for room; those for which there is no place at all are put in later. Returns when to ask again, in nanoseconds.
     pub fn top_up<R: Virtqueue<Frame>>(&mut self, egress: &mut Egress<'_, R>, now: u64) -> u64 {
-        if now.saturating_sub(self.moved_at) >= LOST_AFTER || self.counters.injected == 0 {
-            self.moved_at = now;
-            for _ in 0..self.frames {
-                let before = egress.counters.tx_frames;
-                egress.send_copy(&self.template, NetHdr::default());
-                if egress.counters.tx_frames == before {
-                    break;
-                }
-                self.counters.injected += 1;
-            }
+        // While frames wait, it is the device that keeps them all.
+        if now.saturating_sub(self.moved_at) >= LOST_AFTER && egress.backlog.is_empty() {
+            self.missing = self.frames;
         }
-        self.moved_at.saturating_add(LOST_AFTER)
+        while self.missing > 0 && egress.has_place() {
+            self.moved_at = now;
+            egress.send_copy(&self.template, NetHdr::default());
+            self.counters.injected += 1;
+            self.missing -= 1;
+        }
+        if self.missing > 0 { now.saturating_add(AGAIN_AFTER) } else { self.moved_at.saturating_add(LOST_AFTER) }
     }
 }

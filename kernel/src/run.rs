@@ -20,6 +20,7 @@ use crate::machine::Machine;
 use crate::memory_map::HEAP_PER_CONNECTION;
 use crate::platform::Platform;
 use crate::record::Mac;
+use crate::round_trip::RoundTrip;
 use crate::services::iperf3;
 use crate::status::{Facts, Loss, VERSION};
 use crate::{error, info, report, warn};
@@ -103,6 +104,13 @@ impl<H: Hal, T: NetTransport> Running<H, T> {
             warn!(console, "no ip=: nothing but the rule file can configure this machine");
         }
         report::boot(console, &facts);
+        let most = RoundTrip::most(&pool);
+        if options.round_trip.is_some_and(|wanted| wanted.frames > most) {
+            warn!(
+                console,
+                "roundtrip=: only {most} frames circulate; for more, give the machine more buffers with buffers="
+            );
+        }
 
         let mut balancer = balancer(&facts, &options, connections, platform);
         let rules_failed = rules.map_or(0, |rules| load(rules, &mut balancer, console));

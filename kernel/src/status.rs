@@ -57,7 +57,7 @@ macro_rules! losses {
 losses! {
     /// No packet buffer was left for what was to be sent.
     NoBuffer = "no_buffer",
-    /// The transmit queue was full.
+    /// The transmit queue was full, and too many frames waited for room already.
     TransmitFull = "transmit_full",
     /// Too many frames wait for a neighbour already.
     WaitingFull = "waiting_full",
@@ -148,6 +148,8 @@ pub struct Gauges {
     pub buffers: u64,
     /// Frames that wait for a neighbour.
     pub waiting: u64,
+    /// Frames that wait for room in the transmit queue.
+    pub backlog: u64,
     /// Whether the link is up.
     pub link_up: bool,
     /// What the loop counted.

@@ -1,6 +1,7 @@
 //! A machine made of plain memory, for the tests of this crate.
 
 use core::cell::{Cell, RefCell};
+use std::boxed::Box;
 use std::string::String;
 use std::vec::Vec;
 
@@ -12,6 +13,8 @@ pub struct TestPlatform {
     now: Cell<u64>,
     idles: Cell<u64>,
     written: RefCell<Vec<Vec<u8>>>,
+    /// What the world does while the machine is asleep, once.
+    meanwhile: RefCell<Option<Box<dyn FnOnce()>>>,
 }
 
 impl TestPlatform {
@@ -25,6 +28,11 @@ impl TestPlatform {
 
     pub fn idles(&self) -> u64 {
         self.idles.get()
+    }
+
+    /// Does something when the machine sleeps next.
+    pub fn when_asleep(&self, act: impl FnOnce() + 'static) {
+        *self.meanwhile.borrow_mut() = Some(Box::new(act));
     }
 
     pub fn console(&self) -> String {
@@ -43,6 +51,9 @@ impl Platform for TestPlatform {
 
     fn idle(&self, until: Option<u64>) {
         self.idles.set(self.idles.get() + 1);
+        if let Some(act) = self.meanwhile.take() {
+            act();
+        }
         // Returns early, as an interrupt might make it: there is a world outside, which has its own timers.
         let early = self.now.get() + 100_000;
         self.now.set(until.map_or(early, |until| early.min(until.max(self.now.get()))));

@@ -8,6 +8,7 @@ use ringlet_driver::offload::{Finish, Segmenter, finish_checksum};
 use ringlet_driver::ring::Virtqueue;
 use ringlet_driver::wire::NetHdr;
 
+use super::backlog::{Backlog, Next};
 use super::waiting::{Outcome, Waiting};
 use crate::stack::Outlet;
 use crate::status::{Counters, Loss};
@@ -16,6 +17,10 @@ use crate::status::{Counters, Loss};
 /// 32 buffers, and forwarding comes first. Of a short queue it is half.
 const RESERVE: usize = 64;
 
+/// The most duplicates that are sent of one acknowledgement: no sender has so many segments under way that it could make use of
+/// more.
+const MOST_DUPLICATES: u16 = 1024;
+
 /// What is needed to send.
 pub(crate) struct Egress<'a, R> {
     pub transmit: &'a mut Transmit<R>,
@@ -23,6 +28,7 @@ pub(crate) struct Egress<'a, R> {
     pub features: Features,
     pub counters: &'a mut Counters,
     pub fragment_ids: &'a mut FragmentIds,
+    pub backlog: &'a mut Backlog,
 }
 
 /// Numbers for datagrams that are cut into IP fragments here: seldom the same twice, and hard to guess from those before
@@ -51,95 +57,170 @@ impl FragmentIds {
 }
 
 impl<R: Virtqueue<Frame>> Egress<'_, R> {
-    /// Sends a frame with the header it has. What cannot be sent is dropped and counted.
+    /// Sends a frame with the header it has. If the queue is full, it waits; what cannot be sent, and what too many wait before, is
+    /// dropped and counted.
     #[inline]
     pub fn send(&mut self, frame: Frame) {
-        let (length, again) = (frame.len(), frame.header().duplicate_acks());
-        if again > 0 {
-            self.send_again(&frame, again);
+        let again = frame.header().duplicate_acks();
+        if usize::from(again) | self.backlog.len() != 0 {
+            return self.send_in_turn(frame, again);
         }
+        self.send_now(frame);
+    }
+
+    /// Sends `again` copies of a frame, the duplicate ACKs for which it stands and which the peer's TCP must see one by one, and then
+    /// the frame itself, after all that waits.
+    #[cold]
+    fn send_in_turn(&mut self, frame: Frame, again: u16) {
+        let most = again.min(MOST_DUPLICATES);
+        self.counters.lose_many(Loss::TransmitFull, (again - most).into());
+        for sent in 0..most {
+            let Some(copy) = self.pool.copy_of(&frame).filter(|_| self.pool.available() >= RESERVE) else {
+                self.counters.lose_many(Loss::NoBuffer, (most - sent).into());
+                break;
+            };
+            if !self.backlog.has_room() {
+                self.counters.lose_many(Loss::TransmitFull, (most - sent).into());
+                break;
+            }
+            self.send_or_wait(copy);
+        }
+        self.send_or_wait(frame);
+    }
+
+    /// Sends a frame unless others wait: then it does too.
+    fn send_or_wait(&mut self, frame: Frame) {
+        if self.backlog.is_empty() {
+            self.send_now(frame);
+        } else if self.backlog.push(frame).is_err() {
+            self.counters.lose(Loss::TransmitFull);
+        }
+    }
+
+    /// Sends what waits, as far as there is room.
+    #[cold]
+    pub fn send_waiting(&mut self) {
+        while let Some(next) = self.backlog.take() {
+            let goes_on = match next {
+                Next::Frame(frame) => self.send_now(frame),
+                Next::Rest(segmenter, frame) => self.send_segments(segmenter, frame),
+            };
+            if !goes_on {
+                return;
+            }
+        }
+    }
+
+    /// Sends a frame whose turn it is, or puts it at the head of those that wait. Whether the next may have its turn.
+    #[inline]
+    fn send_now(&mut self, frame: Frame) -> bool {
+        let length = frame.len();
         match self.transmit.push(frame) {
             Ok(()) => {
                 self.counters.tx_frames += 1;
                 self.counters.tx_bytes += length as u64;
+                true
             }
             Err(refused) => self.send_otherwise(refused),
         }
     }
 
-    /// Sends `count` copies of a frame: the duplicate ACKs for which it stands, and which the peer's TCP must see one by one.
+    /// Does in software what the device does not do, and sends the result. As [`Egress::send_now`].
     #[cold]
-    fn send_again(&mut self, frame: &Frame, count: u16) {
-        for sent in 0..count {
-            // However many the device says there are, they end where room does.
-            if self.transmit.room() == 0 && matches!(self.transmit.reap(), Err(_) | Ok(0)) {
-                return self.counters.lose_many(Loss::TransmitFull, (count - sent).into());
-            }
-            let Some(copy) = self.pool.copy_of(frame).filter(|_| self.pool.available() >= RESERVE) else {
-                return self.counters.lose_many(Loss::NoBuffer, (count - sent).into());
-            };
-            self.send_finished(copy);
-        }
-    }
-
-    /// Does in software what the device does not do, and sends the result.
-    #[cold]
-    fn send_otherwise(&mut self, Refused { mut frame, reason }: Refused) {
+    fn send_otherwise(&mut self, Refused { mut frame, reason }: Refused) -> bool {
         let header = frame.header();
         match reason {
-            Reason::Full => self.counters.lose(Loss::TransmitFull),
-            // The loop will notice.
-            Reason::Broken(_) => self.counters.lose(Loss::Reset),
-            Reason::Header(_) if header.is_gso() => self.send_segments(&header, frame),
+            // A queue that is broken has room again when it was reset: the loop will notice.
+            Reason::Full | Reason::Broken(_) => {
+                self.backlog.put_back(frame);
+                return false;
+            }
+            // One that is too long for the queue would be as long as a copy.
+            Reason::Header(_) | Reason::TooManySegments if header.is_gso() => return self.cut(&header, frame),
             Reason::Header(_) if header.needs_csum() => {
                 if finish(&mut frame, &header) {
                     self.counters.software_offloads += 1;
-                    self.send_finished(frame);
-                } else {
-                    self.counters.lose(Loss::Unsendable);
+                    return self.send_finished(frame);
                 }
+                self.counters.lose(Loss::Unsendable);
             }
             Reason::TooManySegments => match self.pool.copy_of(&frame) {
-                Some(copy) => self.send_finished(copy),
+                Some(copy) => return self.send_finished(copy),
                 None => self.counters.lose(Loss::NoBuffer),
             },
             Reason::Header(_) | Reason::TooLong | Reason::TooShort => self.counters.lose(Loss::Unsendable),
         }
+        true
     }
 
-    /// Sends what nothing more can be done for.
-    fn send_finished(&mut self, frame: Frame) {
+    /// Sends what nothing more can be done for. As [`Egress::send_now`].
+    fn send_finished(&mut self, frame: Frame) -> bool {
         let length = frame.len();
         match self.transmit.push(frame) {
             Ok(()) => {
                 self.counters.tx_frames += 1;
                 self.counters.tx_bytes += length as u64;
             }
-            Err(Refused { reason: Reason::Full, .. }) => self.counters.lose(Loss::TransmitFull),
+            Err(Refused { reason: Reason::Full | Reason::Broken(_), frame }) => {
+                self.backlog.put_back(frame);
+                return false;
+            }
             Err(_) => self.counters.lose(Loss::Unsendable),
         }
+        true
     }
 
-    /// Cuts a super-frame and sends the pieces.
-    fn send_segments(&mut self, header: &NetHdr, frame: Frame) {
+    /// Cuts a super-frame and sends the pieces. As [`Egress::send_now`].
+    fn cut(&mut self, header: &NetHdr, frame: Frame) -> bool {
         let finish = if self.features.contains(Features::CSUM) { Finish::Partial } else { Finish::Complete };
-        let Ok(mut segmenter) = Segmenter::new(header, frame.head(), &frame, finish) else {
-            return self.counters.lose(Loss::Unsendable);
+        let Ok(segmenter) = Segmenter::new(header, frame.head(), &frame, finish) else {
+            self.counters.lose(Loss::Unsendable);
+            return true;
         };
-        segmenter = segmenter.identified(self.fragment_ids.next());
         self.counters.software_offloads += 1;
+        let segmenter = segmenter.identified(self.fragment_ids.next());
+        self.send_segments(segmenter, frame)
+    }
+
+    /// Sends the pieces of a super-frame that were not sent yet, as far as there is room. As [`Egress::send_now`].
+    fn send_segments(&mut self, mut segmenter: Segmenter, frame: Frame) -> bool {
         while let Some(length) = segmenter.next_len() {
-            let Some(mut segment) = self.pool.frame(length) else {
-                return self.counters.lose_many(Loss::NoBuffer, segmenter.left() as u64);
-            };
-            match segmenter.write_next(&frame, &mut segment) {
-                Some((_, header)) => {
-                    segment.set_header(header);
-                    self.send_finished(segment);
+            let Some(mut segment) = self.pool.frame(length).or_else(|| self.recovered(length)) else {
+                if self.transmit.under_way() > 0 {
+                    // There are buffers where pieces were sent before.
+                    self.backlog.put_back_rest(segmenter, frame);
+                    return false;
                 }
-                None => return self.counters.lose_many(Loss::Unsendable, segmenter.left() as u64),
+                self.counters.lose_many(Loss::NoBuffer, segmenter.left() as u64);
+                return true;
+            };
+            let Some((_, header)) = segmenter.write_next(&frame, &mut segment) else {
+                self.counters.lose_many(Loss::Unsendable, segmenter.left() as u64);
+                return true;
+            };
+            segment.set_header(header);
+            if !self.send_now(segment) {
+                if segmenter.left() > 0 {
+                    self.backlog.put_back_rest(segmenter, frame);
+                }
+                return false;
             }
         }
+        true
+    }
+
+    /// Buffers for a frame of `length` bytes, from what the device has sent already.
+    #[cold]
+    fn recovered(&mut self, length: usize) -> Option<Frame> {
+        // Fails only if the ring is broken, which the loop sees when it flushes.
+        let _ = self.transmit.flush();
+        let _ = self.transmit.reap();
+        self.pool.frame(length)
+    }
+
+    /// Whether a frame that fits into one buffer can be sent or wait, and leaves buffers for others.
+    pub fn has_place(&self) -> bool {
+        self.backlog.has_room() && self.pool.available() >= RESERVE && self.transmit.broken().is_none()
     }
 
     /// Copies a frame into buffers and sends it.
@@ -171,7 +252,7 @@ impl<R: Virtqueue<Frame>> Outlet for Egress<'_, R> {
             // A broken ring has no room, and the loop sees it when it flushes.
             let _ = self.transmit.reap();
         }
-        self.transmit.room() >= reserve && self.pool.available() >= RESERVE
+        self.backlog.is_empty() && self.transmit.room() >= reserve && self.pool.available() >= RESERVE
     }
 
     fn send(&mut self, frame: &[u8], header: NetHdr) {

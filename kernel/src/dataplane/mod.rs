@@ -1,9 +1,11 @@
 //! The way of frames through the machine: in by the receive queue, through the balancer, out by the transmit queue.
 
+mod backlog;
 mod egress;
 mod link;
 mod waiting;
 
+pub(crate) use backlog::Backlog;
 pub(crate) use egress::{BalancerSink, Egress, FragmentIds};
 pub(crate) use link::with_link;
 pub use link::{AnyLink, Link, LinkError};

@@ -1,6 +1,7 @@
 //! The whole machine, on a fake device, among neighbours.
 
 mod offload;
+mod room;
 mod round_trip;
 mod world;
 
@@ -397,32 +398,6 @@ fn a_device_that_asks_for_a_reset_gets_one() {
     world.device.set_stuck(true);
     world.run(60_000);
     assert_eq!(world.ended, Some(DRIVER_FAILURE));
-}
-
-#[test]
-fn a_short_queue_and_a_device_that_pauses_cost_frames_but_nothing_else() {
-    for size in [2, 8, 32] {
-        let device = Device::new(ALL, MAC, 1500);
-        device.set_queue_size(size);
-        let mut world = World::with(device, COMMAND_LINE, RULES).unwrap_or_else(|(_, said)| panic!("{said}"));
-        world.peers = vec![Peer::gateway(Features::empty()), Peer::server(Features::empty())];
-        let datagram = udp(MAC, ([10, 9, 0, 5], 5000), ([10, 0, 0, 100], 53), b"query");
-        world.device.inject(NetHdr::default(), &datagram);
-        world.run(50);
-        world.device.set_paused(true);
-        for _ in 0..100 {
-            world.device.inject(NetHdr::default(), &datagram);
-            world.step();
-        }
-        let lost = world.running.kernel.gauges(&*world.platform, 0).counters.lost;
-        assert!(lost[Loss::TransmitFull as usize] > 0, "queue of {size}");
-        world.device.set_paused(false);
-        world.run(50);
-        let page = world.http("GET / HTTP/1.0\r\n\r\n");
-        assert!(page.starts_with("HTTP/1.1 200 "), "queue of {size}: {page}");
-        world.run(3000);
-        world.assert_nothing_is_lost();
-    }
 }
 
 #[test]

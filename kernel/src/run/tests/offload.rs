@@ -6,16 +6,16 @@ use etherparse::{IpHeaders, NetSlice, PacketBuilder, PacketBuilderStep, SlicedPa
 
 use super::*;
 
-const RULES: &str = "-A -t 10.0.0.100:80 -s rr\n-a -t 10.0.0.100:80 -r 10.0.0.11:80 -m\n\
+pub(super) const RULES: &str = "-A -t 10.0.0.100:80 -s rr\n-a -t 10.0.0.100:80 -r 10.0.0.11:80 -m\n\
                      -A -u 10.0.0.100:53 -s rr\n-a -u 10.0.0.100:53 -r 10.0.0.11:5353 -m\n\
                      -A -t [fd00::100]:80 -s rr\n-a -t [fd00::100]:80 -r [fd00::b]:80 -m\n\
                      -A -u [fd00::100]:53 -s rr\n-a -u [fd00::100]:53 -r [fd00::b]:5353 -m\n";
-const SERVER: [u8; 6] = [2, 0, 0, 0, 0, 11];
+pub(super) const SERVER: [u8; 6] = [2, 0, 0, 0, 0, 11];
 /// Bytes of payload in each segment.
 const SIZE: u16 = 1400;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Tcp { cwr: bool },
     Datagrams,
     Fragments,
@@ -51,7 +51,7 @@ fn to_service(v6: bool) -> PacketBuilderStep<IpHeaders> {
 }
 
 /// A frame from the client to the service, and the header it comes with.
-fn frame(kind: Kind, v6: bool, payload: &[u8], super_frame: bool) -> (NetHdr, Vec<u8>) {
+pub(super) fn frame(kind: Kind, v6: bool, payload: &[u8], super_frame: bool) -> (NetHdr, Vec<u8>) {
     let mut bytes = vec![];
     let offset = match kind {
         Kind::Tcp { cwr } => {
@@ -84,7 +84,7 @@ fn frame(kind: Kind, v6: bool, payload: &[u8], super_frame: bool) -> (NetHdr, Ve
 }
 
 /// Checks what arrived with all of its checksums, and gives its payload. Fragments give theirs with the last one.
-fn arrived(header: &NetHdr, frame: &[u8], fragments: &mut IpDefragPool<(), ()>) -> Vec<u8> {
+pub(super) fn arrived(header: &NetHdr, frame: &[u8], fragments: &mut IpDefragPool<(), ()>) -> Vec<u8> {
     let mut frame = frame.to_vec();
     if header.needs_csum() {
         let sum = ringlet_driver::offload::finish_checksum(&frame[..], header.csum_start, header.csum_offset);

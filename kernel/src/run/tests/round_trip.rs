@@ -71,3 +71,55 @@ fn lost_frames_are_replaced_and_changed_ones_counted() {
     assert_eq!(after.1, 24, "after those that were cut, new ones came");
     assert!(after.2 > 8 && after.0 > returned, "{after:?}");
 }
+
+/// Lets the machine work, in front of a mirror that keeps what there is no room for.
+fn patient_mirror(world: &mut World, steps: usize) {
+    let mut kept = std::collections::VecDeque::new();
+    for _ in 0..steps {
+        world.platform.advance(100_000);
+        world.turn();
+        kept.extend(world.device.take_sent());
+        while let Some((header, frame)) = kept.pop_front() {
+            if !world.device.inject(header, &frame) {
+                kept.push_front((header, frame));
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn more_frames_than_the_queues_hold_circulate_too() {
+    let mut world = circulating("roundtrip=700");
+    patient_mirror(&mut world, 400);
+    let (returned, injected, wrong) = told(&world);
+    assert_eq!((injected, wrong, world.counters().lost_in_all()), (700, 0, 0));
+    assert!(returned > 10_000, "{returned}");
+    assert!(!world.platform.console().contains("roundtrip=: only"));
+}
+
+#[test]
+fn no_more_circulate_than_leave_buffers_to_receive_into() {
+    let mut world = circulating("roundtrip=8192");
+    patient_mirror(&mut world, 800);
+    let (returned, injected, wrong) = told(&world);
+    assert!(
+        (800..1100).contains(&injected) && wrong == 0 && returned > 10_000,
+        "{injected} put in, {returned} returned"
+    );
+    assert_eq!(world.counters().lost_in_all(), 0);
+    assert!(world.platform.console().contains(&format!("roundtrip=: only {injected} ")));
+}
+
+#[test]
+fn a_device_that_keeps_them_all_is_given_no_more() {
+    let mut world = circulating("roundtrip=700");
+    world.device.set_paused(true);
+    mirror(&mut world, 1000, |_, _| false);
+    assert_eq!((told(&world).1, world.counters().lost_in_all()), (700, 0));
+    world.device.set_paused(false);
+    patient_mirror(&mut world, 400);
+    let (returned, injected, wrong) = told(&world);
+    assert_eq!((injected, wrong), (700, 0));
+    assert!(returned > 10_000, "{returned}");
+}

@@ -13,7 +13,7 @@ use ringlet_driver::wire::NetHdr;
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp;
 
-use super::super::Running;
+use super::super::{AnyLink, Running, with_link};
 use crate::cmdline::{self, Cidr};
 use crate::console::Console;
 use crate::machine::Machine;
@@ -159,11 +159,33 @@ impl World {
         Ok(Self { device, platform, running, peers: vec![], injected: vec![], ended: None })
     }
 
+    /// Sends a frame as the stack does.
+    pub fn send(&mut self, frame: &[u8], header: NetHdr) {
+        with_link!(self.running.link.as_mut().unwrap(), link => self.running.kernel.send(link, frame, header));
+    }
+
     /// Stops the device and sees that every buffer is there.
     pub fn assert_nothing_is_lost(mut self) {
-        assert_eq!(self.running.kernel.gauges(&*self.platform, 0).waiting, 0);
+        let gauges = self.running.kernel.gauges(&*self.platform, 0);
+        assert_eq!((gauges.waiting, gauges.backlog), (0, 0));
         self.running.link.take().unwrap().close().unwrap();
         assert_eq!(self.running.pool.available(), self.running.pool.capacity());
+    }
+
+    /// What the loop has counted.
+    pub fn counters(&self) -> crate::status::Counters {
+        self.running.kernel.gauges(&*self.platform, 0).counters
+    }
+
+    /// Frames that wait for room.
+    pub fn backlog(&self) -> u64 {
+        self.running.kernel.gauges(&*self.platform, 0).backlog
+    }
+
+    /// One turn of the machine; nothing else happens.
+    pub fn turn(&mut self) {
+        let console = Console::new(&*self.platform, true);
+        self.ended = self.running.turn(&*self.platform, &console).err();
     }
 
     /// Lets everybody work for a while, in steps of 100 us.

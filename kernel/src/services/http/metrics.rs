@@ -113,6 +113,12 @@ static METRICS: &[(&str, Kind, &str, Source)] = &[
         Machine(|v| v.balancer.counters().neighbour_requests),
     ),
     ("ringlet_waiting_frames", Gauge, "Frames that wait for a neighbour.", Machine(|v| v.gauges.waiting)),
+    (
+        "ringlet_backlog_frames",
+        Gauge,
+        "Frames that wait for room in the transmit queue.",
+        Machine(|v| v.gauges.backlog),
+    ),
     ("ringlet_connections", Gauge, "Connections in the table.", Machine(|v| v.balancer.connections().into())),
     (
         "ringlet_connections_active",
