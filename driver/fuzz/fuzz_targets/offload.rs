@@ -45,5 +45,11 @@ fuzz_target!(|input: &[u8]| {
     let length = frame.len();
     if let Ok(made) = coalesced(&given, &mut frame, length) {
         assert!(made.length <= length && (!made.header.is_gso() || made.header.gso_size > 0));
+        // What stands for several has no data, and its checksum is complete.
+        if made.header.duplicate_acks() > 0 {
+            let headers = Headers::parse(&frame).expect("it is TCP");
+            assert_eq!(headers.packet_end(&frame), headers.length);
+            assert!(!made.header.needs_csum() && !made.header.is_gso());
+        }
     }
 });

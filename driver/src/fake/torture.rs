@@ -166,7 +166,9 @@ impl Stage {
                 fake.misbehave(queue, mischief);
             }
             12 => {
-                let _ = (device.receive().arm_interrupt(), device.transmit().arm_interrupt());
+                let transmit = device.transmit();
+                let _ = if choice & 0x20 != 0 { transmit.arm_interrupt_for_next() } else { transmit.arm_interrupt() };
+                let _ = (device.receive().arm_interrupt(), device.receive().is_short());
                 device.receive().disarm_interrupt();
                 if choice & 0x40 != 0 {
                     device.transmit().disarm_interrupt();
