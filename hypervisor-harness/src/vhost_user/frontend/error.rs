@@ -69,6 +69,9 @@ pub enum Error {
     /// The machine's memory is private.
     #[error("the machine's memory cannot be shared: it must be made by GuestRam::shared")]
     PrivateMemory,
+    /// The kernel lacks what is needed to share eventfds with a process that is not trusted.
+    #[error("vhost-user is not to be had here: {0}")]
+    Kernel(io::Error),
     /// No thread or no descriptor.
     #[error("no descriptor or thread is left for the vhost-user connection: {0}; raise the limit (ulimit -n)")]
     Resources(#[from] io::Error),

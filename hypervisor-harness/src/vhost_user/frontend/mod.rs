@@ -40,7 +40,7 @@ use self::keeper::Keeper;
 use self::session::Session;
 use crate::backend::options::VhostUser;
 use crate::virtio::registers::Identity;
-use crate::virtio::{self, Options, Plugged};
+use crate::virtio::{self, Options, Plugged, event};
 use crate::vmm::Machine;
 
 /// The longest time that a backend has for an answer.
@@ -140,6 +140,7 @@ pub fn attach(machine: &mut Machine, link: Link, options: Options) -> Result<Han
     if ram.file().is_none() {
         return Err(Error::PrivateMemory.into());
     }
+    event::ready().map_err(Error::Kernel)?;
     let Options { transport, mac, mask, queue_size, report, .. } = options;
     let identity = Identity { offered: link.offered(mask), mac, mtu: MTU, queue_size };
     let Link { connector, session, patience } = link;
