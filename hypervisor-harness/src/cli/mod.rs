@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use clap::{Parser, Subcommand};
 
-pub use options::{GuestArgs, QemuArgs, RunArgs, VhostUserBackendArgs};
+pub use options::{DisplayArgs, GuestArgs, QemuArgs, RunArgs, VhostUserBackendArgs};
 pub use style::Style;
 
 /// A load balancer that is its own virtual machine.
@@ -137,9 +137,26 @@ mod tests {
     fn run_is_what_happens_without_a_subcommand() {
         let cli = parse("--for 3 --json").unwrap();
         assert!(cli.command.is_none());
-        assert!(cli.run.json);
+        assert!(cli.run.display.json);
         let Some(Command::Run(args)) = parse("run --for 3").unwrap().command else { panic!("another command") };
-        assert_eq!(args.seconds, Some(3.0));
+        assert_eq!(args.display.seconds, Some(3.0));
+    }
+
+    #[test]
+    fn what_is_shown_is_said_in_the_same_way_everywhere() {
+        for command in ["run", "qemu", "vhost-user-backend --socket /s"] {
+            let cli = parse(&format!("{command} --for 0.5 --status-interval 2 --json --no-color")).unwrap();
+            let display = match cli.command.unwrap() {
+                Command::Run(args) => args.display,
+                Command::Qemu(args) => args.display,
+                Command::VhostUserBackend(args) => args.display,
+                other => panic!("{other:?}"),
+            };
+            let now = Instant::now();
+            assert_eq!(display.until(now), Some(now + std::time::Duration::from_millis(500)));
+            assert_eq!(display.interval(), std::time::Duration::from_secs(2));
+            assert!(!display.is_live());
+        }
     }
 
     #[test]

@@ -1,13 +1,16 @@
-//! The flags of `ringlet run` and `ringlet qemu`, and the values they take.
+//! The flags of `ringlet run`, `ringlet qemu` and `ringlet vhost-user-backend`, and the values they take.
 
 use std::fmt;
+use std::io::IsTerminal;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use ringlet_driver::features::Features;
 
+use super::Style;
 use crate::backend::options::{Net, Publish, Real, Switch};
 use crate::virtio::{Transport, net};
 use crate::vmm::layout;
@@ -42,6 +45,50 @@ pub struct GuestArgs {
     /// More words for the guest's command line; several may be given
     #[arg(long, value_name = "TEXT")]
     pub append: Vec<String>,
+}
+
+/// What is shown, and for how long.
+#[derive(Debug, Clone, Default, Args)]
+pub struct DisplayArgs {
+    /// End after so many seconds
+    #[arg(long = "for", value_name = "SECONDS", value_parser = seconds)]
+    pub seconds: Option<f64>,
+    /// Seconds between two lines of status
+    #[arg(long, value_name = "SECONDS", value_parser = interval)]
+    pub status_interval: Option<f64>,
+    /// Everything as JSON, one object a line (docs/command.md, docs/vhost-user.md)
+    #[arg(long)]
+    pub json: bool,
+    /// No colour, even on a terminal
+    #[arg(long)]
+    pub no_color: bool,
+}
+
+impl DisplayArgs {
+    /// When to end; `None` if nothing but the user ends it. `started` is when the process began.
+    #[must_use]
+    pub fn until(&self, started: Instant) -> Option<Instant> {
+        self.seconds.map(|seconds| started + Duration::from_secs_f64(seconds))
+    }
+
+    /// Whether a person looks on: the last line may be written over then.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        !self.json && std::io::stdout().is_terminal()
+    }
+
+    /// The time between two lines of status.
+    #[must_use]
+    pub fn interval(&self) -> Duration {
+        let often = self.json || self.is_live();
+        Duration::from_secs_f64(self.status_interval.unwrap_or(if often { 1.0 } else { 5.0 }))
+    }
+
+    /// How parts of the output are set off.
+    #[must_use]
+    pub fn style(&self) -> Style {
+        Style::new(self.no_color)
+    }
 }
 
 /// The flags of `ringlet run`.
@@ -79,18 +126,9 @@ pub struct RunArgs {
     /// Write every frame to this file, for wireshark
     #[arg(long, value_name = "FILE")]
     pub pcap: Option<PathBuf>,
-    /// End after so many seconds
-    #[arg(long = "for", value_name = "SECONDS", value_parser = seconds)]
-    pub seconds: Option<f64>,
-    /// Seconds between two lines of status
-    #[arg(long, value_name = "SECONDS", value_parser = interval)]
-    pub status_interval: Option<f64>,
-    /// Everything as JSON, one object a line (docs/command.md)
-    #[arg(long)]
-    pub json: bool,
-    /// No colour, even on a terminal
-    #[arg(long)]
-    pub no_color: bool,
+    /// What is shown, and for how long
+    #[command(flatten)]
+    pub display: DisplayArgs,
 }
 
 /// The flags of `ringlet qemu`.
@@ -117,18 +155,9 @@ pub struct QemuArgs {
     /// The QEMU to run
     #[arg(long, value_name = "PROGRAM", default_value = "qemu-system-x86_64")]
     pub qemu: PathBuf,
-    /// End after so many seconds
-    #[arg(long = "for", value_name = "SECONDS", value_parser = seconds)]
-    pub seconds: Option<f64>,
-    /// Seconds between two lines of status
-    #[arg(long, value_name = "SECONDS", value_parser = interval)]
-    pub status_interval: Option<f64>,
-    /// Everything as JSON, one object a line (docs/command.md)
-    #[arg(long)]
-    pub json: bool,
-    /// No colour, even on a terminal
-    #[arg(long)]
-    pub no_color: bool,
+    /// What is shown, and for how long
+    #[command(flatten)]
+    pub display: DisplayArgs,
     /// Only show how to do it by hand
     #[arg(long)]
     pub print: bool,
@@ -160,18 +189,9 @@ pub struct VhostUserBackendArgs {
     /// Write every frame to this file, for wireshark
     #[arg(long, value_name = "FILE")]
     pub pcap: Option<PathBuf>,
-    /// End after so many seconds
-    #[arg(long = "for", value_name = "SECONDS", value_parser = seconds)]
-    pub seconds: Option<f64>,
-    /// Seconds between two lines of status
-    #[arg(long, value_name = "SECONDS", value_parser = interval)]
-    pub status_interval: Option<f64>,
-    /// Everything as JSON, one object a line (docs/vhost-user.md)
-    #[arg(long)]
-    pub json: bool,
-    /// No colour, even on a terminal
-    #[arg(long)]
-    pub no_color: bool,
+    /// What is shown, and for how long
+    #[command(flatten)]
+    pub display: DisplayArgs,
 }
 
 /// A machine of QEMU's.

@@ -9,7 +9,7 @@ pub mod segment;
 
 use std::cell::RefCell;
 use std::fs;
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, Read};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -24,10 +24,10 @@ use self::command::Plan;
 use self::segment::Segment;
 use crate::backend;
 use crate::backend::options::Net;
+use crate::cli::QemuArgs;
 use crate::cli::options::Accel;
-use crate::cli::{QemuArgs, Style};
 use crate::image;
-use crate::run::events::{Events, duration};
+use crate::run::events::Events;
 use crate::run::guest::Guest;
 use crate::run::view::{Facts, Json, Text, View};
 use crate::run::{Watch, ports};
@@ -46,7 +46,7 @@ pub fn run(args: &QemuArgs, started: Instant) -> anyhow::Result<u8> {
     let mut guest = Guest::new(&args.guest, &Net::Lan, &args.real)?;
     guest.addresses.push(command::GUEST.parse().map_err(anyhow::Error::msg)?);
     let image = image::load(args.guest.kernel.as_deref())?;
-    let interval = args.status_interval.unwrap_or(1.0);
+    let interval = args.display.status_interval.unwrap_or(1.0);
     let command_line = guest.command_line(&[&format!("status={:.0}", interval * 1e3)]);
     let (publish, moved) = ports::choose(&guest, &args.publish);
     let mut plan = Plan {
@@ -104,12 +104,12 @@ pub fn run(args: &QemuArgs, started: Instant) -> anyhow::Result<u8> {
     };
     let events = Events::default();
     events.on_interrupt().context("cannot catch Ctrl-C")?;
-    let live = !args.json && io::stdout().is_terminal();
-    let mut view: Box<dyn View> = match args.json {
+    let display = &args.display;
+    let mut view: Box<dyn View> = match display.json {
         true => Box::new(Json::new(io::stdout().lock())),
-        false => Box::new(Text::new(io::stdout().lock(), Style::new(args.no_color), live)),
+        false => Box::new(Text::new(io::stdout().lock(), display.style(), display.is_live())),
     };
-    if !args.json {
+    if !display.json {
         eprintln!("{}\n", plan.shown());
     }
     let mut watch = Watch::new(events, &mut *view, &facts, started);
@@ -125,7 +125,7 @@ pub fn run(args: &QemuArgs, started: Instant) -> anyhow::Result<u8> {
     });
     let reader = reader?;
     let child = RefCell::new(child);
-    let until = args.seconds.map(|seconds| started + duration(seconds));
+    let until = display.until(started);
     let stopped = watch.until_the_end(until, &|| {
         // Fails only if it has ended already.
         let _ = child.borrow_mut().kill();

@@ -7,17 +7,17 @@ pub mod ports;
 pub mod rules;
 pub mod view;
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use self::events::{Event, Events, duration};
+use self::events::{Event, Events};
 use self::guest::Guest;
 use self::picture::Picture;
 use self::view::{Facts, Json, Text, View};
 use crate::backend::options::{Net, Publish, VhostUser};
-use crate::cli::{RunArgs, Style};
+use crate::cli::RunArgs;
 use crate::vhost_user::frontend;
 use crate::vmm::console::{Record, Said};
 use crate::vmm::machine::Start;
@@ -58,7 +58,8 @@ pub fn run(args: &RunArgs, started: Instant) -> anyhow::Result<u8> {
     };
     let events = Events::default();
     events.on_interrupt().context("cannot catch Ctrl-C")?;
-    let until = args.seconds.map(|seconds| started + duration(seconds));
+    let display = &args.display;
+    let until = display.until(started);
     let mut device = virtio::Options {
         transport: args.transport,
         queue_size: args.queue_size,
@@ -79,9 +80,7 @@ pub fn run(args: &RunArgs, started: Instant) -> anyhow::Result<u8> {
             (Served::Here(virtio::attach(&mut machine, network.backend, device)?), published)
         }
     };
-    let live = !args.json && io::stdout().is_terminal();
-    let interval = args.status_interval.unwrap_or(if live || args.json { 1.0 } else { 5.0 });
-    let status = format!("status={:.0}", interval * 1e3);
+    let status = format!("status={}", display.interval().as_millis());
     let command_line = guest.command_line(&[&device.command_line(), "console=ringlet", &status]);
     let facts = Facts {
         image: image::describe(args.guest.kernel.as_deref()),
@@ -93,9 +92,9 @@ pub fn run(args: &RunArgs, started: Instant) -> anyhow::Result<u8> {
         management: guest.management(),
         demo: guest.demo,
     };
-    let mut view: Box<dyn View> = match args.json {
+    let mut view: Box<dyn View> = match display.json {
         true => Box::new(Json::new(io::stdout().lock())),
-        false => Box::new(Text::new(io::stdout().lock(), Style::new(args.no_color), live)),
+        false => Box::new(Text::new(io::stdout().lock(), display.style(), display.is_live())),
     };
     let mut watch = Watch::new(events, &mut *view, &facts, started);
     watch.moved(&moved, &wanted, &facts.published);

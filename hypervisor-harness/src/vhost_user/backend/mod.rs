@@ -17,7 +17,7 @@ pub mod session;
 pub mod socket;
 mod view;
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
@@ -31,7 +31,6 @@ use self::socket::{Source, Stop};
 use self::view::{Facts, View};
 use crate::backend;
 use crate::cli::VhostUserBackendArgs;
-use crate::run::events::duration;
 use crate::run::ports;
 use crate::virtio::Options;
 
@@ -104,8 +103,8 @@ pub fn run(args: &VhostUserBackendArgs, started: Instant) -> anyhow::Result<u8> 
         options.mask = switches.applied_to(options.mask);
     }
     let device = Device::start(network.backend, options).context("cannot start the device's thread")?;
-    let live = !args.json && io::stdout().is_terminal();
-    let interval = duration(args.status_interval.unwrap_or(if live || args.json { 1.0 } else { 5.0 }));
+    let display = &args.display;
+    let interval = display.interval();
     let facts = Facts {
         socket: args.socket.clone(),
         client: args.client,
@@ -113,11 +112,11 @@ pub fn run(args: &VhostUserBackendArgs, started: Instant) -> anyhow::Result<u8> 
         offered: device.offered(),
         published,
     };
-    let mut view = View::new(args.json, args.no_color, live);
+    let mut view = View::new(display);
     // Where nobody reads what is said there is nothing left to do but to stop.
     let mut deaf = view.start(&facts).is_err();
     let server = socket::serve(source, device.clone(), stop.clone(), reporter).context("cannot start a thread")?;
-    let until = args.seconds.map(|seconds| started + duration(seconds));
+    let until = display.until(started);
     let mut shown = Instant::now();
     let mut flood = Flood::new(shown);
     let mut failure = None;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::News;
 use crate::backend::options::{Net, Publish};
-use crate::cli::Style;
+use crate::cli::{DisplayArgs, Style};
 use crate::run::view::{clock, scaled};
 use crate::virtio::Counters;
 
@@ -36,9 +36,10 @@ pub(super) struct View {
 }
 
 impl View {
-    pub(super) fn new(json: bool, no_colour: bool, live: bool) -> Self {
+    pub(super) fn new(display: &DisplayArgs) -> Self {
         let before = (Instant::now(), Counters::default());
-        Self { out: io::stdout(), json, style: Style::new(no_colour), live, status: false, before }
+        let (json, style, live) = (display.json, display.style(), display.is_live());
+        Self { out: io::stdout(), json, style, live, status: false, before }
     }
 
     fn put(&mut self, object: &Value, text: impl FnOnce(Style) -> String) -> io::Result<()> {
