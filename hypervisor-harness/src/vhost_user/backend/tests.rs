@@ -466,6 +466,41 @@ fn frontends_that_listen_are_found_again_and_again() {
     }
 }
 
+#[test]
+fn a_frontend_that_listens_and_has_no_room_is_not_waited_for() {
+    let path = std::env::temp_dir().join(format!("ringlet-vhost-full-{}", std::process::id()));
+    let listener = UnixListener::bind(&path).unwrap();
+    // SAFETY: a call that takes no pointers; it makes the queue of those that wait as short as it can be.
+    assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 0) }, 0);
+    let connect = crate::vhost_user::connect;
+    let waiting: Vec<_> = std::iter::from_fn(|| connect(&path).ok()).collect();
+    assert_eq!(connect(&path).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    let backend = Backend::of(Source::connect(&path), path.clone());
+    for _ in &waiting {
+        drop(listener.accept().unwrap());
+    }
+    let (stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(LONG)).unwrap();
+    let mut driver = Driver::new(stream);
+    driver.start(0);
+    driver.ping(0);
+    drop(driver);
+    assert_eq!(backend.gone(), (None, vec![]));
+    // Full again: it ends all the same.
+    let _waiting: Vec<_> = std::iter::from_fn(|| connect(&path).ok()).collect();
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn a_path_that_its_owner_spoils_is_tried_again() {
+    let path = PathBuf::from("/dev/null/socket");
+    let backend = Backend::of(Source::connect(&path), path);
+    match backend.news.recv_timeout(LONG) {
+        Ok(News::Complaint(text)) => assert!(text.contains("cannot connect to /dev/null/socket"), "{text}"),
+        other => panic!("{other:?}"),
+    }
+}
+
 /// One thing that a frontend does, sensible in itself, in whichever order.
 fn act(driver: &mut Driver, others: &[File], what: u8, number: u8, ring: usize) -> vhost::Result<()> {
     let page = u64::from(number % 8) << 12;
