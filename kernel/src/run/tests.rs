@@ -561,3 +561,29 @@ fn destinations_are_named_by_their_key() {
     let server = DestinationKey { address: "10.0.0.11".parse().unwrap(), port: 80 };
     assert_eq!(world.running.kernel.balancer.destinations(&web).unwrap().next().unwrap().key, server);
 }
+
+#[test]
+fn any_mtu_that_a_device_may_tell_is_lived_with() {
+    for mtu in [68, 69, 80, 100, 576, 1279, 1280, 9000, 65535] {
+        for offered in [ALL, ALL - Features::CSUM, ALL - Features::GUEST_LARGE - Features::MRG_RXBUF] {
+            let device = Device::new(offered, MAC, mtu);
+            let mut world =
+                World::with(device, COMMAND_LINE, RULES).unwrap_or_else(|(_, said)| panic!("{mtu}: {said}"));
+            world.peers = vec![Peer::gateway(Features::empty()), Peer::server(Features::empty())];
+            let page = world.http("GET / HTTP/1.0\r\n\r\n");
+            assert!(page.starts_with("HTTP/1.1 200 "), "an MTU of {mtu}, {offered}: {page}");
+            world.peers[1].listen(80);
+            let client = world.peers[0].connect(("fd09::5", 40000), ("fd00::100", 80));
+            // smoltcp asks for one neighbour a second.
+            world.run(20_000);
+            let answered = world.peers[0].tcp(client).may_send();
+            assert!(answered || mtu < 1280, "an MTU of {mtu}, {offered}");
+            // IPv6 knows no MTU below 1280.
+            let most = |frame: &[u8]| 14 + usize::from(if frame[12] == 0x86 { mtu.max(1280) } else { mtu });
+            for (header, frame) in &world.peers[0].seen {
+                assert!(header.is_gso() || frame.len() <= most(frame), "an MTU of {mtu}: {frame:x?}");
+            }
+            assert_eq!(world.ended, None);
+        }
+    }
+}
