@@ -8,6 +8,9 @@ use std::time::Duration;
 /// The protocol of the frames: the first one for local experiments (IEEE 802), so that Linux has nothing to say to them.
 pub const PROTOCOL: u16 = 0x88b5;
 
+/// What may wait in a socket, in bytes as Linux counts them: a frame and all the memory that it was put into.
+const ROOM: i32 = 32 << 20;
+
 /// A socket for frames of [`PROTOCOL`] on one interface.
 pub struct Packets(OwnedFd);
 
@@ -33,7 +36,7 @@ impl Packets {
             sll_addr: [0; 8],
         };
         let time = libc::timeval { tv_sec: patience.as_secs() as i64, tv_usec: 0 };
-        let one = 1_i32;
+        let (one, room) = (1_i32, ROOM);
         let set = |level, option, value: *const libc::c_void, size: usize| {
             // SAFETY: the value is as long as said, and lives on.
             let done = unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, value, size as u32) };
@@ -44,6 +47,8 @@ impl Packets {
             unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), size_of::<libc::sockaddr_ll>() as u32) };
         assert_eq!(bound, 0, "{interface}: {}", io::Error::last_os_error());
         set(libc::SOL_SOCKET, libc::SO_RCVTIMEO, (&raw const time).cast(), size_of_val(&time));
+        // By default 208 KiB: two dozen frames of 9000 bytes, and the others are dropped.
+        set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, (&raw const room).cast(), size_of_val(&room));
         // What we send ourselves is not received.
         set(libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, (&raw const one).cast(), size_of_val(&one));
         Self(fd)

@@ -81,6 +81,13 @@ impl Testpmd {
         self.0.wait_for(" created");
     }
 
+    /// Forwards from now on, as said at the start. When this returns, what comes to a port is forwarded: a port that is just
+    /// being started throws away what its driver finds in the rings.
+    pub fn forward(&mut self) {
+        self.0.say("start");
+        self.0.wait_for(" packet forwarding - ");
+    }
+
     /// Types a command.
     pub fn say(&mut self, command: &str) {
         self.0.say(command);

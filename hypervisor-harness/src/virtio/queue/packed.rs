@@ -96,6 +96,11 @@ impl<A: Words> Packed<A> {
     }
 
     /// A table of descriptors, all of which count, in their order; of their flags only WRITE means anything (section 2.8.7).
+    ///
+    /// Not even WRITE does in a queue that the device only reads: the queue says which way the bytes go, and nothing can come of
+    /// believing it. DPDK's driver, up to the newest version looked at (26.11-rc0), leaves WRITE set for the header of each frame
+    /// of several mbufs that it sends (`vring_desc_init_indirect_packed` sets it everywhere, once), and for one of the others
+    /// where its place in the table happens to be the table's own in the ring.
     fn indirect(&self, refers: &Descriptor, before: usize, pieces: &mut Vec<Piece>) -> Result<usize, Fault> {
         let (table, count) = self.walker.table_at(refers.address, refers.length)?;
         let mut bytes = 0;
@@ -103,7 +108,11 @@ impl<A: Words> Packed<A> {
             let offset = index * layout::DESC_LEN;
             let address = table.load64(offset, Ordering::Relaxed);
             let tail = table.load64(offset + layout::DESC_LENGTH, Ordering::Relaxed);
-            bytes += self.buffer(&Descriptor::from_words(address, tail), before, pieces)?;
+            let mut descriptor = Descriptor::from_words(address, tail);
+            if self.walker.direction == Direction::FromGuest {
+                descriptor.flags &= !layout::DESC_F_WRITE;
+            }
+            bytes += self.buffer(&descriptor, before, pieces)?;
         }
         Ok(bytes)
     }

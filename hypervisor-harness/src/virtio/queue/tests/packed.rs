@@ -68,6 +68,30 @@ fn verify_2_8_7_in_a_table_all_descriptors_count_and_only_write_means_anything()
     assert_eq!(pair.take(), Ok(Some(Chain { id: 1, descriptors: 1, pieces: 1, bytes: 16 })));
 }
 
+/// As `vring_desc_init_indirect_packed` and `virtqueue_enqueue_xmit_packed` of DPDK leave them.
+#[test]
+fn in_a_table_to_be_read_write_means_nothing() {
+    let offer = |pair: &mut Pair, flags: [u16; 3]| {
+        for (index, flags) in (0..).zip(flags) {
+            let (address, length) = (BUFFERS + 0x1000 * u64::from(index), 10 + u32::from(index));
+            pair.ring.descriptor_at(TABLE, index, Descriptor { address, length, id: index, flags });
+        }
+        pair.ring.offer_one(TABLE, 3 * DESC_LEN as u32, 0, DESC_F_INDIRECT);
+    };
+    for flags in [[DESC_F_WRITE, DESC_F_NEXT | DESC_F_AVAIL, DESC_F_AVAIL], [DESC_F_WRITE, DESC_F_WRITE, 0]] {
+        let mut pair = Pair::new(SIZE, Direction::FromGuest, MODE);
+        offer(&mut pair, flags);
+        assert_eq!(pair.take(), Ok(Some(Chain { id: 0, descriptors: 1, pieces: 3, bytes: 33 })));
+        // In the ring itself it does.
+        pair.ring.offer_one(BUFFERS, 10, 0, DESC_F_WRITE);
+        assert_eq!(pair.take(), Err(Fault::Direction));
+    }
+    // And what is not to be written is not written.
+    let mut pair = Pair::new(SIZE, Direction::ToGuest, MODE);
+    offer(&mut pair, [DESC_F_WRITE, 0, DESC_F_WRITE]);
+    assert_eq!(pair.take(), Err(Fault::Direction));
+}
+
 #[test]
 fn each_broken_rule_has_its_fault() {
     type Case = (fn(&mut Pair), Fault);
