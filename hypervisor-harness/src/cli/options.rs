@@ -104,6 +104,9 @@ pub struct RunArgs {
     /// How the guest reaches its network device
     #[arg(long, value_enum, default_value_t)]
     pub transport: Transport,
+    /// The MAC address of the network device; 52:54:00:12:34:02 without this, which is for one guest in a network
+    #[arg(long, value_name = "XX:XX:XX:XX:XX:XX")]
+    pub mac: Option<Mac>,
     /// Features that the network device does not offer (-name), or does although it would not (+name), with commas between
     /// them; `--features` is the driver's side of the same
     #[arg(long, value_name = "-NAME,+NAME", allow_hyphen_values = true)]
@@ -244,6 +247,32 @@ impl fmt::Display for Cidr {
     }
 }
 
+/// An Ethernet address that one station can have, `52:54:00:12:34:02`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mac(pub [u8; 6]);
+
+impl FromStr for Mac {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("`{text}` is no MAC address, such as 52:54:00:12:34:02");
+        let byte = |part: &str| {
+            let plain = part.len() == 2 && part.bytes().all(|digit| digit.is_ascii_hexdigit());
+            plain.then(|| u8::from_str_radix(part, 16).ok()).flatten().ok_or_else(bad)
+        };
+        let bytes: Vec<u8> = text.split(':').map(byte).collect::<Result<_, _>>()?;
+        let mac: [u8; 6] = bytes.try_into().map_err(|_| bad())?;
+        // The lowest bit of the first byte is set in a group's address (IEEE 802).
+        match mac {
+            [0, 0, 0, 0, 0, 0] => Err(format!("`{text}` is nobody's MAC address")),
+            [first, ..] if first & 1 != 0 => {
+                Err(format!("`{text}` is the MAC address of a group: the first byte has to be even"))
+            }
+            _ => Ok(Self(mac)),
+        }
+    }
+}
+
 /// A list of features to switch on and off, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FeatureSwitches(String);
@@ -298,6 +327,18 @@ mod tests {
         for bad in ["10.0.0.2", "10.0.0.2/", "10.0.0.2/0", "10.0.0.2/33", "fd00::2/129", "x/24", "10.0.0.2/+24"] {
             assert!(bad.parse::<Cidr>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn mac_addresses_are_those_of_one_station() {
+        assert_eq!("52:54:00:aB:34:03".parse(), Ok(Mac([0x52, 0x54, 0, 0xab, 0x34, 3])));
+        for bad in
+            ["", "52:54:00:12:34", "52:54:00:12:34:02:", "52:54:00:12:34:2", "52-54-00-12-34-02", "52:54:00:12:34:+2"]
+        {
+            assert!(bad.parse::<Mac>().unwrap_err().contains("such as"), "{bad}");
+        }
+        assert!("53:54:00:12:34:02".parse::<Mac>().unwrap_err().contains("group"));
+        assert!("00:00:00:00:00:00".parse::<Mac>().unwrap_err().contains("nobody"));
     }
 
     #[test]

@@ -65,6 +65,9 @@ pub fn run(args: &RunArgs, started: Instant) -> anyhow::Result<u8> {
         queue_size: args.queue_size,
         ..virtio::Options::new(events.report())
     };
+    if let Some(mac) = args.mac {
+        device.mac = mac.0;
+    }
     if let Some(switches) = &args.device_features {
         device.mask = switches.applied_to(device.mask);
     }
