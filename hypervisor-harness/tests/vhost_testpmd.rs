@@ -3,11 +3,22 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::sync::mpsc;
+use std::time::Duration;
 
+use common::msix::Vector;
+use common::netns::{self, ip};
+use common::ping::Pinger;
 use common::ringlet::Ringlet;
-use common::rules;
 use common::testpmd::{Directory, Testpmd, is_there, read_pcap, write_pcap};
+use common::{TRANSPORTS, program, rules};
 use etherparse::{PacketBuilder, SlicedPacket};
+use ringlet::backend::options::VhostUser;
+use ringlet::vhost_user::frontend;
+use ringlet::virtio::{self, Transport};
+use ringlet::vmm::console::{Record, Said};
+use ringlet::vmm::machine::Start;
+use ringlet::vmm::{GuestRam, Machine};
 use ringlet_driver::features::Features;
 
 /// The guest's Ethernet address.
@@ -51,7 +62,7 @@ fn arp_reply(host: u8) -> Vec<u8> {
 
 /// Lets testpmd send so many datagrams from a file to the guest, all at once, and compares each one that comes back. Without
 /// the features in `without`, a list as on the command line; with all of `with`.
-fn forward(datagrams: u16, without: &str, with: Features) {
+fn forward(transport: &str, datagrams: u16, without: &str, with: Features) {
     let directory = Directory::new();
     let [from, to, socket] = ["in.pcap", "out.pcap", "v.sock"].map(|name| directory.path(name));
     let mut frames: Vec<_> = rules::SERVERS.map(arp_request).into();
@@ -62,7 +73,8 @@ fn forward(datagrams: u16, without: &str, with: Features) {
 
     let rules = rules::File::new("vhost", rules::service("-u", "10.0.0.100:80", 80, "rr"));
     let net = format!("vhost-user={socket}");
-    let mut arguments = vec!["run", "--net", &net, "--ip", "10.0.0.2/24", "--rules", rules.path()];
+    let mut arguments =
+        vec!["run", "--net", &net, "--transport", transport, "--ip", "10.0.0.2/24", "--rules", rules.path()];
     let switches = without.split(',').map(|name| format!("-{name}")).collect::<Vec<_>>().join(",");
     if !without.is_empty() {
         arguments.extend(["--features", &switches]);
@@ -70,6 +82,7 @@ fn forward(datagrams: u16, without: &str, with: Features) {
     let ringlet = Ringlet::start(&arguments);
     testpmd.wait_for_driver();
     let boot = ringlet.seen.iter().find(|record| record["type"] == "boot").expect("it came before `ready`");
+    assert_eq!(boot["transport"], transport);
     let agreed = Features::from_bits_retain(boot["features"].as_u64().expect("a number"));
     assert!(agreed.contains(with), "without {without:?}: {agreed}");
     for name in without.split(',').filter(|name| !name.is_empty()) {
@@ -77,7 +90,7 @@ fn forward(datagrams: u16, without: &str, with: Features) {
     }
 
     // Everything that is sent comes back, and is counted at the guest's side of testpmd.
-    testpmd.say("start");
+    testpmd.forward();
     let expected = u64::from(datagrams) + rules::SERVERS.len() as u64;
     testpmd.wait_for_packets(1, |received, sent| received >= expected && sent == expected);
     testpmd.quit();
@@ -100,8 +113,7 @@ fn forward(datagrams: u16, without: &str, with: Features) {
     assert_eq!(servers, rules::SERVERS.map(|server| (server, datagrams / 3)).into());
 }
 
-#[test]
-fn frames_are_forwarded_to_the_last_byte() {
+fn forward_with_each_ring(transport: &str) {
     needs_kvm!();
     if !is_there() {
         return;
@@ -114,16 +126,26 @@ fn frames_are_forwarded_to_the_last_byte() {
     ];
     for (without, with) in rings {
         let all = |more: &str| if without.is_empty() { more.to_owned() } else { format!("{without},{more}") };
-        forward(300, without, with | Features::MRG_RXBUF | Features::CSUM | Features::GUEST_CSUM);
-        forward(300, &all("mrg_rxbuf,guest_tso4,guest_tso6,guest_ufo"), with);
+        forward(transport, 300, without, with | Features::MRG_RXBUF | Features::CSUM | Features::GUEST_CSUM);
+        forward(transport, 300, &all("mrg_rxbuf,guest_tso4,guest_tso6,guest_ufo"), with);
         // Each buffer has to hold a super-frame then, in many pieces: there are few. Not with packed rings: DPDK's library takes
         // any four descriptors in a row for four buffers of one piece there (docs/vhost-user.md).
         if without.contains("ring_packed") {
-            forward(21, &all("mrg_rxbuf"), with | Features::GUEST_TSO4);
+            forward(transport, 21, &all("mrg_rxbuf"), with | Features::GUEST_TSO4);
         }
         let bare = with - Features::EVENT_IDX - Features::INDIRECT_DESC;
-        forward(300, &all("event_idx,indirect_desc,csum,guest_csum"), bare);
+        forward(transport, 300, &all("event_idx,indirect_desc,csum,guest_csum"), bare);
     }
+}
+
+#[test]
+fn frames_are_forwarded_to_the_last_byte_over_mmio() {
+    forward_with_each_ring("mmio");
+}
+
+#[test]
+fn frames_are_forwarded_to_the_last_byte_over_pci() {
+    forward_with_each_ring("pci");
 }
 
 /// Waits until so many frames more have gone round.
@@ -141,13 +163,14 @@ fn go_round(ringlet: &mut Ringlet, more: u64) {
 }
 
 /// Kills testpmd while frames go round, and starts it again. `server`: whether it is Ringlet that listens.
-fn restart(server: bool, without: &str) {
+fn restart(transport: &str, server: bool, without: &str) {
     let directory = Directory::new();
     let socket = directory.path("v.sock");
     let device = format!("net_vhost0,iface={socket}{}", if server { ",client=1" } else { "" });
     let start = || Testpmd::start(&directory, &[&device], &["--forward-mode=macswap"]);
     let net = format!("vhost-user={socket}{}", if server { ",server" } else { "" });
-    let mut arguments = vec!["run", "--net", &net, "--ip", "10.0.0.2/24", "--append", "roundtrip=256"];
+    let mut arguments = vec!["run", "--net", &net, "--transport", transport, "--ip", "10.0.0.2/24"];
+    arguments.extend(["--append", "roundtrip=256"]);
     if !without.is_empty() {
         arguments.extend(["--features", without]);
     }
@@ -155,7 +178,7 @@ fn restart(server: bool, without: &str) {
     let mut testpmd = start();
     for _ in 0..3 {
         testpmd.wait_for_driver();
-        testpmd.say("start");
+        testpmd.forward();
         go_round(&mut ringlet, 10_000);
         drop(testpmd);
         let gone = ringlet.wait("complaint");
@@ -167,7 +190,7 @@ fn restart(server: bool, without: &str) {
         testpmd = start();
     }
     testpmd.wait_for_driver();
-    testpmd.say("start");
+    testpmd.forward();
     go_round(&mut ringlet, 10_000);
     let record = ringlet.wait("roundtrip");
     let (injected, returned) = (record["injected"].as_u64(), record["returned"].as_u64());
@@ -182,8 +205,10 @@ fn the_backend_may_be_killed_and_started_again() {
     if !is_there() {
         return;
     }
-    restart(false, "-ring_packed");
-    restart(false, "");
+    for transport in TRANSPORTS {
+        restart(transport, false, "-ring_packed");
+        restart(transport, false, "");
+    }
 }
 
 #[test]
@@ -192,5 +217,59 @@ fn the_backend_may_connect_to_us() {
     if !is_there() {
         return;
     }
-    restart(true, "");
+    TRANSPORTS.into_iter().for_each(|transport| restart(transport, true, ""));
+}
+
+/// The backend writes what KVM makes an interrupt of, and knows nothing of masks. The guest sleeps whenever it has nothing to
+/// do, and nothing but these interrupts wakes it.
+#[test]
+fn a_vector_is_masked_and_unmasked_while_the_backend_interrupts() {
+    needs_kvm!();
+    if !is_there() {
+        return;
+    }
+    const ROUNDS: usize = 100;
+    netns::inside(|| {
+        let directory = Directory::new();
+        let socket = directory.path("v.sock");
+        let devices = ["net_tap0,iface=tap0", &format!("net_vhost0,iface={socket}")];
+        let mut testpmd = Testpmd::start(&directory, &devices, &[]);
+        ip("address add 10.0.0.1/24 dev tap0");
+        ip("link set tap0 up");
+
+        let address = VhostUser { path: socket.into(), server: false };
+        let link = frontend::connect(&address, frontend::PATIENCE, &mut || false).expect("a backend");
+        let mut machine = Machine::with_ram(GuestRam::shared(64).expect("memory")).expect("a machine");
+        let report = Box::new(|line: &str| panic!("{line}"));
+        let options = virtio::Options { transport: Transport::Pci, ..virtio::Options::new(report) };
+        let device = frontend::attach(&mut machine, link.expect("somebody listens"), options).expect("a device");
+        let vector = Vector::of(&machine);
+        let (sender, said) = mpsc::channel();
+        let start = Start {
+            image: ringlet::image::EMBEDDED.into(),
+            command_line: "ip=10.0.0.2/24 console=ringlet status=60000 idle_spin=0".into(),
+            module: None,
+            said: Box::new(move |said| drop(sender.send(said))),
+            ended: Box::new(|_| ()),
+        };
+        let running = machine.start(start).expect("it starts");
+        while !matches!(said.recv_timeout(program::PATIENCE).expect("it boots"), Said::Record(Record::Ready(_))) {}
+        testpmd.wait_for_driver();
+        testpmd.forward();
+
+        let metrics = "10.0.0.2:9100".parse().expect("an address");
+        let wakeups = || common::ringlet::wakeups(metrics);
+        let before = wakeups();
+        vector.is_masked_and_unmasked_during(|| {
+            let mut pinger = Pinger::new([10, 0, 0, 2].into(), Duration::from_secs(10));
+            for round in 0..ROUNDS {
+                pinger.ping().unwrap_or_else(|error| panic!("an interrupt was lost in round {round}: {error}"));
+            }
+        });
+        assert!(wakeups() > before + 3, "no interrupt came through");
+        running.stop();
+        assert_eq!(running.join().exit_code(), 0);
+        device.end();
+        testpmd.quit();
+    });
 }

@@ -130,12 +130,7 @@ impl Ringlet {
     /// pace of the guest's timers, so that nothing else would notice.
     pub fn wait_for_wakeups(&self) {
         let metrics = self.host("10.0.0.2:9100");
-        let woken = || {
-            let text = super::http::get(metrics, "/metrics").expect("metrics");
-            let line = text.lines().find_map(|line| line.strip_prefix("ringlet_wakeups_total "));
-            line.expect("a counter").parse::<u64>().expect("a number") > 3
-        };
-        assert!((0..40).any(|_| woken()), "no sleep of the guest was ended by an interrupt");
+        assert!((0..40).any(|_| wakeups(metrics) > 3), "no sleep of the guest was ended by an interrupt");
     }
 
     /// Asks it to end, as Ctrl-C does, and waits for that. Returns its exit code.
@@ -161,6 +156,13 @@ impl Drop for Ringlet {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// How many sleeps of a guest were ended by an interrupt, by its metrics.
+pub fn wakeups(metrics: SocketAddr) -> u64 {
+    let text = super::http::get(metrics, "/metrics").expect("metrics");
+    let line = text.lines().find_map(|line| line.strip_prefix("ringlet_wakeups_total "));
+    line.expect("a counter").parse().expect("a number")
 }
 
 /// Runs `ringlet ARGUMENTS` (in QEMU where there is no KVM) to its end, which has to come within [`PATIENCE`]. Returns its
