@@ -44,7 +44,7 @@ enum Step {
     Netns,
     /// The same image in QEMU, on every machine
     Qemu,
-    /// vhost-user, with DPDK and QEMU at the other end
+    /// vhost-user, with DPDK, Open vSwitch and QEMU at the other end
     Vhost,
 }
 
@@ -124,13 +124,14 @@ fn summary(results: &[(&str, bool, Duration)], steps: usize) -> anyhow::Result<(
 }
 
 /// A program that the tests start, and the packages of Debian and Fedora that have it.
-const TOOLS: [(&str, &str, &str); 7] = [
+const TOOLS: [(&str, &str, &str); 8] = [
     ("qemu-system-x86_64", "qemu-system-x86", "qemu-system-x86-core"),
     ("ip", "iproute2", "iproute"),
     ("curl", "curl", "curl"),
     ("iperf3", "iperf3", "iperf3"),
     ("python3", "python3-minimal", "python3"),
     ("dpdk-testpmd", "dpdk-dev", "dpdk"),
+    ("ovs-vsctl", "openvswitch-switch-dpdk", "openvswitch-dpdk"),
     ("busybox", "busybox-static", "busybox"),
 ];
 

@@ -7,6 +7,7 @@ pub mod iperf3;
 pub mod linux;
 pub mod msix;
 pub mod netns;
+pub mod ovs;
 pub mod packets;
 pub mod ping;
 pub mod program;
