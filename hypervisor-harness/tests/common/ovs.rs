@@ -11,10 +11,13 @@ const BESIDE: &str = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk";
 /// What the database is to hold.
 const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
 /// How the switch is to be. It makes its packet buffers where memory is, without huge pages: `--no-huge` wants `--legacy-mem`
-/// from OVS, which would add `--in-memory` otherwise. The thread that forwards sleeps when there is nothing to do.
-const CONFIGURATION: [&str; 3] = [
+/// from OVS, which would add `--in-memory` otherwise. Each port has buffers of its own: one pool for all would take what memory
+/// there is, and leave none for the one that OVS makes anew when a port gets its guest, so that the port is lost. The thread
+/// that forwards sleeps when there is nothing to do.
+const CONFIGURATION: [&str; 4] = [
     "other_config:dpdk-init=true",
-    "other_config:dpdk-extra=\"--no-huge --legacy-mem -m 256 --no-pci --no-shconf --no-telemetry\"",
+    "other_config:dpdk-extra=\"--no-huge --legacy-mem -m 512 --no-pci --no-shconf --no-telemetry\"",
+    "other_config:per-port-memory=true",
     "other_config:pmd-maxsleep=50",
 ];
 
