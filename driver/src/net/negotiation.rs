@@ -133,10 +133,9 @@ impl<T: NetTransport> Negotiation<T> {
     }
 }
 
-/// The offered features without those for which a receive queue of `size` is too short: without MRG_RXBUF, a large frame
-/// needs a chain of buffers, and a chain must not be longer than the queue (section 2.7.5.3.1).
+/// The offered features without those for which a receive queue of `size` is too short, see [`Posting::fits`].
 fn feasible(offered: Features, wanted: Features, mtu: Option<u16>, size: u16) -> Features {
-    let fits = |features: Features| Posting::new(features & wanted, mtu).buffers() <= usize::from(size);
+    let fits = |features: Features| Posting::new(features & wanted, mtu).fits(size);
     let large = Features::GUEST_LARGE;
     let all = [offered, offered - large, offered - large - Features::MTU];
     all.into_iter().find(|&features| fits(features)).unwrap_or(all[2])

@@ -18,6 +18,11 @@ const PLAIN_FRAME: usize = NetHdr::LEN + ETHERNET_HEADER + VLAN_TAG + 1500;
 /// Length of a VLAN tag.
 const VLAN_TAG: usize = 4;
 
+/// Free descriptors below which refilling a queue of `size` does not bother.
+fn batch(size: u16) -> u16 {
+    (size / 8).clamp(1, 32)
+}
+
 /// What is posted for the device to receive into.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Posting {
@@ -46,6 +51,14 @@ impl Posting {
 
     pub(super) fn buffers(&self) -> usize {
         self.buffers
+    }
+
+    /// Whether a queue of `size` always has room for the longest frame: a chain must not be longer than the queue (section
+    /// 2.7.5.3.1); and where frames are merged, so many buffers must be with the device although it is given new ones only when a
+    /// few are missing. A device waits for more of them otherwise, or throws the frame away, and its sender sends it once more.
+    pub(super) fn fits(&self, size: u16) -> bool {
+        let needed = if self.merged { self.longest + usize::from(batch(size)) - 1 } else { self.buffers };
+        needed <= usize::from(size)
     }
 }
 
@@ -87,7 +100,7 @@ impl<R: Virtqueue<Frame>> Receive<R> {
         let checked = if features.contains(Features::GUEST_CSUM) { NetHdr::DATA_VALID } else { 0 };
         let counted = if features.contains(Features::RSC_EXT) { NetHdr::RSC_INFO } else { 0 };
         Self {
-            batch: (ring.size() / 8).clamp(1, 32),
+            batch: batch(ring.size()),
             ring,
             device,
             doorbell,

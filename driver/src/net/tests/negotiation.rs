@@ -109,7 +109,12 @@ fn a_queue_too_short_for_large_frames_goes_without<R: Rings>() {
     for (size, mtu, without, given_up) in [
         (16, 1500, Features::MRG_RXBUF, large),
         (32, 1500, Features::MRG_RXBUF, NONE),
-        (16, 1500, NONE, NONE),
+        (1, 1500, NONE, large),
+        (2, 9000, NONE, large | Features::MTU),
+        (16, 1500, NONE, large),
+        // Nearly all of a queue is with the device, but not always all.
+        (32, 1500, NONE, large),
+        (64, 1500, NONE, NONE),
         (1, 1500, Features::MRG_RXBUF, large),
         (1, 9000, Features::MRG_RXBUF, large | Features::MTU),
     ] {
