@@ -136,6 +136,25 @@ fn received_frames_fill_their_buffers() {
 }
 
 #[test]
+fn neither_direction_waits_for_the_end_of_the_other() {
+    const MANY: u16 = 3 * BURST as u16 + 1;
+    let mut guest = Guest::started(PLAIN, 256);
+    for nth in 0..MANY {
+        guest.send(nth, &frame(plain(), 60, nth as u8), &[]);
+        // What comes is not looked at: one place is enough for it.
+        guest.rings[RECEIVE].descriptor(nth, BUFFERS, 2048, DESC_F_WRITE, 0);
+        guest.rings[RECEIVE].offer(nth);
+    }
+    guest.wire.state().waiting.extend((0..MANY).map(|nth| frame(plain(), 60, nth as u8)));
+    for turn in 1..=3 {
+        assert_eq!(guest.turn().moved, 2 * BURST);
+        let counters = guest.counters();
+        assert_eq!((counters.from_guest.frames, counters.to_guest.frames), (turn * BURST as u64, turn * BURST as u64));
+    }
+    assert_eq!(guest.turn().moved, 2);
+}
+
+#[test]
 fn verify_5_1_6_4_a_large_frame_lies_in_as_many_buffers_as_it_needs() {
     let mut guest = Guest::started(MERGEABLE, 64);
     let large = frame(plain(), 5000, 3);
