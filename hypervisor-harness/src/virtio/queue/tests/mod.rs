@@ -1,6 +1,7 @@
 mod interleavings;
 mod life;
 mod packed;
+mod rust_vmm;
 mod split;
 
 use super::*;
