@@ -6,6 +6,8 @@
 pub mod coalesce;
 pub mod generator;
 pub mod lan;
+#[cfg(test)]
+pub mod mirror;
 mod open;
 pub mod options;
 pub mod pcap;

@@ -182,53 +182,7 @@ impl<B: Backend> Backend for Capture<B> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// A network that gives back what it is sent, once per frame, and refuses empty frames for now.
-    #[derive(Default)]
-    struct Mirror(Vec<Vec<u8>>);
-
-    impl Backend for Mirror {
-        fn name(&self) -> &'static str {
-            "mirror"
-        }
-
-        fn offloads(&self) -> Features {
-            Features::empty()
-        }
-
-        fn negotiated(&mut self, _: Features) -> io::Result<()> {
-            Ok(())
-        }
-
-        fn send(&mut self, frame: &Scatter<'_>) -> io::Result<Sent> {
-            if frame.len() <= NetHdr::LEN {
-                return Ok(Sent::Later);
-            }
-            let mut bytes = vec![0; frame.len()];
-            frame.read(0, &mut bytes);
-            self.0.push(bytes);
-            Ok(Sent::Done)
-        }
-
-        fn receive(&mut self, room: &mut Scatter<'_>) -> io::Result<Received> {
-            let Some(frame) = self.0.pop() else { return Ok(Received::Empty) };
-            Ok(Received::Frame(room.write(0, &frame)))
-        }
-
-        fn discard(&mut self) {
-            unreachable!("none is too large");
-        }
-
-        fn turn(&mut self, _: Instant) -> Option<Instant> {
-            None
-        }
-
-        fn wait_on(&self, _: &mut Vec<RawFd>) {}
-
-        fn counters(&self) -> Counters {
-            Counters::default()
-        }
-    }
+    use crate::backend::mirror::Mirror;
 
     fn with<T>(bytes: &mut [u8], use_it: impl FnOnce(&mut Scatter<'_>) -> T) -> T {
         let pieces = [libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() }];

@@ -251,45 +251,7 @@ fn poll(wanted: &[(RawFd, libc::c_short)], until: Option<Instant>) -> io::Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::Counters;
-    use std::collections::VecDeque;
-
-    /// A network that sends every frame back.
-    #[derive(Default)]
-    struct Mirror(VecDeque<Vec<u8>>);
-
-    impl Backend for Mirror {
-        fn name(&self) -> &'static str {
-            "mirror"
-        }
-        fn offloads(&self) -> Features {
-            Features::empty()
-        }
-        fn negotiated(&mut self, _: Features) -> io::Result<()> {
-            Ok(())
-        }
-        fn send(&mut self, frame: &Scatter<'_>) -> io::Result<Sent> {
-            let mut bytes = vec![0; frame.len()];
-            frame.read(0, &mut bytes);
-            self.0.push_back(bytes);
-            Ok(Sent::Done)
-        }
-        fn receive(&mut self, room: &mut Scatter<'_>) -> io::Result<Received> {
-            let Some(frame) = self.0.pop_front() else { return Ok(Received::Empty) };
-            room.write(0, &frame);
-            Ok(Received::Frame(frame.len()))
-        }
-        fn discard(&mut self) {
-            unreachable!("none is too large");
-        }
-        fn turn(&mut self, _: Instant) -> Option<Instant> {
-            None
-        }
-        fn wait_on(&self, _: &mut Vec<RawFd>) {}
-        fn counters(&self) -> Counters {
-            Counters::default()
-        }
-    }
+    use crate::backend::mirror::Mirror;
 
     #[test]
     fn frames_go_both_ways_in_order_and_whole() {

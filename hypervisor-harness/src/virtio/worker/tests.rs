@@ -2,7 +2,7 @@ use ringlet_driver::features::Features;
 use ringlet_driver::wire::NetHdr;
 
 use super::*;
-use crate::backend::{self, Received, Scatter, Sent};
+use crate::backend::mirror::Mirror;
 use crate::virtio::memory::Memory;
 use crate::virtio::mmio::Line;
 use crate::virtio::testing::{BUFFERS, RECEIVE, Ring, TRANSMIT, frame, place};
@@ -27,48 +27,6 @@ fn looking_for_work_pays_or_ends() {
     assert_eq!(never.now, Duration::ZERO);
 }
 
-/// Every frame sent comes back.
-#[derive(Default)]
-struct Echo(std::collections::VecDeque<Vec<u8>>);
-
-impl Backend for Echo {
-    fn name(&self) -> &'static str {
-        "echo"
-    }
-    fn offloads(&self) -> Features {
-        Features::empty()
-    }
-    fn negotiated(&mut self, _features: Features) -> io::Result<()> {
-        Ok(())
-    }
-    fn send(&mut self, frame: &Scatter<'_>) -> io::Result<Sent> {
-        let mut bytes = vec![0; frame.len()];
-        frame.read(0, &mut bytes);
-        self.0.push_back(bytes);
-        Ok(Sent::Done)
-    }
-    fn receive(&mut self, room: &mut Scatter<'_>) -> io::Result<Received> {
-        let Some(frame) = self.0.front() else { return Ok(Received::Empty) };
-        let length = frame.len();
-        if length > room.len() {
-            return Ok(Received::TooSmall(length));
-        }
-        room.write(0, frame);
-        self.0.pop_front();
-        Ok(Received::Frame(length))
-    }
-    fn discard(&mut self) {
-        self.0.pop_front();
-    }
-    fn turn(&mut self, _now: Instant) -> Option<Instant> {
-        None
-    }
-    fn wait_on(&self, _fds: &mut Vec<RawFd>) {}
-    fn counters(&self) -> backend::Counters {
-        backend::Counters::default()
-    }
-}
-
 /// A thread of its own, a driver that sleeps until it is interrupted, and a device that sleeps whenever it can: no
 /// wake-up may be lost on either side.
 fn ping_pong(event_idx: bool, limit: Duration) {
@@ -78,7 +36,7 @@ fn ping_pong(event_idx: bool, limit: Duration) {
     let interrupt = EventFd::new(0).unwrap();
     let shared =
         Arc::new(Shared::new(Arc::new(Line::new(interrupt.try_clone().unwrap())), Box::new(|line| panic!("{line}"))));
-    let net = Net::new(memory, Echo::default(), shared.clone());
+    let net = Net::new(memory, Mirror::default(), shared.clone());
     let doorbells = [(); 2].map(|()| EventFd::new(EFD_NONBLOCK).unwrap());
     let (mut remote, thread) = spawn(net, shared.clone(), doorbells, limit).unwrap();
     let mut features = Features::VERSION_1;
