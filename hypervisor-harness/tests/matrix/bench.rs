@@ -204,6 +204,8 @@ pub struct Guest {
     running: Running,
     /// What the guest says that was agreed on.
     pub agreed: Features,
+    /// How many descriptors it says that its receive queue has.
+    pub queue_size: u64,
     /// What the guest has said.
     pub lines: Vec<String>,
     /// Its Ethernet address.
@@ -219,6 +221,8 @@ pub struct Setup {
     pub mask: Features,
     /// What the guest is told to leave alone, on its command line.
     pub without: Features,
+    /// The most descriptors that the device lets a queue have.
+    pub queue_size: u16,
 }
 
 impl Guest {
@@ -228,8 +232,8 @@ impl Guest {
         let bench = Bench { shared: shared.clone(), wake: wake.try_clone().unwrap() };
         let mut machine = Machine::new(64).unwrap();
         let report = Box::new(|line: &str| eprintln!("the device: {line}"));
-        let (transport, mask) = (setup.transport, setup.mask);
-        let options = virtio::Options { transport, mask, ..virtio::Options::new(report) };
+        let Setup { transport, mask, queue_size, .. } = *setup;
+        let options = virtio::Options { transport, mask, queue_size, ..virtio::Options::new(report) };
         let device = virtio::attach(&mut machine, bench, options).unwrap();
         let mut command_line = format!(
             "ip=10.0.0.2/24 ip=fd00::2/64 gateway=10.0.0.1 gateway=fd00::1 {} console=ringlet status=60000 connections=4096",
@@ -248,10 +252,13 @@ impl Guest {
             ended: Box::new(|_| ()),
         };
         let running = machine.start(start).unwrap();
-        let (mut lines, mut agreed) = (Vec::new(), None);
+        let (mut lines, mut agreed, mut queue_size) = (Vec::new(), None, 0);
         loop {
             match said.recv_timeout(PATIENCE) {
-                Ok(Said::Record(Record::Boot(boot))) => agreed = Some(Features::from_bits_retain(boot.features)),
+                Ok(Said::Record(Record::Boot(boot))) => {
+                    agreed = Some(Features::from_bits_retain(boot.features));
+                    queue_size = boot.queue_size;
+                }
                 Ok(Said::Record(Record::Ready(ready))) => {
                     assert_eq!(ready.rules_failed, 0, "{lines:#?}");
                     break;
@@ -262,7 +269,7 @@ impl Guest {
             }
         }
         let agreed = agreed.expect("a boot record");
-        let mut guest = Self { shared, wake, device, running, agreed, lines, mac: [0; 6], _said: said };
+        let mut guest = Self { shared, wake, device, running, agreed, queue_size, lines, mac: [0; 6], _said: said };
         // Who has 10.0.0.2? Tell 10.0.0.1.
         let question = [
             &[0xff; 6][..],

@@ -4,6 +4,8 @@ use std::fmt;
 
 use ringlet_driver::features::Features;
 
+use ringlet::virtio::net::{DEFAULT_QUEUE_SIZE, MAX_QUEUE_SIZE};
+
 use super::{Setup, TRANSPORTS};
 
 /// What a case is about.
@@ -24,6 +26,8 @@ pub enum Kind {
         /// What of it is on.
         on: Features,
     },
+    /// Everything, on queues that may have so many descriptors.
+    Sized(u16),
     /// The guest is to do without CSUM, and so without everything that needs it.
     Refused,
 }
@@ -39,6 +43,8 @@ pub struct Case {
     pub offered: Features,
     /// What must be agreed on.
     pub expected: Features,
+    /// How many descriptors the queues must have.
+    pub size: u16,
 }
 
 impl Case {
@@ -57,6 +63,7 @@ impl fmt::Display for Case {
             Kind::Alone(feature) => write!(f, "{feature} alone (the rest {by})")?,
             Kind::Without(feature) => write!(f, "without {feature} ({by})")?,
             Kind::Combination { on, .. } => write!(f, "combination {on} (the rest {by})")?,
+            Kind::Sized(size) => write!(f, "queues of {size}, with {}", self.offered & RING)?,
             Kind::Refused => write!(f, "without csum, with what needs it")?,
         }
         write!(f, " over {}", self.transport())
@@ -69,6 +76,12 @@ pub const GROUPS: [&[Features]; 3] = [
     &[Features::MRG_RXBUF, Features::GUEST_TSO4.union(Features::GUEST_TSO6), Features::RSC_EXT],
     &[Features::RING_PACKED, Features::NOTIFICATION_DATA, Features::EVENT_IDX],
 ];
+
+/// What makes a difference to how the descriptors of a queue are used: every combination is tried with every size.
+pub const RING: Features = Features::RING_PACKED.union(Features::MRG_RXBUF).union(Features::INDIRECT_DESC);
+
+/// Sizes of queues that are tried: the smallest, those that are no powers of two, and more than a driver wants.
+pub const SIZES: [u16; 8] = [1, 2, 3, 4, 16, 100, 1000, MAX_QUEUE_SIZE];
 
 /// What a feature is tried with when it is tried alone: what it needs by the specification, and what brings frames on which
 /// it shows.
@@ -85,6 +98,25 @@ pub fn companions(feature: Features) -> Features {
         _ => Features::empty(),
     };
     closure(feature | shown) - feature - Features::VERSION_1
+}
+
+/// Buffers of the driver's that a frame of 64 KiB lies in.
+const LARGEST_CHAIN: u16 = 32;
+
+/// How many descriptors a queue has that may have `most`, by what was agreed on. The guest wants no more than the device has by
+/// default.
+fn taken_of(most: u16, features: Features) -> u16 {
+    let most = most.min(DEFAULT_QUEUE_SIZE);
+    if features.contains(Features::RING_PACKED) { most } else { 1 << most.ilog2() }
+}
+
+/// Every set of features of `set`.
+fn powerset(set: Features) -> impl Iterator<Item = Features> {
+    let parts: Vec<Features> = set.iter().collect();
+    (0..1_u32 << parts.len()).map(move |chosen| {
+        let on = parts.iter().zip(0..).filter(|(_, nth)| chosen >> nth & 1 != 0);
+        on.fold(Features::empty(), |all, (&part, _)| all | part)
+    })
 }
 
 /// The set with all that its features need.
@@ -114,6 +146,14 @@ pub fn cases(offer: Features) -> Vec<Case> {
             kinds.push((Kind::Combination { group, on }, (both - whole) | on));
         }
     }
+    for size in SIZES {
+        for chosen in powerset(RING & both) {
+            // A split ring has a power of two, and takes the one below: that is shown with one size.
+            if chosen.contains(Features::RING_PACKED) || size.is_power_of_two() || size == 100 {
+                kinds.push((Kind::Sized(size), (both - RING) | chosen));
+            }
+        }
+    }
     kinds.push((Kind::Refused, both - Features::CSUM));
     let mut cases = Vec::new();
     for (_, transport) in TRANSPORTS {
@@ -121,7 +161,7 @@ pub fn cases(offer: Features) -> Vec<Case> {
             for by_guest in [false, true] {
                 let set = set | Features::VERSION_1;
                 // A combination is the same whoever leaves things out; that is tried feature by feature.
-                let once = matches!(kind, Kind::All | Kind::Combination { .. });
+                let once = matches!(kind, Kind::All | Kind::Combination { .. } | Kind::Sized(_));
                 if once && by_guest || kind == Kind::Refused && !by_guest {
                     continue;
                 }
@@ -130,9 +170,15 @@ pub fn cases(offer: Features) -> Vec<Case> {
                     true => (Features::all(), both - set),
                 };
                 let offered = (offer & mask).without_unmet();
-                let expected = (offered & (Features::IMPLEMENTED - without)).without_unmet();
-                let setup = Setup { transport, mask, without };
-                cases.push(Case { kind, by_guest, setup, offered, expected });
+                let mut expected = (offered & (Features::IMPLEMENTED - without)).without_unmet();
+                let queue_size = if let Kind::Sized(size) = kind { size } else { DEFAULT_QUEUE_SIZE };
+                let size = taken_of(queue_size, expected);
+                // Without MRG_RXBUF a large frame needs a chain of so many buffers, and none may be longer than the queue.
+                if !expected.contains(Features::MRG_RXBUF) && size < LARGEST_CHAIN {
+                    expected = (expected - Features::GUEST_LARGE).without_unmet();
+                }
+                let setup = Setup { transport, mask, without, queue_size };
+                cases.push(Case { kind, by_guest, setup, offered, expected, size });
             }
         }
     }

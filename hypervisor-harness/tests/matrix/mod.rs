@@ -107,6 +107,9 @@ fn along(path: Path, over_v6: bool, tcp: bool, guest: [u8; 6], nth: u16) -> (Pac
     (before, after)
 }
 
+/// How much lies in one buffer of the guest's, at least.
+const BUFFER: usize = 2048;
+
 /// Payload that no two packets share.
 fn payload(length: usize, nth: u16) -> Vec<u8> {
     (0..length).map(|i| (i * 7 + i / 251 + usize::from(nth) * 13) as u8).collect()
@@ -233,6 +236,7 @@ pub fn run(case: &Case) -> Seen {
     let features = case.expected;
     assert_eq!(guest.offered(), case.offered, "{case}: what the device offers");
     assert_eq!((guest.agreed, guest.negotiated()), (features, [features; 2]), "{case}: what was agreed on");
+    assert_eq!(guest.queue_size, u64::from(case.size), "{case}: the size of the queues");
     let own_mac = guest.mac == [0x52, 0x54, 0, 0x12, 0x34, 2];
     assert!(own_mac || guest.mac[0] & 3 == 2, "{case}: {:02x?}", guest.mac);
     let mut seen = Seen { features, own_mac, ..Seen::default() };
@@ -240,15 +244,17 @@ pub fn run(case: &Case) -> Seen {
     opening(&mut shots);
     ordinary(&mut shots);
     // All of these at once: the order stays.
-    let (first, rest): (Vec<Shot>, Vec<Shot>) = fitting(&mut shots, features)
+    let (first, rest): (Vec<Shot>, Vec<Shot>) = fitting(&mut shots, case)
         .into_iter()
         .partition(|shot| matches!(shot.before.payload.len(), 0 | 1) && shot.form == Form::Whole);
     for shot in &first {
         fire(&guest, case, std::slice::from_ref(shot), &mut seen);
     }
-    rest.chunks(40).for_each(|together| fire(&guest, case, together, &mut seen));
+    // Never more than a queue holds, of which a frame may be lost.
+    let together = usize::from(case.size / 2).clamp(1, 40);
+    rest.chunks(together).for_each(|together| fire(&guest, case, together, &mut seen));
     super_frames(&mut shots);
-    for shot in fitting(&mut shots, features) {
+    for shot in fitting(&mut shots, case) {
         fire(&guest, case, &[shot], &mut seen);
     }
     seen.jumbo = jumbo(&guest, case, &mut shots, &mut seen);
@@ -256,10 +262,15 @@ pub fn run(case: &Case) -> Seen {
     seen
 }
 
-/// The shots in a form that was agreed on.
-fn fitting(shots: &mut Shots, features: Features) -> Vec<Shot> {
-    let list = std::mem::take(&mut shots.list);
-    list.into_iter().filter(|shot| shot.form.may_be_received(&shot.before, features)).collect()
+/// The shots in a form that was agreed on and of a size that the queues have room for, there and back.
+fn fitting(shots: &mut Shots, case: &Case) -> Vec<Shot> {
+    let (list, features) = (std::mem::take(&mut shots.list), case.expected);
+    let small = |shot: &Shot| {
+        let buffers = (NetHdr::LEN + shot.before.headers() + shot.before.payload.len()).div_ceil(BUFFER);
+        let sent = shot.form.expected(&shot.after, features, &[]).len();
+        buffers.max(sent) <= usize::from(case.size)
+    };
+    list.into_iter().filter(|shot| shot.form.may_be_received(&shot.before, features) && small(shot)).collect()
 }
 
 /// Gives the guest some frames, and compares what comes out with what must.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use ringlet_driver::features::Features;
 
-use super::cases::{GROUPS, companions};
+use super::cases::{GROUPS, RING, SIZES, companions};
 use super::{Case, Kind, TRANSPORTS, evidence};
 
 /// Writes the table of the cases that were run, all of them successfully.
@@ -46,6 +46,17 @@ pub fn table(offer: Features, done: &[Case]) -> String {
             done.iter().filter(|case| matches!(case.kind, Kind::Combination { group: of, .. } if of == group)).count();
         line(format_args!("- {}: {} sets", names.join(" x "), count / TRANSPORTS.len()));
     }
+    line(format_args!(""));
+    let sizes = SIZES.map(|size| size.to_string()).join(", ");
+    let ring = (RING & both).to_string().to_uppercase().replace(',', " x ");
+    let count = done.iter().filter(|case| matches!(case.kind, Kind::Sized(_))).count() / TRANSPORTS.len();
+    line(format_args!(
+        "With queues of at most {sizes} descriptors (a split one has the power of two in that, and the driver"
+    ));
+    line(format_args!(
+        "wants 1024 at most), {ring}, with all the rest on: {count} sets. In short queues frames of the lengths"
+    ));
+    line(format_args!("that they have room for."));
     line(format_args!(""));
     line(format_args!(
         "{} runs, each of its own machine, over {transports}: each line above stands for all of them.",
