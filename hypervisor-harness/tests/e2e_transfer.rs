@@ -10,6 +10,9 @@ use common::ringlet::Ringlet;
 use common::{TRANSPORTS, emulated};
 use ringlet::backend::lan::http::{Hash, pattern};
 
+/// Both kinds of rings, as the driver is told to take them, and whether it is the packed one.
+const RINGS: [(&str, bool); 2] = [("-ring_packed", false), ("+ring_packed", true)];
+
 const GIB: u64 = 1 << 30;
 const VIP: &str = "10.0.0.100:80";
 
@@ -131,15 +134,24 @@ fn a_gibibyte_each_way_while_queues_are_reset() {
 fn a_gibibyte_each_way_with_every_offload() {
     needs_kvm!();
     for transport in TRANSPORTS {
-        transfer(&["--transport", transport], |features| {
-            features.contains("\"csum\"") && features.contains("guest_tso4")
-        });
+        for (ring, packed) in RINGS {
+            transfer(&["--transport", transport, "--features", ring], |features| {
+                let offloads = features.contains("\"csum\"") && features.contains("guest_tso4");
+                offloads && features.contains("ring_packed") == packed
+            });
+        }
     }
 }
 
 #[test]
 fn a_gibibyte_each_way_with_none() {
-    transfer(&["--features", PLAIN], |features| !features.contains("csum") && !features.contains("mrg_rxbuf"));
+    for (transport, (ring, packed)) in TRANSPORTS.into_iter().zip(RINGS) {
+        transfer(&["--transport", transport, "--features", &format!("{PLAIN},{ring}")], |features| {
+            !features.contains("csum")
+                && !features.contains("mrg_rxbuf")
+                && (emulated() || features.contains("ring_packed") == packed)
+        });
+    }
 }
 
 #[test]
