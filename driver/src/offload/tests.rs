@@ -599,6 +599,24 @@ fn a_datagram_is_cut_as_the_specifications_show_it() {
     assert!(fragments.iter().all(|(f, _)| f[58..62] == GIVEN.to_be_bytes()));
 }
 
+/// RFC 791, section 3.1: an option whose copied flag is not set lies in the first fragment only.
+#[test]
+fn options_are_copied_into_fragments_as_they_say() {
+    let mut whole = good(NetHdr::GSO_UDP, false, 1000);
+    // Router alert, to be copied; a time stamp without room, not to be copied.
+    let options = [0x94, 4, 0, 0, 0x44, 4, 5, 0];
+    whole.frame.splice(34..34, options);
+    whole.frame[14] = 0x47;
+    let length = (whole.frame.len() - 14) as u16;
+    whole.frame[16..18].copy_from_slice(&length.to_be_bytes());
+    whole.header.csum_start += 8;
+    let fragments = segments(&whole, Finish::Complete);
+    let shown: Vec<_> = fragments.iter().map(|(fragment, _)| fragment[34..42].to_vec()).collect();
+    let behind = [0x94, 4, 0, 0, 1, 1, 1, 1];
+    assert_eq!(shown, [options, behind, behind, behind]);
+    assert!(fragments.iter().all(|(fragment, _)| fragment[14] == 0x47), "the header stays as long as it is");
+}
+
 #[test]
 fn counts_on_what_is_not_to_be_segmented_stay_or_go() {
     let counted = |flags, duplicates| NetHdr { flags, csum_start: 1, csum_offset: duplicates, ..NetHdr::default() };

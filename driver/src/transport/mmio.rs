@@ -219,6 +219,17 @@ mod tests {
     }
 
     #[test]
+    fn a_queue_counts_as_reset_when_the_device_says_so() {
+        // Registers that keep what is written: it is never over.
+        let words = registers(VERSION_MODERN, 1);
+        let mut transport = open(words).unwrap();
+        assert_eq!(transport.reset_queue(1), Err(Refused::Reset(1)));
+        // SAFETY: as for `open`.
+        let after = unsafe { words.read_volatile() };
+        assert_eq!((u32::from_le(after[QUEUE_SEL / 4]), u32::from_le(after[QUEUE_RESET / 4])), (1, 1));
+    }
+
+    #[test]
     fn what_is_no_modern_network_device_is_named() {
         assert_eq!(open(registers(VERSION_LEGACY, 1)).unwrap_err(), MmioError::Legacy);
         let block = registers(VERSION_MODERN, 2);

@@ -7,6 +7,7 @@ on_every_ring!(
     data_valid_is_told_only_where_it_was_agreed_on,
     a_frame_that_needs_what_was_not_agreed_on_comes_back,
     the_header_of_a_super_frame_is_exact_whoever_made_it,
+    super_frames_of_every_kind_leave_as_they_came,
     what_the_device_coalesced_is_counted_and_forwarded_as_any_super_frame,
 );
 
@@ -109,6 +110,45 @@ fn the_header_of_a_super_frame_is_exact_whoever_made_it<R: Rings>() {
     let refused = device.transmit().push(given).unwrap_err();
     assert_eq!(refused.reason, Reason::Header(HeaderError::Segmentation(NetHdr::GSO_TCPV4_ECN)));
     drop(refused);
+    bench.end(device);
+}
+
+/// A super-frame of 4000 bytes, and the header that tells the truth about it.
+fn super_frame(gso_type: u8, v6: bool) -> (NetHdr, Vec<u8>) {
+    let tcp = matches!(gso_type, NetHdr::GSO_TCPV4 | NetHdr::GSO_TCPV6);
+    let (start, offset, length) = if v6 { (54, 16, 20) } else { (34, 16, 20) };
+    let (offset, length) = if tcp { (offset, length) } else { (6, 8) };
+    let mut frame = segment(4000);
+    if v6 {
+        frame[12..15].copy_from_slice(&[0x86, 0xdd, 0x60]);
+        frame[18..20].copy_from_slice(&(4000_u16 - 54).to_be_bytes());
+    }
+    frame[if v6 { 20 } else { 23 }] = if tcp { 6 } else { 17 };
+    if tcp {
+        (frame[start + 12], frame[start + 13]) = (0x50, 0x10);
+    }
+    let partial = NetHdr::partial_checksum(start as u16, offset);
+    (NetHdr { gso_type, gso_size: 1400, hdr_len: start as u16 + length, ..partial }, frame)
+}
+
+fn super_frames_of_every_kind_leave_as_they_came<R: Rings>() {
+    let bench = Bench::<R>::new(600);
+    let mut device = bench.start(NONE);
+    for (gso_type, v6) in [
+        (NetHdr::GSO_TCPV4, false),
+        (NetHdr::GSO_TCPV6, true),
+        (NetHdr::GSO_UDP, false),
+        (NetHdr::GSO_UDP, true),
+        (NetHdr::GSO_UDP_L4, false),
+        (NetHdr::GSO_UDP_L4, true),
+    ] {
+        let (header, frame) = super_frame(gso_type, v6);
+        assert!(bench.fake.inject(NetHdr { hdr_len: 0, ..header }, &frame));
+        let received = device.receive().take().unwrap().unwrap();
+        device.transmit().push(received).unwrap();
+        device.transmit().flush().unwrap();
+        assert!(bench.fake.take_sent() == [(header, frame)], "{header:?}");
+    }
     bench.end(device);
 }
 
