@@ -225,8 +225,10 @@ fn cut(frames: &[Vec<u8>], features: Features) -> BTreeMap<Option<Vec<u8>>, Vec<
             other => panic!("{other:#x}"),
         };
         assert!(features.contains(needed) && header.needs_csum() && bytes.len() <= ringlet_driver::wire::MAX_GSO_FRAME);
-        assert!(header.gso_type & NetHdr::GSO_ECN == 0 || features.contains(Features::GUEST_ECN));
         let headers = Headers::parse(&bytes).expect("headers");
+        let ecn = header.gso_type & NetHdr::GSO_ECN != 0;
+        assert_eq!(ecn, headers.has_cwr(&bytes), "who cuts it has to know that CWR is the first one's alone");
+        assert!(!ecn || features.contains(Features::GUEST_ECN));
         assert_eq!(usize::from(header.hdr_len), headers.length);
         // As the driver reads it.
         let length = bytes.len();

@@ -141,9 +141,22 @@ mod tests {
             let features = features.fold(Features::empty(), |all, one| all | one);
             let flags = flags(features);
             assert!(kernel(c_uint::MAX, flags).is_ok(), "{features:?}: {flags:#x}");
-            assert_eq!(flags & libc::TUN_F_TSO4 != 0, features.contains(Features::GUEST_TSO4 | Features::GUEST_CSUM));
-            let uso = Features::GUEST_USO4 | Features::GUEST_USO6 | Features::GUEST_CSUM;
-            assert_eq!(flags & libc::TUN_F_USO4 != 0, features.contains(uso));
+            let asked = |flag, wanted: Features| {
+                assert_eq!(
+                    flags & flag != 0,
+                    features.contains(wanted | Features::GUEST_CSUM),
+                    "{features:?}, {wanted}"
+                );
+            };
+            asked(libc::TUN_F_CSUM, Features::GUEST_CSUM);
+            asked(libc::TUN_F_TSO4, Features::GUEST_TSO4);
+            asked(libc::TUN_F_TSO6, Features::GUEST_TSO6);
+            asked(libc::TUN_F_UFO, Features::GUEST_UFO);
+            let large = features.intersects(Features::GUEST_TSO4 | Features::GUEST_TSO6);
+            let ecn = large && features.contains(Features::GUEST_ECN | Features::GUEST_CSUM);
+            assert_eq!(flags & libc::TUN_F_TSO_ECN != 0, ecn, "{features:?}");
+            asked(libc::TUN_F_USO4, Features::GUEST_USO4 | Features::GUEST_USO6);
+            asked(libc::TUN_F_USO6, Features::GUEST_USO4 | Features::GUEST_USO6);
         }
     }
 }

@@ -12,6 +12,19 @@ const END: u64 = 32 << 20;
 const MODE: Mode = Mode { event_idx: false, indirect: true, in_order: false };
 
 #[test]
+fn what_was_negotiated_says_how_a_queue_works() {
+    let none = Mode { event_idx: false, indirect: false, in_order: false };
+    for (feature, mode) in [
+        (Features::EVENT_IDX, Mode { event_idx: true, ..none }),
+        (Features::INDIRECT_DESC, Mode { indirect: true, ..none }),
+        (Features::IN_ORDER, Mode { in_order: true, ..none }),
+        (Features::VERSION_1, none),
+    ] {
+        assert_eq!(Mode::from(feature), mode, "{feature}");
+    }
+}
+
+#[test]
 fn places_are_checked() {
     let memory = Memory::new(GuestRam::new(32).unwrap());
     let good = place(0, 256);
