@@ -71,6 +71,9 @@ impl Segment {
                 host.ip(&format!("address add {address} dev eth0 {nodad}"));
             }
             host.ip("link set eth0 up");
+            for address in addresses.iter().filter_map(|address| address.split('/').next()?.parse().ok()) {
+                host.inside(|| netns::ready(address));
+            }
             routes.iter().for_each(|route| host.ip(&format!("route add {route}")));
             host
         };

@@ -53,6 +53,7 @@ fn linux_and_the_guest_agree_with_every_set_of_offloads() {
         ] {
             host.ip(words);
         }
+        host.inside(|| netns::ready("fd07::1".parse().expect("an address")));
         let file = std::env::temp_dir().join(format!("ringlet-iperf3-{}", std::process::id()));
         for (features, large) in [
             ("+csum", [true, true]),

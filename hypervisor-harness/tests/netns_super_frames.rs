@@ -44,6 +44,7 @@ fn tap() -> Tap {
     ] {
         ip(command);
     }
+    netns::ready("fd01::1".parse().expect("an address"));
     tap
 }
 

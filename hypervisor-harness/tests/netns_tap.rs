@@ -121,6 +121,7 @@ fn linux_talks_to_the_built_in_servers_with_and_without_offloads() {
         ] {
             ip(command);
         }
+        netns::ready("fd00::2".parse().expect("an address"));
         let all = tap.offloads();
         assert!(all.contains(Features::GUEST_TSO4 | Features::GUEST_TSO6 | Features::CSUM), "{all:?}");
         let checksums = Features::CSUM | Features::GUEST_CSUM;
@@ -164,6 +165,7 @@ fn what_linux_sends_segment_by_segment_is_put_together() {
         ] {
             ip(command);
         }
+        netns::ready("fd00::2".parse().expect("an address"));
         let (mut lan, handle) = Lan::open(&lan::Config::default()).expect("a network");
         let mut tap = Coalesce::new(tap, true);
         let all = tap.offloads();

@@ -1,10 +1,14 @@
 //! Network namespaces for tests: traffic that never leaves them.
 
 use std::fs::File;
-use std::net::UdpSocket;
+use std::net::{Ipv6Addr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::thread;
+use std::time::{Duration, Instant};
+
+/// Longer than anything here takes, on a busy machine too.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs `test` in a thread with a network namespace of its own, which ends with it. Threads and processes that `test` starts
 /// are in it too.
@@ -29,6 +33,21 @@ pub fn inside(test: impl FnOnce() + Send) {
 /// Runs `ip` with these words.
 pub fn ip(words: &str) {
     run("ip", words);
+}
+
+/// Waits until packets for `address`, which an interface of this thread's namespace was given, are taken. The kernel makes an
+/// IPv6 address ready in a thread of its own, some time after the interface is up; what comes before that is lost.
+pub fn ready(address: Ipv6Addr) {
+    let route = format!("{:032x} 80 ", u128::from(address));
+    let until = Instant::now() + PATIENCE;
+    while !std::fs::read_to_string("/proc/thread-self/net/ipv6_route")
+        .expect("/proc")
+        .lines()
+        .any(|line| line.starts_with(&route))
+    {
+        assert!(Instant::now() < until, "{address} does not become ready");
+        thread::yield_now();
+    }
 }
 
 /// Runs a program that must succeed.
