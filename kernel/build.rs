@@ -19,9 +19,11 @@ fn main() {
         "-znoexecstack",
         "--build-id=sha1",
         "--no-eh-frame-hdr",
-        // The symbols stay, for backtraces; the prebuilt core's line tables go.
-        "--strip-debug",
     ] {
         println!("cargo::rustc-link-arg-bins={argument}");
+    }
+    // Unless line tables were asked for (`cargo xtask image --lines`), the prebuilt core's go. The symbols stay, for backtraces.
+    if std::env::var("DEBUG").is_ok_and(|debug| debug == "false") {
+        println!("cargo::rustc-link-arg-bins=--strip-debug");
     }
 }

@@ -17,11 +17,14 @@ pub struct Args {
     /// Copy the image there
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// With line tables, so that a profile (`ringlet bench --profile`) names functions that were inlined
+    #[arg(long)]
+    lines: bool,
 }
 
 /// Builds the image, checks it and says what it is.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let image = build(args.way)?;
+    let image = build(args.way, args.lines)?;
     if let Some(out) = &args.out {
         std::fs::copy(&image, out).with_context(|| format!("cannot write {}", out.display()))?;
         println!("copied to {}", out.display());
@@ -30,12 +33,13 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 /// Builds the image in this way, or in the best one, and prints what came out. Returns its path.
-pub fn build(way: Option<Way>) -> anyhow::Result<PathBuf> {
+pub fn build(way: Option<Way>, lines: bool) -> anyhow::Result<PathBuf> {
     let workspace = sh::workspace();
     let toolchain = toolchain::select(&workspace, way).map_err(|why| anyhow!("no way to build the image: {why}"))?;
     println!("image: {toolchain}");
     let began = Instant::now();
-    let image = ringlet_image::build_with(&workspace, &sh::target_directory(), toolchain, Output::Inherit)?;
+    let build = if lines { ringlet_image::build_with_lines } else { ringlet_image::build_with };
+    let image = build(&workspace, &sh::target_directory(), toolchain, Output::Inherit)?;
     let report = &image.report;
     println!(
         "image: {} in {:.1} s: {} KiB, build id {}, entry {:#x}",

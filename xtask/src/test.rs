@@ -210,13 +210,13 @@ fn images() -> anyhow::Result<()> {
         }
     }
     match own {
-        Some(way) => drop(image::build(Some(way))?),
+        Some(way) => drop(image::build(Some(way), false)?),
         None if std::env::var_os("CI").is_some() => {
             bail!("the image cannot be built with a core of its own here (see above)")
         }
         None => println!("so the image is built and tested with the prebuilt core only"),
     }
-    image::build(Some(Way::Prebuilt)).map(drop)
+    image::build(Some(Way::Prebuilt), false).map(drop)
 }
 
 /// The test programs of the harness whose names begin with `prefix`. Where the image can be built in two ways, the ones

@@ -35,6 +35,9 @@ impl Guest {
     pub fn boot(args: &Args, network: impl Network, without: Features, rules: String) -> anyhow::Result<Self> {
         let image = image::load(args.kernel.as_deref())?;
         let mut machine = Machine::new(args.memory)?;
+        if let Some((_, profile)) = &args.profile {
+            machine.set_profile(profile.clone());
+        }
         let complaints = Arc::<Mutex<Vec<String>>>::default();
         let sink = complaints.clone();
         let report = Box::new(move |line: &str| {

@@ -18,8 +18,10 @@ mod testpmd;
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::Parser;
 
 use self::cases::{CASES, Case, PRIVILEGED};
@@ -27,6 +29,7 @@ use self::facts::Facts;
 use self::samples::Samples;
 use crate::virtio::Transport;
 use crate::vmm::layout;
+use crate::vmm::profile::Profile;
 
 /// Measures forwarding rate, boot time and connections a second.
 ///
@@ -53,6 +56,10 @@ pub struct Args {
     /// Another image than the one in this program
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
+    /// Write to this file where the guests spend their time, as "folded" stacks for flame graphs, all cases together. Inlined
+    /// functions are named if the image has line tables (`cargo xtask image --lines --out FILE` and --kernel FILE)
+    #[arg(long, value_name = "FILE", value_parser = profile)]
+    pub profile: Option<(PathBuf, Arc<Profile>)>,
     /// How guests reach their network device
     #[arg(long, value_enum, default_value_t)]
     pub transport: Transport,
@@ -71,6 +78,10 @@ impl Args {
     fn time(&self) -> Duration {
         Duration::from_secs_f64(self.seconds.unwrap_or(if self.quick { 0.3 } else { 1.0 }))
     }
+}
+
+fn profile(text: &str) -> Result<(PathBuf, Arc<Profile>), std::convert::Infallible> {
+    Ok((text.into(), Arc::default()))
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -132,6 +143,11 @@ pub fn run(arguments: Vec<OsString>) -> anyhow::Result<u8> {
                 },
             }
         }
+    }
+    if let Some((path, profile)) = &args.profile {
+        let image = crate::image::load(args.kernel.as_deref())?;
+        std::fs::write(path, profile.folded(&image))
+            .with_context(|| format!("writing the profile {}", path.display()))?;
     }
     if args.json {
         println!("{}", samples::json(&facts, &args, &results));

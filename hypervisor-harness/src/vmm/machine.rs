@@ -16,6 +16,7 @@ use super::elf::{self, Image};
 use super::memory::{self, GuestRam};
 use super::pci::{Function, SharedHost, host::Full};
 use super::ports::Ports;
+use super::profile::{Profile, Sampler};
 use super::symbols::Symbols;
 use super::vcpu::{Kick, Outcome, Vcpu};
 use super::wiring::{KvmWiring, Routes};
@@ -71,6 +72,7 @@ pub struct Machine {
     bus: MmioBus,
     routes: Arc<Routes>,
     pci: Option<SharedHost>,
+    profile: Option<Arc<Profile>>,
 }
 
 /// What a machine is started with.
@@ -129,7 +131,7 @@ impl Machine {
         vm.create_irq_chip().map_err(refused("KVM_CREATE_IRQCHIP"))?;
         let vm = Arc::new(vm);
         let routes = Arc::new(Routes::new(vm.clone()));
-        Ok(Self { kvm, vm, ram, bus: MmioBus::default(), routes, pci: None })
+        Ok(Self { kvm, vm, ram, bus: MmioBus::default(), routes, pci: None, profile: None })
     }
 
     /// The guest's memory.
@@ -203,6 +205,11 @@ impl Machine {
         self.pci.as_ref()
     }
 
+    /// Has the guest profiled, from its start to its end.
+    pub fn set_profile(&mut self, profile: Arc<Profile>) {
+        self.profile = Some(profile);
+    }
+
     /// Loads the image and lets the guest run, on a thread of its own.
     ///
     /// # Errors
@@ -227,8 +234,9 @@ impl Machine {
         let kick = Kick::new(&vcpu, stop.clone()).map_err(failed("preparing to stop the vCPU"))?;
         let console = Console::new(symbols.clone(), said);
         let ports = Ports::new(self.interrupt(layout::SERIAL_GSI)?, self.ram.clone(), console, self.pci.clone());
-        let Self { vm, ram, bus, .. } = self;
-        let mut vcpu = Vcpu { fd: vcpu, ports, bus, symbols, stop };
+        let Self { vm, ram, bus, profile, .. } = self;
+        let sampler = profile.map(|profile| Sampler::new(profile, ram.clone()));
+        let mut vcpu = Vcpu { fd: vcpu, ports, bus, symbols, stop, sampler };
         let run = move || {
             let outcome = vcpu.run();
             ended(&outcome);

@@ -15,6 +15,7 @@ pub mod machine;
 pub mod memory;
 pub mod pci;
 pub mod ports;
+pub mod profile;
 pub mod report;
 pub mod symbols;
 pub mod vcpu;

@@ -11,6 +11,7 @@ use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
 use super::bus::MmioBus;
 use super::ports::Ports;
+use super::profile::Sampler;
 use super::report::GuestState;
 use super::symbols::Symbols;
 
@@ -100,16 +101,27 @@ pub struct Vcpu {
     pub symbols: Arc<Symbols>,
     /// Set when the vCPU is to stop.
     pub stop: Arc<AtomicBool>,
+    /// Profiles the guest, if that is wanted.
+    pub sampler: Option<Arc<Sampler>>,
 }
 
 impl Vcpu {
     /// Runs the guest until it ends.
     pub fn run(&mut self) -> Outcome {
+        let asking = self.sampler.as_ref().map(Sampler::begin);
+        if let Some(Err(error)) = &asking {
+            self.ports.console().complaint(&format!("no profile is taken: {error}"));
+        }
         let outcome = loop {
             if let Some(outcome) = self.turn() {
                 break outcome;
             }
         };
+        if let (Some(sampler), Some(Ok(asking))) = (&self.sampler, asking) {
+            sampler.end();
+            // It does nothing that could panic.
+            let _ = asking.join();
+        }
         self.ports.console().finish();
         let strays = self.ports.strays() + self.bus.strays();
         if strays > 0 {
@@ -125,6 +137,9 @@ impl Vcpu {
         if self.stop.load(Ordering::Acquire) {
             return Some(Outcome::Stopped);
         }
+        if let Some(sampler) = &self.sampler {
+            sampler.forget();
+        }
         let reason = match self.fd.run() {
             Ok(VcpuExit::IoOut(port, data)) => return self.ports.write(port, data).map(Outcome::Exit),
             Ok(VcpuExit::IoIn(port, data)) => {
@@ -139,7 +154,11 @@ impl Vcpu {
                 self.bus.write(address, data);
                 return None;
             }
-            Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen | VcpuExit::SetTpr | VcpuExit::IoapicEoi(_)) => return None,
+            Ok(VcpuExit::Intr) => {
+                self.sample();
+                return None;
+            }
+            Ok(VcpuExit::IrqWindowOpen | VcpuExit::SetTpr | VcpuExit::IoapicEoi(_)) => return None,
             Ok(VcpuExit::Shutdown) => {
                 return Some(Outcome::Shutdown(self.state()));
             }
@@ -153,10 +172,20 @@ impl Vcpu {
                 format!("guest-physical memory {gpa:#x} (+{size:#x}) cannot be reached; is the host out of memory?")
             }
             Ok(other) => format!("an exit that nothing asked for: {other:?}"),
-            Err(error) if [libc::EINTR, libc::EAGAIN].contains(&error.errno()) => return None,
+            Err(error) if [libc::EINTR, libc::EAGAIN].contains(&error.errno()) => {
+                self.sample();
+                return None;
+            }
             Err(error) => format!("KVM_RUN: {}", io::Error::from_raw_os_error(error.errno())),
         };
         Some(Outcome::Failed(Failure { reason, state: self.state() }))
+    }
+
+    /// A signal has ended a stay in the guest.
+    fn sample(&self) {
+        if let Some(sampler) = &self.sampler {
+            sampler.sample(&self.fd);
+        }
     }
 
     fn state(&self) -> Option<Box<GuestState>> {

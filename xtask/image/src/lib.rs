@@ -21,6 +21,9 @@ pub use toolchain::Way;
 /// Largest image that is accepted, in bytes, symbols included.
 pub const MAX_IMAGE_SIZE: usize = 2 << 20;
 
+/// The same of an image with line tables.
+const MAX_IMAGE_SIZE_WITH_LINES: usize = 16 << 20;
+
 /// The environment variable that forces a [`Way`]: `build-std`, `debian` or `prebuilt`.
 pub const FORCE_VARIABLE: &str = "RINGLET_IMAGE_BUILD";
 
@@ -108,9 +111,28 @@ pub fn build_with(
     toolchain: toolchain::Toolchain,
     output: Output,
 ) -> Result<Image, Error> {
-    let path = nested::run(workspace, target, &toolchain, nested::Action::Build, output)?;
+    finish(nested::run(workspace, target, &toolchain, nested::Action::Build, output)?, toolchain, MAX_IMAGE_SIZE)
+}
+
+/// [`build_with`], with line tables in the image: for profiles, in which functions that were inlined have their names then.
+/// The code is the same.
+///
+/// # Errors
+/// See [`Error`].
+pub fn build_with_lines(
+    workspace: &Path,
+    target: &Path,
+    toolchain: toolchain::Toolchain,
+    output: Output,
+) -> Result<Image, Error> {
+    let path = nested::run(workspace, target, &toolchain, nested::Action::BuildWithLines, output)?;
+    finish(path, toolchain, MAX_IMAGE_SIZE_WITH_LINES)
+}
+
+/// Checks an image that was built.
+fn finish(path: PathBuf, toolchain: toolchain::Toolchain, limit: usize) -> Result<Image, Error> {
     let bytes = std::fs::read(&path).map_err(|error| Error::Read(path.clone(), error))?;
-    let report = elf::check(&bytes).map_err(|broken| Error::Check(path.clone(), broken))?;
+    let report = elf::check(&bytes, limit).map_err(|broken| Error::Check(path.clone(), broken))?;
     page_tables::check(&bytes, &report).map_err(|broken| Error::Check(path.clone(), broken))?;
     Ok(Image { path, toolchain, report })
 }

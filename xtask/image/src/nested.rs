@@ -25,11 +25,13 @@ pub enum Output {
 pub enum Action {
     /// Build the image.
     Build,
+    /// Build it with line tables, from which a profile gets the names of functions that were inlined.
+    BuildWithLines,
     /// Check it with clippy, every warning an error.
     Clippy,
 }
 
-/// Runs it. Returns the path of the image, which only [`Action::Build`] makes.
+/// Runs it. Returns the path of the image, which [`Action::Clippy`] does not make.
 pub(crate) fn run(
     workspace: &Path,
     target: &Path,
@@ -60,11 +62,14 @@ fn command(workspace: &Path, target: &Path, toolchain: &Toolchain, action: Actio
     command.env("RUSTC", &toolchain.rustc);
     command.env("CARGO_ENCODED_RUSTFLAGS", flags(toolchain, registry().as_deref()).join("\x1f"));
     command.arg(match action {
-        Action::Build => "build",
+        Action::Build | Action::BuildWithLines => "build",
         Action::Clippy => "clippy",
     });
     command.args(["--package", "ringlet-kernel", "--bin", "ringlet-kernel", "--features", "image"]);
-    let directory = target.join("unikernel").join(toolchain.way.name());
+    let name = toolchain.way.name();
+    // Apart, or each of the two would undo the other's work.
+    let directory = if action == Action::BuildWithLines { format!("{name}-lines") } else { name.to_owned() };
+    let directory = target.join("unikernel").join(directory);
     command.arg("--target-dir").arg(&directory);
     let triple = match toolchain.way {
         Way::Prebuilt => {
@@ -84,6 +89,9 @@ fn command(workspace: &Path, target: &Path, toolchain: &Toolchain, action: Actio
     };
     match action {
         Action::Build => command.args(["--profile", "image"]),
+        Action::BuildWithLines => {
+            command.args(["--profile", "image", "--config", "profile.image.debug='line-tables-only'"])
+        }
         Action::Clippy => command.args(["--quiet", "--", "--deny", "warnings"]),
     };
     (command, directory.join(triple).join("image/ringlet-kernel"))
