@@ -5,7 +5,7 @@ use core::ptr::NonNull;
 
 use virtio_drivers::PhysAddr;
 
-use super::pool::{Shared, Slot, free};
+use super::pool::{MAX_BUFFERS, Shared, Slot, free};
 use super::{DEVICE_CAPACITY, DEVICE_START, HEADROOM, STRIDE};
 use crate::wire::NetHdr;
 
@@ -18,52 +18,66 @@ pub struct Full;
 /// [`NetHdr`].
 ///
 /// It belongs to whoever has it. Dropped, its buffers go back to their pool.
+#[repr(transparent)]
 pub struct Frame {
-    shared: NonNull<Shared>,
-    /// The first buffer.
-    index: u32,
-    /// Bytes in all buffers.
-    len: u32,
+    /// Of the first buffer.
+    slot: NonNull<Slot>,
 }
 
 impl Frame {
     /// # Safety
-    /// `index` must be a buffer that was free and belongs to nothing else now; its slot must tell a frame of length 0.
+    /// The slot must be that of a buffer that was free and belongs to nothing else now.
     #[inline]
-    pub(super) unsafe fn new(shared: NonNull<Shared>, index: u32) -> Self {
-        Self { shared, index, len: 0 }
-    }
-
-    #[inline]
-    fn shared(&self) -> &Shared {
-        // SAFETY: it is freed only after the last frame.
-        unsafe { self.shared.as_ref() }
+    pub(super) unsafe fn new(slot: &Slot) -> Self {
+        Self { slot: NonNull::from(slot) }
     }
 
     #[inline]
     fn slot(&self) -> &Slot {
-        self.shared().slot(self.index)
+        // SAFETY: the pool is freed only after the last frame.
+        unsafe { self.slot.as_ref() }
+    }
+
+    #[inline]
+    fn shared(&self) -> &Shared {
+        // SAFETY: as above.
+        unsafe { self.slot().shared.as_ref() }
+    }
+
+    /// The slot of the last buffer.
+    #[inline]
+    fn tail(&self) -> &Slot {
+        // SAFETY: as above.
+        unsafe { self.slot().tail.get().as_ref() }
+    }
+
+    /// Makes a frame of one buffer empty, with data that begins at `start`.
+    pub(super) fn clear(&mut self, start: usize) {
+        let slot = self.slot();
+        slot.start.set(start as u16);
+        slot.filled.set(0);
+        slot.len.set(0);
     }
 
     /// Bytes of the frame, Ethernet header included.
     #[inline]
     #[must_use]
     pub fn len(&self) -> usize {
-        self.len as usize
+        self.slot().len.get() as usize
     }
 
     /// Whether there is nothing in it.
     #[inline]
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.slot().len.get() == 0
     }
 
     /// How many buffers the frame lies in.
     #[inline]
     #[must_use]
     pub fn segment_count(&self) -> usize {
-        self.slot().segments.get() as usize
+        self.slot().segments.get().into()
     }
 
     /// The header: as the device gave it, checked, or as [`Frame::set_header`] set it. `num_buffers` means nothing.
@@ -84,35 +98,33 @@ impl Frame {
     #[inline]
     #[must_use]
     pub fn head(&self) -> &[u8] {
-        let pointer = self.data(self.index).cast_const();
-        // SAFETY: `start .. start + len` lies in the buffer, which is initialised and belongs to this frame.
-        unsafe { core::slice::from_raw_parts(pointer, usize::from(self.slot().len.get())) }
+        let slot = self.slot();
+        // SAFETY: `start .. start + filled` lies in the buffer, which is initialised and belongs to this frame.
+        unsafe { core::slice::from_raw_parts(data(slot).cast_const(), usize::from(slot.filled.get())) }
     }
 
     /// The same bytes, to be changed.
     #[inline]
     #[must_use]
     pub fn head_mut(&mut self) -> &mut [u8] {
+        let slot = self.slot();
         // SAFETY: as in `head`, and `self` is borrowed mutably.
-        unsafe { core::slice::from_raw_parts_mut(self.data(self.index), usize::from(self.slot().len.get())) }
+        unsafe { core::slice::from_raw_parts_mut(data(slot), usize::from(slot.filled.get())) }
     }
 
     /// All pieces of the frame, in order.
     pub fn segments(&self) -> impl Iterator<Item = &[u8]> {
-        self.indices().map(|index| {
-            let length = usize::from(self.shared().slot(index).len.get());
-            // SAFETY: `start .. start + len` lies in the buffer, which is initialised and belongs to this frame.
-            unsafe { core::slice::from_raw_parts(self.data(index).cast_const(), length) }
+        self.slots().map(|slot| {
+            // SAFETY: `start .. start + filled` lies in the buffer, which is initialised and belongs to this frame.
+            unsafe { core::slice::from_raw_parts(data(slot).cast_const(), usize::from(slot.filled.get())) }
         })
     }
 
     /// All pieces of the frame, in order, to be changed.
     pub fn segments_mut(&mut self) -> impl Iterator<Item = &mut [u8]> {
-        let this = &*self;
-        this.indices().map(move |index| {
-            let length = usize::from(this.shared().slot(index).len.get());
+        self.slots().map(|slot| {
             // SAFETY: as in `segments`; the frame is borrowed mutably, and each buffer comes up once.
-            unsafe { core::slice::from_raw_parts_mut(this.data(index), length) }
+            unsafe { core::slice::from_raw_parts_mut(data(slot), usize::from(slot.filled.get())) }
         })
     }
 
@@ -158,8 +170,8 @@ impl Frame {
             return Err(Full);
         }
         slot.start.set((start - count) as u16);
-        slot.len.set(slot.len.get() + count as u16);
-        self.len += count as u32;
+        slot.filled.set(slot.filled.get() + count as u16);
+        slot.len.set(slot.len.get() + count as u32);
         Ok(())
     }
 
@@ -167,10 +179,10 @@ impl Frame {
     /// were. Offsets in the header are not changed.
     pub fn trim_front(&mut self, count: usize) -> usize {
         let slot = self.slot();
-        let count = count.min(usize::from(slot.len.get()));
+        let count = count.min(usize::from(slot.filled.get()));
         slot.start.set(slot.start.get() + count as u16);
-        slot.len.set(slot.len.get() - count as u16);
-        self.len -= count as u32;
+        slot.filled.set(slot.filled.get() - count as u16);
+        slot.len.set(slot.len.get() - count as u32);
         count
     }
 
@@ -179,25 +191,26 @@ impl Frame {
     /// # Errors
     /// If there are too few free buffers; the frame is longer then than it was, but not as long as it should be.
     pub fn grow(&mut self, len: usize) -> Result<(), Full> {
+        let head = self.slot();
         while self.len() < len {
             let missing = len - self.len();
-            let shared = self.shared();
-            let tail = shared.slot(self.slot().tail.get());
-            let room = STRIDE - usize::from(tail.start.get()) - usize::from(tail.len.get());
+            let tail = self.tail();
+            let room = STRIDE - usize::from(tail.start.get()) - usize::from(tail.filled.get());
             let added = if room > 0 {
                 let added = room.min(missing);
-                tail.len.set(tail.len.get() + added as u16);
+                tail.filled.set(tail.filled.get() + added as u16);
                 added
-            } else {
+            } else if head.segments.get() < MAX_BUFFERS {
                 let added = missing.min(DEVICE_CAPACITY);
-                let index = shared.take_further(added).ok_or(Full)?;
-                let head = self.slot();
-                tail.next.set(index);
-                head.tail.set(index);
+                let further = NonNull::from(self.shared().take_further(added).ok_or(Full)?);
+                tail.next.set(Some(further));
+                head.tail.set(further);
                 head.segments.set(head.segments.get() + 1);
                 added
+            } else {
+                return Err(Full);
             };
-            self.len += added as u32;
+            head.len.set(head.len.get() + added as u32);
         }
         Ok(())
     }
@@ -224,15 +237,17 @@ impl Frame {
         Ok(())
     }
 
-    /// Chains the buffers of `other`, which must be of the same pool, behind this frame's; the header of `other` is lost.
+    /// Chains the buffers of `other`, which must be of the same pool, behind this frame's; the header of `other` is lost. There
+    /// must be no more than [`MAX_BUFFERS`] in all.
     #[inline]
     pub(crate) fn append(&mut self, other: Frame) {
-        debug_assert_eq!(self.shared, other.shared);
+        debug_assert_eq!(self.slot().shared, other.slot().shared);
         let (head, further) = (self.slot(), other.slot());
-        self.shared().slot(head.tail.get()).next.set(other.index);
+        self.tail().next.set(Some(other.slot));
         head.tail.set(further.tail.get());
         head.segments.set(head.segments.get() + further.segments.get());
-        self.len += other.len;
+        head.len.set(head.len.get() + further.len.get());
+        further.stand_alone();
         // Its buffers are this frame's now.
         core::mem::forget(other);
     }
@@ -240,51 +255,48 @@ impl Frame {
     /// The first buffers, and the bytes of the frame, that lie before position `len`; everything else becomes free.
     #[cold]
     fn cut(&mut self, len: usize) {
-        let shared = self.shared();
         let head = self.slot();
-        let mut kept = 1;
-        let mut index = self.index;
-        let mut left = len;
-        loop {
-            let slot = shared.slot(index);
-            let here = usize::from(slot.len.get());
-            if left <= here || index == head.tail.get() {
-                slot.len.set(left.min(here) as u16);
+        let (mut kept, mut left) = (0, len);
+        for slot in self.slots() {
+            kept += 1;
+            let here = usize::from(slot.filled.get());
+            if left <= here || kept == head.segments.get() {
+                slot.filled.set(left.min(here) as u16);
+                let (tail, surplus) = (self.tail(), head.segments.get() - kept);
+                head.tail.set(NonNull::from(slot));
+                head.segments.set(kept);
+                // SAFETY: the next one of the frame's buffers, if there is one, is a slot of the pool.
+                if surplus > 0
+                    && let Some(first) = slot.next.get().map(|next| unsafe { next.as_ref() })
+                {
+                    // This frame still has a buffer, so the pool cannot be gone by this.
+                    self.shared().put(first, tail, surplus);
+                }
                 break;
             }
             left -= here;
-            kept += 1;
-            index = slot.next.get();
         }
-        let (tail, surplus) = (head.tail.get(), head.segments.get() - kept);
-        if surplus > 0 {
-            let first = shared.slot(index).next.get();
-            head.tail.set(index);
-            head.segments.set(kept);
-            // This frame still has a buffer, so the pool cannot be gone by this.
-            shared.put(first, tail, surplus);
-        }
-        self.len = len as u32;
+        head.len.set(len as u32);
     }
 
-    /// The buffers, in order.
+    /// The slots of the buffers, in order.
     #[inline]
-    fn indices(&self) -> impl Iterator<Item = u32> + '_ {
-        let shared = self.shared();
-        let first = (self.index, self.slot().segments.get());
-        core::iter::successors(Some(first), move |&(index, left)| {
-            (left > 1).then(|| (shared.slot(index).next.get(), left - 1))
+    fn slots(&self) -> impl Iterator<Item = &Slot> {
+        let first = (self.slot(), self.slot().segments.get());
+        core::iter::successors(Some(first), |&(slot, left)| {
+            // SAFETY: as many buffers as the frame has are linked, and all of them are the pool's.
+            let next = if left > 1 { slot.next.get().map(|next| unsafe { next.as_ref() }) } else { None };
+            next.map(|next| (next, left - 1))
         })
-        .map(|(index, _)| index)
+        .map(|(slot, _)| slot)
     }
+}
 
-    /// The first byte of data in a buffer of this frame.
-    #[inline]
-    fn data(&self, index: u32) -> *mut u8 {
-        let shared = self.shared();
-        // SAFETY: `start` is at most the length of a buffer.
-        unsafe { shared.address(index).as_ptr().add(usize::from(shared.slot(index).start.get())) }
-    }
+/// The first byte of data in a buffer.
+#[inline]
+fn data(slot: &Slot) -> *mut u8 {
+    // SAFETY: `start` is at most the length of a buffer.
+    unsafe { slot.address.as_ptr().add(usize::from(slot.start.get())) }
 }
 
 /// What the device sees of a frame.
@@ -292,18 +304,18 @@ impl Frame {
     /// What is to be posted so that the device fills the frame: address and length of each buffer, header included.
     #[inline]
     pub(crate) fn blank_segments(&self) -> impl Iterator<Item = (PhysAddr, u32)> + '_ {
-        let at = |index| (self.shared().physical(index) + DEVICE_START as u64, DEVICE_CAPACITY as u32);
-        self.indices().map(at)
+        self.slots().map(|slot| (slot.physical + DEVICE_START as u64, DEVICE_CAPACITY as u32))
     }
 
     /// Address and length for the first buffer alone.
     #[inline]
     pub(crate) fn blank_segment(&self) -> (PhysAddr, u32) {
-        (self.shared().physical(self.index) + DEVICE_START as u64, DEVICE_CAPACITY as u32)
+        (self.slot().physical + DEVICE_START as u64, DEVICE_CAPACITY as u32)
     }
 
     /// The device has written `written` bytes into the buffers of a [`Pool::blank`](super::Pool::blank), in order, beginning
-    /// with the header. Takes the header in and gives the frame its length; buffers without data become free.
+    /// with the header. Gives the frame its length, and returns the header, for the caller to check and to set; buffers without
+    /// data become free.
     ///
     /// `written` must be at least [`NetHdr::LEN`] and at most the capacity of the buffers.
     #[inline]
@@ -313,19 +325,18 @@ impl Frame {
         // the frame's again. Each word is read once, and only the copy is used: the device may still be writing there,
         // though it must not.
         let words = unsafe {
-            let words = self.shared().address(self.index).byte_add(DEVICE_START).cast::<u32>().as_ptr();
+            let words = self.slot().address.byte_add(DEVICE_START).cast::<u32>().as_ptr();
             [words.read_volatile(), words.add(1).read_volatile(), words.add(2).read_volatile()]
         };
         let [a, b, c] = words.map(u32::to_ne_bytes);
         let bytes = [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3]];
         let header = NetHdr::parse(&bytes);
         let slot = self.slot();
-        slot.header.set(header);
         slot.start.set(HEADROOM as u16);
         let length = written - NetHdr::LEN;
         if slot.segments.get() == 1 {
-            slot.len.set(length as u16);
-            self.len = length as u32;
+            slot.filled.set(length as u16);
+            slot.len.set(length as u32);
         } else {
             self.received_chain(length);
         }
@@ -333,21 +344,19 @@ impl Frame {
     }
 
     fn received_chain(&mut self, length: usize) {
-        let shared = self.shared();
         let mut capacity = 0;
-        for index in self.indices() {
-            let slot = shared.slot(index);
-            slot.len.set((STRIDE - usize::from(slot.start.get())) as u16);
-            capacity += u32::from(slot.len.get());
+        for slot in self.slots() {
+            slot.filled.set((STRIDE - usize::from(slot.start.get())) as u16);
+            capacity += u32::from(slot.filled.get());
         }
-        self.len = capacity;
+        self.slot().len.set(capacity);
         self.truncate(length);
     }
 
     /// Keeps what the device says it wrote as the frame's length, until [`Frame::received`] is told.
     #[inline]
     pub(crate) fn set_written(&mut self, written: u32) {
-        self.len = written;
+        self.slot().len.set(written);
     }
 
     /// Has the processor fetch what the device wrote first: the header and the first bytes of the frame.
@@ -356,7 +365,7 @@ impl Frame {
         #[cfg(target_arch = "x86_64")]
         {
             use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            let address = self.shared().address(self.index).as_ptr().cast::<i8>().cast_const();
+            let address = self.slot().address.as_ptr().cast::<i8>().cast_const();
             // SAFETY: prefetching accesses nothing; SSE is part of x86-64.
             unsafe {
                 _mm_prefetch::<_MM_HINT_T0>(address.add(DEVICE_START));
@@ -370,51 +379,51 @@ impl Frame {
     #[inline]
     pub(crate) fn received_further(&mut self) {
         let slot = self.slot();
-        let written = self.len.min(DEVICE_CAPACITY as u32);
+        let written = slot.len.get().min(DEVICE_CAPACITY as u32);
         slot.start.set(DEVICE_START as u16);
-        slot.len.set(written as u16);
-        self.len = written;
+        slot.filled.set(written as u16);
+        slot.len.set(written);
     }
 
-    /// Writes the header in front of the frame, for the device to read.
+    /// Writes a header in front of the frame, for the device to read; `num_buffers` as zero.
     #[inline]
-    pub(crate) fn write_header(&mut self) {
-        let header = NetHdr { num_buffers: 0, ..self.header() };
-        let start = usize::from(self.slot().start.get());
-        debug_assert!(start >= NetHdr::LEN);
+    pub(crate) fn write_header(&mut self, header: &NetHdr) {
+        let bytes = if header.is_plain() { [0; NetHdr::LEN] } else { NetHdr { num_buffers: 0, ..*header }.to_bytes() };
+        debug_assert!(usize::from(self.slot().start.get()) >= NetHdr::LEN);
         // SAFETY: a frame never begins in the first 12 bytes of a buffer: `prepend` sees to it, and all else begins later.
-        unsafe { self.data(self.index).sub(NetHdr::LEN).cast::<[u8; NetHdr::LEN]>().write(header.to_bytes()) };
+        unsafe { data(self.slot()).sub(NetHdr::LEN).cast::<[u8; NetHdr::LEN]>().write(bytes) };
     }
 
     /// What is to be posted for the device to send the frame: address and length of each buffer, header included.
     #[inline]
     pub(crate) fn filled_segments(&self) -> impl Iterator<Item = (PhysAddr, u32)> + '_ {
-        let shared = self.shared();
-        self.indices().map(move |index| {
-            let slot = shared.slot(index);
-            let header = if index == self.index { NetHdr::LEN as u32 } else { 0 };
-            let start = shared.physical(index) + u64::from(slot.start.get()) - u64::from(header);
-            (start, u32::from(slot.len.get()) + header)
-        })
+        self.slots().enumerate().map(|(nth, slot)| filled(slot, if nth == 0 { NetHdr::LEN as u32 } else { 0 }))
     }
 
     /// Address and length for the first buffer alone.
     #[inline]
     pub(crate) fn filled_segment(&self) -> (PhysAddr, u32) {
-        let slot = self.slot();
-        let header = NetHdr::LEN as u32;
-        let start = self.shared().physical(self.index) + u64::from(slot.start.get()) - u64::from(header);
-        (start, u32::from(slot.len.get()) + header)
+        filled(self.slot(), NetHdr::LEN as u32)
     }
+}
+
+/// Address and length of the data in a buffer, and of `before` bytes in front of it.
+#[inline]
+fn filled(slot: &Slot, before: u32) -> (PhysAddr, u32) {
+    (slot.physical + u64::from(slot.start.get()) - u64::from(before), u32::from(slot.filled.get()) + before)
 }
 
 impl Drop for Frame {
     #[inline]
     fn drop(&mut self) {
         let slot = self.slot();
-        if self.shared().put(self.index, slot.tail.get(), slot.segments.get()) {
+        let (tail, segments) = (self.tail(), slot.segments.get());
+        if segments > 1 {
+            slot.stand_alone();
+        }
+        if self.shared().put(slot, tail, segments) {
             // SAFETY: `put` says that there is no handle any more, and that every buffer is free: this was the last frame.
-            unsafe { free(self.shared) };
+            unsafe { free(slot.shared) };
         }
     }
 }
@@ -422,11 +431,11 @@ impl Drop for Frame {
 impl fmt::Debug for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Frame")
-            .field("len", &self.len)
+            .field("len", &self.len())
             .field("segments", &self.segment_count())
             .field("header", &self.header())
             .finish()
     }
 }
 
-const _: () = assert!(size_of::<Option<Frame>>() == 16);
+const _: () = assert!(size_of::<Option<Frame>>() == size_of::<usize>());

@@ -22,36 +22,57 @@ pub enum PoolError {
     NoMemory,
 }
 
-/// "No buffer", in the links of [`Slot`].
-const NONE: u32 = u32::MAX;
+/// A number of buffers that there never is.
+const NEVER: u32 = u32::MAX;
 
-/// What is known about one buffer. It lies apart from the buffer, where the device cannot reach it.
+/// What is known about one buffer: one cache line. It lies apart from the buffer, where the device cannot reach it.
 ///
-/// The fields from `tail` on mean something in the first buffer of a frame only.
+/// A [`Frame`] is a pointer to the slot of its first buffer and nothing else: it travels in a register. With a length or an
+/// index beside the pointer it would travel through memory, be written in parts and read as a whole, for which a processor
+/// has to wait until the parts have reached the cache.
 #[derive(Debug)]
-#[repr(align(32))]
+#[repr(C, align(64))]
 pub(super) struct Slot {
+    /// The pool's.
+    pub(super) shared: NonNull<Shared>,
+    /// The first byte of the buffer.
+    pub(super) address: NonNull<u8>,
+    /// The same, as the device knows it.
+    pub(super) physical: PhysAddr,
     /// The next buffer of the frame, or the next free one.
-    pub(super) next: Cell<u32>,
+    pub(super) next: Cell<Option<NonNull<Slot>>>,
+    /// The last buffer of the frame, in its first one; else the buffer itself.
+    pub(super) tail: Cell<NonNull<Slot>>,
+    /// The frame's header, in its first buffer.
+    pub(super) header: Cell<NetHdr>,
+    /// Bytes of the frame, in its first buffer.
+    pub(super) len: Cell<u32>,
     /// Where the data begins, from the start of the buffer.
     pub(super) start: Cell<u16>,
-    /// How much data there is.
-    pub(super) len: Cell<u16>,
-    /// The last buffer of the frame.
-    pub(super) tail: Cell<u32>,
-    /// How many buffers the frame has.
-    pub(super) segments: Cell<u32>,
-    /// The frame's header.
-    pub(super) header: Cell<NetHdr>,
+    /// How much data is in this buffer.
+    pub(super) filled: Cell<u16>,
+    /// How many buffers the frame has, in its first one; else 1.
+    pub(super) segments: Cell<u16>,
+}
+
+/// The most buffers a frame can have.
+pub(super) const MAX_BUFFERS: u16 = u16::MAX;
+
+impl Slot {
+    /// Makes it the slot of a buffer that is a frame by itself, or none: as all are that do not begin a longer one.
+    #[inline]
+    pub(super) fn stand_alone(&self) {
+        self.tail.set(NonNull::from(self));
+        self.segments.set(1);
+    }
 }
 
 /// What a pool and all of its frames share.
 pub(super) struct Shared {
-    base: NonNull<u8>,
-    physical: PhysAddr,
-    slots: Box<[Slot]>,
-    /// The first free buffer, or [`NONE`].
-    free: Cell<u32>,
+    /// From a box; dropped with this.
+    slots: NonNull<[Slot]>,
+    /// The first free buffer.
+    free: Cell<Option<NonNull<Slot>>>,
     available: Cell<u32>,
     handles: Cell<u32>,
     /// The pool goes when this many buffers are free: all of them, once there is no handle left; before that, never.
@@ -104,29 +125,47 @@ impl Pool {
         length: usize,
         memory: Option<Box<dyn Any>>,
     ) -> Result<Self, PoolError> {
-        let count = u32::try_from(length / STRIDE).unwrap_or(NONE).min(NONE - 1);
+        let count = u32::try_from(length / STRIDE).unwrap_or(NEVER).min(NEVER - 1);
         if count == 0 {
             return Err(PoolError::TooSmall);
         }
-        let slot = |index| Slot {
-            next: Cell::new(if index + 1 < count { index + 1 } else { NONE }),
-            start: Cell::new(0),
-            len: Cell::new(0),
-            tail: Cell::new(index),
-            segments: Cell::new(1),
-            header: Cell::new(NetHdr::default()),
-        };
-        let shared = Box::new(Shared {
-            base,
-            physical,
-            slots: (0..count).map(slot).collect(),
-            free: Cell::new(0),
+        let shared = NonNull::from(Box::leak(Box::new(Shared {
+            slots: NonNull::from(&mut []),
+            free: Cell::new(None),
             available: Cell::new(count),
             handles: Cell::new(1),
-            gone_at: Cell::new(NONE),
+            gone_at: Cell::new(NEVER),
             _memory: memory,
-        });
-        Ok(Self { shared: NonNull::from(Box::leak(shared)) })
+        })));
+        let slot = |index: u32| {
+            let offset = index as usize * STRIDE;
+            Slot {
+                shared,
+                // SAFETY: every buffer there is a slot for lies within the memory.
+                address: unsafe { base.byte_add(offset) },
+                physical: physical + offset as PhysAddr,
+                next: Cell::new(None),
+                // Until it is known where the slot lies.
+                tail: Cell::new(NonNull::dangling()),
+                header: Cell::new(NetHdr::default()),
+                len: Cell::new(0),
+                start: Cell::new(0),
+                filled: Cell::new(0),
+                segments: Cell::new(1),
+            }
+        };
+        let slots = NonNull::from(Box::leak((0..count).map(slot).collect::<Box<[Slot]>>()));
+        let mut next = None;
+        // SAFETY: just made, and never referred to in another way than this.
+        for slot in unsafe { slots.as_ref() }.iter().rev() {
+            slot.stand_alone();
+            slot.next.set(next);
+            next = Some(NonNull::from(slot));
+        }
+        // SAFETY: it was made above, and nobody else knows of it.
+        let begun = unsafe { &mut *shared.as_ptr() };
+        (begun.slots, begun.free) = (slots, Cell::new(next));
+        Ok(Self { shared })
     }
 
     fn shared(&self) -> &Shared {
@@ -137,7 +176,7 @@ impl Pool {
     /// How many buffers there are.
     #[must_use]
     pub fn capacity(&self) -> usize {
-        self.shared().slots.len()
+        self.shared().slots().len()
     }
 
     /// How many buffers are free.
@@ -177,79 +216,77 @@ impl Pool {
     /// A frame of one buffer, of length 0, whose data begins at `start`.
     #[inline]
     pub(super) fn buffer(&self, start: usize) -> Option<Frame> {
-        let shared = self.shared();
-        let index = shared.take()?;
-        let slot = shared.slot(index);
-        slot.next.set(NONE);
+        let slot = self.shared().take()?;
         slot.start.set(start as u16);
+        slot.filled.set(0);
         slot.len.set(0);
-        slot.tail.set(index);
-        slot.segments.set(1);
         slot.header.set(NetHdr::default());
         // SAFETY: the buffer was free, and is now the frame's.
-        Some(unsafe { Frame::new(self.shared, index) })
+        Some(unsafe { Frame::new(slot) })
     }
 
-    /// A frame for the device to fill, of `buffers` buffers. It has no length until [`Frame::received`] gives it one.
+    /// A frame for the device to fill, of `buffers` buffers. It has neither length nor header until [`Frame::received`] gives
+    /// it them.
     #[inline]
     pub(crate) fn blank(&self, buffers: usize) -> Option<Frame> {
-        let mut frame = self.buffer(HEADROOM)?;
-        for _ in 1..buffers {
-            frame.append(self.buffer(DEVICE_START)?);
+        // SAFETY: the buffer was free, and is now the frame's.
+        let mut frame = unsafe { Frame::new(self.shared().take()?) };
+        if buffers > 1 {
+            self.add_blank(&mut frame, buffers - 1)?;
         }
         Some(frame)
+    }
+
+    #[cold]
+    fn add_blank(&self, frame: &mut Frame, buffers: usize) -> Option<()> {
+        frame.clear(HEADROOM);
+        for _ in 0..buffers {
+            frame.append(self.buffer(DEVICE_START)?);
+        }
+        Some(())
     }
 }
 
 impl Shared {
     #[inline]
-    pub(super) fn slot(&self, index: u32) -> &Slot {
-        &self.slots[index as usize]
-    }
-
-    /// The first byte of a buffer.
-    #[inline]
-    pub(super) fn address(&self, index: u32) -> NonNull<u8> {
-        debug_assert!((index as usize) < self.slots.len());
-        // SAFETY: every buffer there is a slot for lies within the memory.
-        unsafe { self.base.byte_add(index as usize * STRIDE) }
-    }
-
-    /// The same, as the device knows it.
-    #[inline]
-    pub(super) fn physical(&self, index: u32) -> PhysAddr {
-        self.physical + u64::from(index) * STRIDE as u64
+    fn slots(&self) -> &[Slot] {
+        // SAFETY: they are freed with this, and there are only shared references to them.
+        unsafe { self.slots.as_ref() }
     }
 
     #[inline]
-    fn take(&self) -> Option<u32> {
-        let index = self.free.get();
-        if index == NONE {
-            return None;
-        }
-        self.free.set(self.slot(index).next.get());
+    fn take(&self) -> Option<&Slot> {
+        // SAFETY: what is free is one of the slots, which live as long as this.
+        let slot = unsafe { self.free.get()?.as_ref() };
+        self.free.set(slot.next.get());
         self.available.set(self.available.get() - 1);
-        Some(index)
+        Some(slot)
     }
 
-    /// Another buffer for a frame, which begins at [`DEVICE_START`], with `len` bytes of data. The caller links it in.
-    pub(super) fn take_further(&self, len: usize) -> Option<u32> {
-        let index = self.take()?;
-        let slot = self.slot(index);
-        slot.next.set(NONE);
+    /// Another buffer for a frame, which begins at [`DEVICE_START`], with `filled` bytes of data. The caller links it in.
+    pub(super) fn take_further(&self, filled: usize) -> Option<&Slot> {
+        let slot = self.take()?;
         slot.start.set(DEVICE_START as u16);
-        slot.len.set(len as u16);
-        Some(index)
+        slot.filled.set(filled as u16);
+        Some(slot)
     }
 
-    /// Makes a chain of `count` buffers free, from `first` to `last`. Whether this was the last that kept the pool alive.
+    /// Makes a chain of `count` buffers free, from `first` to `last`, of which each [stands alone](Slot::stand_alone). Whether
+    /// this was the last that kept the pool alive.
     #[inline]
-    pub(super) fn put(&self, first: u32, last: u32, count: u32) -> bool {
-        self.slot(last).next.set(self.free.get());
-        self.free.set(first);
-        let available = self.available.get() + count;
+    pub(super) fn put(&self, first: &Slot, last: &Slot, count: u16) -> bool {
+        last.next.set(self.free.get());
+        self.free.set(Some(NonNull::from(first)));
+        let available = self.available.get() + u32::from(count);
         self.available.set(available);
         available == self.gone_at.get()
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // SAFETY: they came from a box, and whoever drops this promises that there is no frame left.
+        drop(unsafe { Box::from_raw(self.slots.as_ptr()) });
     }
 }
 
@@ -271,7 +308,7 @@ impl Drop for Pool {
         }
         shared.handles.set(handles - 1);
         if handles == 1 {
-            let count = shared.slots.len() as u32;
+            let count = shared.slots().len() as u32;
             shared.gone_at.set(count);
             if shared.available.get() == count {
                 // SAFETY: this was the last handle, and every buffer is free: there is no frame.
@@ -297,4 +334,4 @@ impl fmt::Debug for Pool {
     }
 }
 
-const _: () = assert!(size_of::<Slot>() == 32 && HEAD_CAPACITY <= u16::MAX as usize);
+const _: () = assert!(size_of::<Slot>() == 64 && HEAD_CAPACITY <= u16::MAX as usize);

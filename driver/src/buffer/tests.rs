@@ -46,7 +46,7 @@ fn headers_of_tunnels_fit_in_front() {
     frame.head_mut()[..40].fill(9);
     assert_eq!(contents(&frame), [vec![9; 40], bytes(100, 3)].concat());
     frame.prepend(HEADROOM - NetHdr::LEN - 40).unwrap();
-    frame.write_header();
+    frame.write_header(&frame.header());
     assert_eq!(frame.prepend(1), Err(Full), "the header needs its room");
     assert_eq!(frame.trim_front(HEADROOM - NetHdr::LEN), HEADROOM - NetHdr::LEN);
     assert_eq!(contents(&frame), bytes(100, 3));
@@ -123,7 +123,7 @@ fn what_a_device_fills_becomes_a_frame() {
     assert_eq!((contents(&frame), frame.segment_count()), (bytes(5000, 4), 3));
     assert_eq!(pool.available(), free + 30);
 
-    frame.write_header();
+    frame.write_header(&header);
     let mut sent = vec![];
     for (physical, length) in frame.filled_segments() {
         let mut part = vec![0; length as usize];

@@ -263,7 +263,8 @@ impl<R: Virtqueue<Frame>> Receive<R> {
             return Ok(None);
         }
         header.flags &= self.flags;
-        match self.header(header, &mut frame) {
+        let header = if header.is_plain() { Some(NetHdr::default()) } else { self.header(header, &mut frame) };
+        match header {
             Some(header) => frame.set_header(header),
             None => {
                 self.counters.bad_headers += 1;
@@ -277,7 +278,6 @@ impl<R: Virtqueue<Frame>> Receive<R> {
 
     /// What is left of a header once all is gone that means nothing or is not to be relied upon, `hdr_len` among it. Nothing if
     /// it makes no sense.
-    #[inline]
     fn header(&mut self, mut header: NetHdr, frame: &mut Frame) -> Option<NetHdr> {
         if header.flags & NetHdr::RSC_INFO != 0 {
             header = self.coalesced(header, frame)?;

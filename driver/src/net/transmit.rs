@@ -103,9 +103,9 @@ impl<R: Virtqueue<Frame>> Transmit<R> {
     #[inline]
     pub fn push(&mut self, mut frame: Frame) -> Result<(), Refused> {
         let (length, segments) = (frame.len(), frame.segment_count());
-        let reason = match self.check(&mut frame) {
-            Ok(()) => {
-                frame.write_header();
+        let reason = match self.check(&frame) {
+            Ok(header) => {
+                frame.write_header(&header);
                 match self.add(frame, segments).or_else(|frame| self.add_to_full(frame, segments)) {
                     Ok(()) => {
                         self.counters.frames += 1;
@@ -127,17 +127,12 @@ impl<R: Virtqueue<Frame>> Transmit<R> {
         Err(Refused { frame, reason })
     }
 
-    /// Whether the device can be given the frame. Clears what only a device may say, and makes the rest exact.
+    /// The header with which the device can be given the frame: without what only a device may say, and exact.
     #[inline]
-    fn check(&self, frame: &mut Frame) -> Result<(), Reason> {
+    fn check(&self, frame: &Frame) -> Result<NetHdr, Reason> {
         let given = frame.header();
-        let mut header = NetHdr { flags: given.flags & NetHdr::NEEDS_CSUM, ..given };
-        if header.gso_type != NetHdr::GSO_NONE {
-            exact(&mut header, frame.head(), frame.len())?;
-        } else if header.flags == 0 {
-            header = NetHdr::default();
-        }
-        self.allowed.check(&header, frame.head())?;
+        let plain = given.flags & NetHdr::NEEDS_CSUM == 0 && given.gso_type == NetHdr::GSO_NONE;
+        let header = if plain { NetHdr::default() } else { self.checked(given, frame)? };
         let longest = if header.is_gso() { MAX_GSO_FRAME + VLAN_TAG } else { self.longest };
         if frame.len() > longest {
             return Err(Reason::TooLong);
@@ -148,10 +143,17 @@ impl<R: Virtqueue<Frame>> Transmit<R> {
         if frame.segment_count() > self.segments {
             return Err(Reason::TooManySegments);
         }
-        if header != given {
-            frame.set_header(header);
+        Ok(header)
+    }
+
+    /// The header of a frame of which something is to be done.
+    fn checked(&self, given: NetHdr, frame: &Frame) -> Result<NetHdr, HeaderError> {
+        let mut header = NetHdr { flags: given.flags & NetHdr::NEEDS_CSUM, ..given };
+        if header.gso_type != NetHdr::GSO_NONE {
+            exact(&mut header, frame.head(), frame.len())?;
         }
-        Ok(())
+        self.allowed.check(&header, frame.head())?;
+        Ok(header)
     }
 
     #[inline]

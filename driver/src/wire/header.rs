@@ -95,6 +95,13 @@ impl NetHdr {
         if self.flags & Self::RSC_INFO != 0 { self.csum_offset } else { 0 }
     }
 
+    /// Whether nothing is to be done with the frame, and nothing was: then the other fields mean nothing.
+    #[inline]
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.flags == 0 && self.gso_type == Self::GSO_NONE
+    }
+
     /// Whether the checksum is to be finished.
     #[inline]
     #[must_use]
