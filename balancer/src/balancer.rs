@@ -1,5 +1,6 @@
 //! The balancer as a whole, and its control operations.
 
+use alloc::boxed::Box;
 use core::net::IpAddr;
 
 use crate::config::Config;
@@ -7,7 +8,7 @@ use crate::connection::{ConnectionInfo, New, Table};
 use crate::icmp::Errors;
 use crate::neighbour::Neighbours;
 use crate::packet::{NextHop, Packet, Reason, Sink, Verdict};
-use crate::path::{Moment, Timers};
+use crate::path::{Moment, Timers, Workbench};
 use crate::route::Routes;
 use crate::service::table::{Limits, Services};
 use crate::service::{
@@ -51,6 +52,8 @@ pub struct Balancer {
     pub(crate) routes: Routes,
     pub(crate) neighbours: Neighbours,
     pub(crate) errors: Errors,
+    /// There except while a burst is worked on.
+    pub(crate) bench: Option<Box<Workbench>>,
 }
 
 /// The largest timeout `ipvsadm --set` takes: Linux counts ticks, 250 a second, in an `int`.
@@ -70,6 +73,7 @@ impl Balancer {
             routes: Routes::new(&config),
             neighbours: Neighbours::new(&config),
             errors: Errors::new(&config),
+            bench: Some(Box::new(Workbench::new())),
             config,
         }
     }

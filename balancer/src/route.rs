@@ -15,6 +15,15 @@ pub(crate) struct Routes {
     gateway_v6: Option<IpAddr>,
 }
 
+/// How a packet begins its way to an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// At once: it is a neighbour's.
+    Link,
+    /// By the gateway of its family.
+    Gateway,
+}
+
 impl Routes {
     /// The routes of a configuration. A gateway that lies in no network of ours does not count.
     pub fn new(config: &Config) -> Self {
@@ -27,18 +36,33 @@ impl Routes {
         Routes { gateway_v4: gateway(true), gateway_v6: gateway(false), networks }
     }
 
+    /// Which way packets to `to` go, or `None` if no route leads there. Not meaningful for multicast and broadcast addresses.
+    #[inline]
+    pub fn way(&self, to: &IpAddr) -> Option<Way> {
+        if self.is_on_link(*to) {
+            return Some(Way::Link);
+        }
+        self.gateway(to).is_some().then_some(Way::Gateway)
+    }
+
+    /// The neighbour at the beginning of a [`Routes::way`] to `to`.
+    #[inline]
+    pub fn neighbour<'a>(&'a self, way: Way, to: &'a IpAddr) -> &'a IpAddr {
+        match way {
+            Way::Link => to,
+            Way::Gateway => self.gateway(to).unwrap_or(to),
+        }
+    }
+
+    #[inline]
+    fn gateway(&self, to: &IpAddr) -> Option<&IpAddr> {
+        if to.is_ipv4() { self.gateway_v4.as_ref() } else { self.gateway_v6.as_ref() }
+    }
+
     /// The neighbour to send to on the way to `to`: itself, the gateway, or `None` if no route leads there. Not
     /// meaningful for multicast and broadcast addresses.
-    #[inline]
     pub fn next_hop(&self, to: IpAddr) -> Option<NextHop> {
-        if self.is_on_link(to) {
-            return Some(NextHop(to));
-        }
-        match to {
-            IpAddr::V4(_) => self.gateway_v4,
-            IpAddr::V6(_) => self.gateway_v6,
-        }
-        .map(NextHop)
+        self.way(&to).map(|way| NextHop(*self.neighbour(way, &to)))
     }
 
     /// Whether an address is a neighbour's: in a network of ours, or link-local (RFC 4291 section 2.5.6) if we speak

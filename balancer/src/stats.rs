@@ -52,16 +52,6 @@ fn smooth(average: &mut u64, delta: u64, shift: u32) {
 }
 
 impl Meter {
-    /// Counts.
-    pub fn add(&mut self, more: &Stats) {
-        let t = &mut self.total;
-        t.connections += more.connections;
-        t.in_packets += more.in_packets;
-        t.out_packets += more.out_packets;
-        t.in_bytes += more.in_bytes;
-        t.out_bytes += more.out_bytes;
-    }
-
     /// Counters since the last zeroing.
     pub fn stats(&self) -> Stats {
         let (t, b) = (&self.total, &self.baseline);

@@ -144,6 +144,7 @@ impl Entry {
     }
 
     /// Client, virtual and destination address.
+    #[inline(always)]
     pub fn addresses(&self, v6: &[AddressesV6]) -> [IpAddr; 3] {
         match self.v6() {
             None => self.addresses.map(|a| IpAddr::V4(Ipv4Addr::from_bits(a))),
@@ -171,6 +172,7 @@ impl Entry {
     }
 
     /// Whether a packet with this tuple is one of this connection in this direction.
+    #[inline(always)]
     pub fn matches(&self, direction: Direction, tuple: &Tuple, v6: &[AddressesV6]) -> bool {
         let (from, to, ports) = match direction {
             Direction::Inbound => (0, 1, [self.client_port, self.virtual_port]),

@@ -79,6 +79,7 @@ impl Table {
     }
 
     /// The hash of a tuple.
+    #[inline(always)]
     pub fn hash(&self, tuple: &Tuple) -> u32 {
         let ports = u64::from(tuple.source_port) << 16 | u64::from(tuple.destination_port);
         let rest = u64::from(tuple.protocol.number()) << 32 | ports;
@@ -106,6 +107,7 @@ impl Table {
     }
 
     /// The connection of a packet, looked for from `node` on: its place and the direction of the packet.
+    #[inline(always)]
     pub fn find_from(&self, mut node: Node, hash: u32, tuple: &Tuple) -> Option<(u32, Direction)> {
         while let Some((place, direction)) = node.get() {
             let entry = &self.entries[place as usize];
@@ -133,12 +135,14 @@ impl Table {
     }
 
     /// Address and port of the server of a connection.
+    #[inline(always)]
     pub fn server(&self, place: u32) -> (IpAddr, u16) {
         let entry = self.get(place);
         (entry.addresses(&self.v6)[2], entry.port)
     }
 
     /// Address and port of the service of a connection.
+    #[inline(always)]
     pub fn service(&self, place: u32) -> (IpAddr, u16) {
         let entry = self.get(place);
         (entry.addresses(&self.v6)[1], entry.virtual_port)

@@ -13,7 +13,8 @@ const MORE_FRAGMENTS: u16 = 0x2000;
 const OFFSET: u16 = 0x1fff;
 
 /// Reads the header and verifies its checksum. Options are stepped over.
-pub(super) fn parse(head: &[u8], len: usize) -> Result<Ip, Reason> {
+#[inline]
+pub(super) fn parse(ip: &mut Ip, head: &[u8], len: usize) -> Result<(), Reason> {
     let Some(packet) = head.get(ETHERNET..) else { return Err(Reason::Malformed) };
     let Some(h) = packet.first_chunk::<HEADER>() else { return Err(Reason::Malformed) };
     let header = usize::from(h[0] & 0xf) * 4;
@@ -26,19 +27,17 @@ pub(super) fn parse(head: &[u8], len: usize) -> Result<Ip, Reason> {
         return Err(Reason::BadHeaderChecksum);
     }
     let flags = u16::from_be_bytes([h[6], h[7]]);
-    let fragment = match (flags & OFFSET, flags & MORE_FRAGMENTS) {
+    ip.fragment = match (flags & OFFSET, flags & MORE_FRAGMENTS) {
         (0, 0) => Fragment::Whole,
         (0, _) => Fragment::First,
         _ => Fragment::Later,
     };
-    Ok(Ip {
-        source: IpAddr::V4(Ipv4Addr::new(h[12], h[13], h[14], h[15])),
-        destination: IpAddr::V4(Ipv4Addr::new(h[16], h[17], h[18], h[19])),
-        hops: h[8],
-        dont_fragment: flags & DONT_FRAGMENT != 0,
-        fragment,
-        protocol: h[9],
-        payload: ETHERNET + header,
-        end: ETHERNET + total,
-    })
+    ip.source = IpAddr::V4(Ipv4Addr::new(h[12], h[13], h[14], h[15]));
+    ip.destination = IpAddr::V4(Ipv4Addr::new(h[16], h[17], h[18], h[19]));
+    ip.hops = h[8];
+    ip.dont_fragment = flags & DONT_FRAGMENT != 0;
+    ip.protocol = h[9];
+    ip.payload = ETHERNET + header;
+    ip.end = ETHERNET + total;
+    Ok(())
 }

@@ -27,7 +27,7 @@ const OFFSET: u16 = 0xfff8;
 ///
 /// A routing header with segments left means that the destination address is not the last one, on which the transport
 /// checksum depends; such a packet is shown as one of protocol 43, which is never balanced.
-pub(super) fn parse(head: &[u8], len: usize) -> Result<Ip, Reason> {
+pub(super) fn parse(ip: &mut Ip, head: &[u8], len: usize) -> Result<(), Reason> {
     let Some(packet) = head.get(ETHERNET..) else { return Err(Reason::Malformed) };
     let Some(h) = packet.first_chunk::<HEADER>() else { return Err(Reason::Malformed) };
     let end = ETHERNET + HEADER + usize::from(u16::from_be_bytes([h[4], h[5]]));
@@ -39,16 +39,14 @@ pub(super) fn parse(head: &[u8], len: usize) -> Result<Ip, Reason> {
         octets.copy_from_slice(&h[at..at + 16]);
         IpAddr::V6(Ipv6Addr::from(octets))
     };
-    let mut ip = Ip {
-        source: address(8),
-        destination: address(24),
-        hops: h[7],
-        dont_fragment: true,
-        fragment: Fragment::Whole,
-        protocol: h[6],
-        payload: ETHERNET + HEADER,
-        end,
-    };
+    ip.source = address(8);
+    ip.destination = address(24);
+    ip.hops = h[7];
+    ip.dont_fragment = true;
+    ip.fragment = Fragment::Whole;
+    ip.protocol = h[6];
+    ip.payload = ETHERNET + HEADER;
+    ip.end = end;
     // Each turn moves at least eight bytes on, so the loop ends with the packet.
     while ip.fragment != Fragment::Later {
         let scale = match ip.protocol {
@@ -88,5 +86,5 @@ pub(super) fn parse(head: &[u8], len: usize) -> Result<Ip, Reason> {
     if ip.protocol == next::NONE {
         ip.payload = end;
     }
-    Ok(ip)
+    Ok(())
 }

@@ -7,7 +7,7 @@ mod ipv4;
 mod ipv6;
 pub(crate) mod transport;
 
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv4Addr};
 
 use crate::packet::Reason;
 use transport::Transport;
@@ -69,6 +69,48 @@ impl Ip {
     }
 }
 
+/// What kind of frame it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// An ARP packet, unread.
+    Arp,
+    /// TCP or UDP with its ports: a whole datagram or its first fragment.
+    Flow,
+    /// Any other IP packet, and later fragments.
+    Other,
+}
+
+/// The headers of a frame, as far as it has them. They are read into one place and stay there: what is moved about soon after
+/// it was written, and was written field by field, a processor has to wait for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Headers {
+    pub ip: Ip,
+    pub transport: Transport,
+}
+
+impl Headers {
+    /// Of nothing.
+    pub const NONE: Self = Self {
+        ip: Ip {
+            source: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            destination: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            hops: 0,
+            dont_fragment: false,
+            fragment: Fragment::Whole,
+            protocol: 0,
+            payload: 0,
+            end: 0,
+        },
+        transport: Transport {
+            protocol: crate::service::Protocol::Udp,
+            source_port: 0,
+            destination_port: 0,
+            flags: transport::TcpFlags::empty(),
+            header: 0,
+        },
+    };
+}
+
 /// What a frame carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
@@ -87,23 +129,33 @@ pub(crate) fn is_group(head: &[u8]) -> bool {
 
 /// Reads the headers of a frame of `len` bytes whose first bytes are `head`, and which was sent to `mac` or to a group.
 pub(crate) fn parse(head: &[u8], len: usize, mac: &[u8; 6]) -> Result<Content, Reason> {
+    let mut headers = Headers::NONE;
+    let kind = parse_into(&mut headers, head, len, mac)?;
+    Ok(match kind {
+        Kind::Arp => Content::Arp,
+        Kind::Flow => Content::Flow(headers.ip, headers.transport),
+        Kind::Other => Content::Other(headers.ip),
+    })
+}
+
+/// The same, into a place of the caller's, of which only what belongs to that kind of frame means something.
+pub(crate) fn parse_into(headers: &mut Headers, head: &[u8], len: usize, mac: &[u8; 6]) -> Result<Kind, Reason> {
     let Some(ethernet) = head.first_chunk::<ETHERNET>() else { return Err(Reason::Malformed) };
     if ethernet[..6] != mac[..] && ethernet[0] & 1 == 0 {
         return Err(Reason::NotToUs);
     }
-    let ip = match u16::from_be_bytes([ethernet[12], ethernet[13]]) {
-        IPV4 => ipv4::parse(head, len)?,
-        IPV6 => ipv6::parse(head, len)?,
-        ARP => return Ok(Content::Arp),
+    let ip = &mut headers.ip;
+    match u16::from_be_bytes([ethernet[12], ethernet[13]]) {
+        IPV4 => ipv4::parse(ip, head, len)?,
+        IPV6 => ipv6::parse(ip, head, len)?,
+        ARP => return Ok(Kind::Arp),
         _ => return Err(Reason::EtherType),
-    };
+    }
     if ip.fragment == Fragment::Later {
-        return Ok(Content::Other(ip));
+        return Ok(Kind::Other);
     }
-    match transport::parse(head, &ip) {
-        Some(transport) => Ok(Content::Flow(ip, transport?)),
-        None => Ok(Content::Other(ip)),
-    }
+    let is_flow = transport::parse(&mut headers.transport, head, ip)?;
+    Ok(if is_flow { Kind::Flow } else { Kind::Other })
 }
 
 #[cfg(test)]

@@ -40,17 +40,19 @@ pub(crate) fn checksum_offset(protocol: Protocol) -> usize {
     if protocol == Protocol::Tcp { 16 } else { 6 }
 }
 
-/// Reads the transport header of a packet that has one; `None` if it is neither TCP nor UDP.
-pub(super) fn parse(head: &[u8], ip: &Ip) -> Option<Result<Transport, Reason>> {
+/// Reads the transport header of a packet that has one. Whether it has: it is neither TCP nor UDP otherwise.
+#[inline]
+pub(super) fn parse(transport: &mut Transport, head: &[u8], ip: &Ip) -> Result<bool, Reason> {
     let protocol = match ip.protocol {
         protocol::TCP => Protocol::Tcp,
         protocol::UDP => Protocol::Udp,
-        _ => return None,
+        _ => return Ok(false),
     };
-    Some(header(head, ip, protocol).ok_or(Reason::Malformed))
+    header(transport, head, ip, protocol).ok_or(Reason::Malformed).map(|()| true)
 }
 
-fn header(head: &[u8], ip: &Ip, protocol: Protocol) -> Option<Transport> {
+#[inline]
+fn header(transport: &mut Transport, head: &[u8], ip: &Ip, protocol: Protocol) -> Option<()> {
     let bytes = head.get(ip.payload..)?;
     let (flags, header) = match protocol {
         Protocol::Tcp => {
@@ -73,11 +75,10 @@ fn header(head: &[u8], ip: &Ip, protocol: Protocol) -> Option<Transport> {
         return None;
     }
     let h = bytes.first_chunk::<4>()?;
-    Some(Transport {
-        protocol,
-        source_port: u16::from_be_bytes([h[0], h[1]]),
-        destination_port: u16::from_be_bytes([h[2], h[3]]),
-        flags,
-        header,
-    })
+    transport.protocol = protocol;
+    transport.source_port = u16::from_be_bytes([h[0], h[1]]);
+    transport.destination_port = u16::from_be_bytes([h[2], h[3]]);
+    transport.flags = flags;
+    transport.header = header;
+    Some(())
 }

@@ -71,15 +71,15 @@ impl Neighbours {
     /// The Ethernet address of a next hop that a packet is about to be sent to; `None` if it is being asked for, as
     /// from now. The caller then lets the packet wait for [`Sink::resolved`] or [`Sink::unreachable`].
     #[inline]
-    pub fn resolve(&mut self, hop: NextHop, now: Instant, outlet: &mut Outlet<'_>) -> Option<Mac> {
-        match self.table.get_mut(&hop.0) {
+    pub fn resolve(&mut self, hop: &IpAddr, now: Instant, outlet: &mut Outlet<'_>) -> Option<Mac> {
+        match self.table.get_mut(hop) {
             Some(entry) => {
                 entry.used = now;
                 match entry.state {
                     State::Reachable { until } if now < until => Some(entry.mac),
                     State::Reachable { .. } | State::Stale => {
                         let mac = entry.mac;
-                        self.confirm(hop, now, outlet);
+                        self.confirm(NextHop(*hop), now, outlet);
                         Some(mac)
                     }
                     State::Probe { .. } => Some(entry.mac),
@@ -87,7 +87,7 @@ impl Neighbours {
                 }
             }
             None => {
-                self.ask(hop, now, outlet);
+                self.ask(NextHop(*hop), now, outlet);
                 None
             }
         }

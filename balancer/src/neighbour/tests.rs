@@ -63,7 +63,7 @@ impl Fixture {
 
     fn resolve(&mut self, to: &str) -> Option<Mac> {
         let hop = NextHop(to.parse().unwrap());
-        self.with(|n, now, outlet| n.resolve(hop, now, outlet))
+        self.with(|n, now, outlet| n.resolve(&hop.0, now, outlet))
     }
 
     fn learn_arp(&mut self, frame: &[u8]) -> Result<(), Reason> {

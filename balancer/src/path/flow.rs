@@ -57,19 +57,23 @@ impl Balancer {
         if !self.services.pool[destination as usize].available {
             return Err(Reason::DestinationGone);
         }
-        self.count(destination, Stats { in_packets: 1, in_bytes: ip.len() as u64, ..Stats::default() });
+        let bytes = ip.len() as u64;
+        self.count(destination, |stats| {
+            stats.in_packets += 1;
+            stats.in_bytes += bytes;
+        });
         let seen = if is_direct { Seen::InputOnly } else { Seen::Input };
         self.track(place, seen, transport, moment.now);
         self.may_pass(packet, ip, ip.payload - ETHERNET + transport.header, moment)?;
         let (address, port) = self.table.server(place);
-        let hop = self.route(packet, ip, address, moment)?;
+        let way = self.route(packet, ip, &address, moment)?;
         if is_direct {
-            direct(hop, address)?;
+            direct(way)?;
             nat::decrement_hops(packet.head, ip)?;
         } else {
             nat::rewrite(packet, ip, transport, nat::End::Destination, address, port)?;
         }
-        self.transmit(packet, hop, moment)
+        self.transmit(packet, way, &address, moment)
     }
 
     /// From the destination to the client, under NAT. Linux forwards before it looks for the connection, so a packet that
@@ -83,25 +87,30 @@ impl Balancer {
         moment: &mut Moment<'_>,
     ) -> Decision {
         self.may_pass(packet, ip, ip.payload - ETHERNET + transport.header, moment)?;
-        let hop = self.route(packet, ip, ip.destination, moment)?;
+        let way = self.route(packet, ip, &ip.destination, moment)?;
         let destination = self.table.get(place).destination;
         if self.services.pool[destination as usize].available {
-            self.count(destination, Stats { out_packets: 1, out_bytes: ip.len() as u64, ..Stats::default() });
+            let bytes = ip.len() as u64;
+            self.count(destination, |stats| {
+                stats.out_packets += 1;
+                stats.out_bytes += bytes;
+            });
         }
         self.track(place, Seen::Output, transport, moment.now);
         let (address, port) = self.table.service(place);
         nat::rewrite(packet, ip, transport, nat::End::Source, address, port)?;
-        self.transmit(packet, hop, moment)
+        self.transmit(packet, way, &ip.destination, moment)
     }
 
     /// Counts for a destination, its service, and the whole.
-    pub(super) fn count(&mut self, destination: u32, more: Stats) {
+    #[inline]
+    pub(super) fn count(&mut self, destination: u32, add: impl Fn(&mut Stats)) {
         let destination = &mut self.services.pool[destination as usize];
-        destination.meter.add(&more);
+        add(&mut destination.meter.total);
         if let Some(Some(service)) = self.services.slots.get_mut(destination.service as usize) {
-            service.meter.add(&more);
+            add(&mut service.meter.total);
         }
-        self.total.add(&more);
+        add(&mut self.total.total);
     }
 
     /// The next state of a connection, and the time it has from now on.

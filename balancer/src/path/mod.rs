@@ -10,16 +10,18 @@ mod schedule;
 mod timers;
 mod undeliverable;
 
+use alloc::boxed::Box;
 use core::net::IpAddr;
 
 use crate::Balancer;
 use crate::config::{is_unicast_v4, is_unicast_v6};
 use crate::connection::{Direction, Node, Tuple};
 use crate::frame::transport::Transport;
-use crate::frame::{self, Content, ETHERNET, Fragment, Ip, protocol};
+use crate::frame::{self, ETHERNET, Fragment, Headers, Ip, Kind, protocol};
 use crate::icmp::Problem;
 use crate::neighbour::Outlet;
 use crate::packet::{NextHop, Packet, Reason, Sink, Verdict};
+use crate::route::Way;
 use crate::time::Instant;
 
 pub(crate) use timers::Timers;
@@ -46,7 +48,7 @@ pub(crate) struct Moment<'a> {
 }
 
 /// Where the connection of a packet was looked for.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Lookup {
     hash: u32,
     chain: Node,
@@ -55,7 +57,23 @@ struct Lookup {
 
 const NOWHERE: Lookup = Lookup { hash: 0, chain: Node::NONE, found: None };
 
+/// Where the headers of a burst and what is found of them are kept. In one place for good: it would be much to clear each time.
+#[derive(Debug)]
+pub(crate) struct Workbench {
+    headers: [Headers; BURST],
+    kinds: [Result<Kind, Reason>; BURST],
+    lookups: [Lookup; BURST],
+}
+
+impl Workbench {
+    /// An empty one.
+    pub fn new() -> Self {
+        Self { headers: [Headers::NONE; BURST], kinds: [Err(Reason::Malformed); BURST], lookups: [NOWHERE; BURST] }
+    }
+}
+
 /// The tuple of a packet.
+#[inline(always)]
 fn tuple(ip: &Ip, transport: &Transport) -> Tuple {
     Tuple {
         protocol: transport.protocol,
@@ -67,8 +85,8 @@ fn tuple(ip: &Ip, transport: &Transport) -> Tuple {
 }
 
 /// Whether a packet can go to a server as it is. A gateway would send it back to us: it is still addressed to the service.
-fn direct(hop: NextHop, server: IpAddr) -> Result<(), Reason> {
-    if hop == NextHop(server) { Ok(()) } else { Err(Reason::NoRoute) }
+fn direct(way: Way) -> Result<(), Reason> {
+    if way == Way::Link { Ok(()) } else { Err(Reason::NoRoute) }
 }
 
 impl Balancer {
@@ -100,52 +118,76 @@ impl Balancer {
     }
 
     fn burst(&mut self, packets: &mut [Packet<'_>], moment: &mut Moment<'_>) {
-        let mut contents = [Err(Reason::Malformed); BURST];
-        let mut lookups = [NOWHERE; BURST];
-        for ((packet, content), lookup) in packets.iter().zip(&mut contents).zip(&mut lookups) {
-            *content = frame::parse(packet.head, packet.len.max(packet.head.len()), &self.config.mac);
-            if let Ok(Content::Flow(ip, transport)) = content {
-                lookup.hash = self.table.hash(&tuple(ip, transport));
-            }
+        // It is put back below; nothing in between comes here.
+        let mut bench = self.bench.take().unwrap_or_else(|| Box::new(Workbench::new()));
+        let Workbench { headers, kinds, lookups } = &mut *bench;
+        for (((packet, headers), kind), lookup) in packets.iter().zip(&mut *headers).zip(&mut *kinds).zip(&mut *lookups)
+        {
+            let len = packet.len.max(packet.head.len());
+            *kind = frame::parse_into(headers, packet.head, len, &self.config.mac);
+            lookup.hash = match kind {
+                Ok(Kind::Flow) => self.table.hash(&tuple(&headers.ip, &headers.transport)),
+                _ => 0,
+            };
         }
         for lookup in &mut lookups[..packets.len()] {
             lookup.chain = self.table.first(lookup.hash);
         }
-        for (content, lookup) in contents.iter().zip(&mut lookups).take(packets.len()) {
-            if let Ok(Content::Flow(ip, transport)) = content {
-                lookup.found = self.table.find_from(lookup.chain, lookup.hash, &tuple(ip, transport));
+        for ((headers, kind), lookup) in headers.iter().zip(&*kinds).zip(&mut *lookups).take(packets.len()) {
+            if let Ok(Kind::Flow) = kind {
+                let tuple = tuple(&headers.ip, &headers.transport);
+                lookup.found = self.table.find_from(lookup.chain, lookup.hash, &tuple);
             }
         }
         let version = self.table.version();
-        for ((packet, content), lookup) in packets.iter_mut().zip(&contents).zip(&mut lookups) {
-            if let Ok(Content::Flow(ip, transport)) = content
+        for (((packet, headers), kind), lookup) in packets.iter_mut().zip(&*headers).zip(&*kinds).zip(&mut *lookups) {
+            if let Ok(Kind::Flow) = kind
                 && self.table.version() != version
             {
                 // A packet before this one has brought or ended a connection.
                 let chain = self.table.first(lookup.hash);
-                lookup.found = self.table.find_from(chain, lookup.hash, &tuple(ip, transport));
+                let tuple = tuple(&headers.ip, &headers.transport);
+                lookup.found = self.table.find_from(chain, lookup.hash, &tuple);
             }
-            let decision = content.and_then(|content| self.decide(packet, &content, lookup.found, moment));
-            packet.verdict = decision.unwrap_or_else(Verdict::Drop);
+            let decision = match *kind {
+                Ok(kind) => self.decide(packet, kind, headers, lookup.found, moment),
+                Err(reason) => Err(reason),
+            };
             self.counters.frames += 1;
-            match packet.verdict {
-                Verdict::Transmit => self.counters.forwarded += 1,
-                Verdict::Local => self.counters.local += 1,
-                Verdict::Wait(_) => self.counters.waiting += 1,
-                Verdict::Drop(reason) => self.counters.dropped[reason as usize] += 1,
+            match decision {
+                // The usual verdict is one byte; the largest is not to be moved about with it.
+                Ok(Verdict::Transmit) => {
+                    packet.verdict = Verdict::Transmit;
+                    self.counters.forwarded += 1;
+                }
+                Ok(Verdict::Local) => {
+                    packet.verdict = Verdict::Local;
+                    self.counters.local += 1;
+                }
+                Ok(Verdict::Wait(hop)) => {
+                    packet.verdict = Verdict::Wait(hop);
+                    self.counters.waiting += 1;
+                }
+                Ok(Verdict::Drop(reason)) | Err(reason) => {
+                    packet.verdict = Verdict::Drop(reason);
+                    self.counters.dropped[reason as usize] += 1;
+                }
             }
         }
+        self.bench = Some(bench);
     }
 
+    #[inline]
     fn decide(
         &mut self,
         packet: &mut Packet<'_>,
-        content: &Content,
+        kind: Kind,
+        Headers { ip, transport }: &Headers,
         found: Option<(u32, Direction)>,
         moment: &mut Moment<'_>,
     ) -> Decision {
-        match content {
-            Content::Arp => {
+        match kind {
+            Kind::Arp => {
                 let Moment { now, sink } = moment;
                 let (routes, services) = (&self.routes, &self.services);
                 let is_ours = |a| routes.is_own(a) || services.is_virtual(&a);
@@ -153,11 +195,11 @@ impl Balancer {
                 self.neighbours.learn_arp(packet.head, *now, is_ours, &mut outlet)?;
                 Ok(Verdict::Local)
             }
-            Content::Flow(ip, transport) => match found {
+            Kind::Flow => match found {
                 Some((place, direction)) => self.flow(packet, ip, transport, (place, direction), moment),
                 None => self.unknown(packet, ip, transport, moment),
             },
-            Content::Other(ip) => self.other(packet, ip, moment),
+            Kind::Other => self.other(packet, ip, moment),
         }
     }
 
@@ -243,19 +285,20 @@ impl Balancer {
         Ok(())
     }
 
-    /// The neighbour to send a packet to on its way to an address. If there is none, its source is told.
-    fn route(&mut self, packet: &Packet<'_>, ip: &Ip, to: IpAddr, moment: &mut Moment<'_>) -> Result<NextHop, Reason> {
-        if let Some(hop) = self.routes.next_hop(to) {
-            return Ok(hop);
+    /// The way of a packet to an address. If there is none, its source is told.
+    fn route(&mut self, packet: &Packet<'_>, ip: &Ip, to: &IpAddr, moment: &mut Moment<'_>) -> Result<Way, Reason> {
+        if let Some(way) = self.routes.way(to) {
+            return Ok(way);
         }
         self.complain(packet, ip, Problem::HostUnreachable, moment);
         Err(Reason::NoRoute)
     }
 
-    /// Sends a finished packet on its way.
-    fn transmit(&mut self, packet: &mut Packet<'_>, hop: NextHop, moment: &mut Moment<'_>) -> Decision {
+    /// Sends a finished packet on its way to an address.
+    fn transmit(&mut self, packet: &mut Packet<'_>, way: Way, to: &IpAddr, moment: &mut Moment<'_>) -> Decision {
         let Some(ethernet) = packet.head.first_chunk_mut::<ETHERNET>() else { return Err(Reason::Malformed) };
         let Moment { now, sink } = moment;
+        let hop = self.routes.neighbour(way, to);
         let mut outlet = Outlet { routes: &self.routes, sink: &mut **sink, counters: &mut self.counters };
         match self.neighbours.resolve(hop, *now, &mut outlet) {
             Some(mac) => {
@@ -264,7 +307,7 @@ impl Balancer {
                 Ok(Verdict::Transmit)
             }
             // Both addresses stay as they are: whom the packet came from is told if it waits in vain.
-            None => Ok(Verdict::Wait(hop)),
+            None => Ok(Verdict::Wait(NextHop(*hop))),
         }
     }
 }

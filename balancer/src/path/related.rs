@@ -6,7 +6,6 @@ use crate::connection::{Direction, Tuple};
 use crate::frame::{Ip, is_group};
 use crate::icmp;
 use crate::packet::{Packet, Reason, Verdict};
-use crate::stats::Stats;
 
 impl Balancer {
     /// An ICMP message: sent on if it is an error about a connection of ours, `None` if it is anything else.
@@ -35,21 +34,24 @@ impl Balancer {
         }
         let entry = self.table.get(place);
         let (is_direct, destination) = (entry.is_direct(), entry.destination);
-        let (packets, bytes) = (1, ip.len() as u64);
-        let more = match direction {
-            Direction::Inbound => Stats { in_packets: packets, in_bytes: bytes, ..Stats::default() },
-            Direction::Outbound => Stats { out_packets: packets, out_bytes: bytes, ..Stats::default() },
-        };
         if self.services.pool[destination as usize].available {
-            self.count(destination, more);
+            let bytes = ip.len() as u64;
+            self.count(destination, |stats| match direction {
+                Direction::Inbound => {
+                    (stats.in_packets, stats.in_bytes) = (stats.in_packets + 1, stats.in_bytes + bytes)
+                }
+                Direction::Outbound => {
+                    (stats.out_packets, stats.out_bytes) = (stats.out_packets + 1, stats.out_bytes + bytes);
+                }
+            });
         }
         self.may_pass(packet, ip, ip.len(), moment)?;
         let (server, server_port) = self.table.server(place);
         let to = if direction == Direction::Inbound { server } else { ip.destination };
-        let hop = self.route(packet, ip, to, moment)?;
+        let way = self.route(packet, ip, &to, moment)?;
         match direction {
             // About a reply, to the virtual address: the server made it.
-            Direction::Inbound if is_direct => direct(hop, server)?,
+            Direction::Inbound if is_direct => direct(way)?,
             Direction::Inbound => quote.for_server(packet.head, server, server_port)?,
             // About a request, to the client, as the server or a router on the way saw it.
             Direction::Outbound => {
@@ -58,6 +60,6 @@ impl Balancer {
             }
         }
         nat::decrement_hops(packet.head, ip)?;
-        self.transmit(packet, hop, moment).map(Some)
+        self.transmit(packet, way, &to, moment).map(Some)
     }
 }

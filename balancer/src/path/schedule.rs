@@ -8,7 +8,6 @@ use crate::frame::{Fragment, Ip, is_group};
 use crate::icmp::Problem;
 use crate::packet::{Packet, Reason, Verdict};
 use crate::service::{Forward, Protocol, ServiceKey};
-use crate::stats::Stats;
 
 /// The source port of FTP data, which Linux never schedules.
 const FTP_DATA: u16 = 20;
@@ -88,7 +87,7 @@ impl Balancer {
             }
         };
         self.services.pool[destination as usize].bind();
-        self.count(destination, Stats { connections: 1, ..Stats::default() });
+        self.count(destination, |stats| stats.connections += 1);
         Ok(place)
     }
 }

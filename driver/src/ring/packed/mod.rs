@@ -37,8 +37,9 @@ pub struct Ring<A, T> {
     room: u16,
     /// Where the next descriptor is made available.
     next: u16,
-    /// The flags that make it so in this round.
-    available: u16,
+    /// The flags that make it so in this round. As wide as it is loaded, or the load would have to wait for the store to what
+    /// lies beside it.
+    available: u32,
     /// Descriptors added and not published yet.
     added: u16,
     /// Place and second half of the first of them, which is not written yet.
@@ -68,7 +69,7 @@ impl<A: Area, T> Ring<A, T> {
     fn restart(&mut self) {
         let size = self.memory.size();
         (self.free, self.last_free, self.room) = (0, size - 1, size);
-        (self.next, self.available, self.added) = (0, Position::START.available(), 0);
+        (self.next, self.available, self.added) = (0, Position::START.available().into(), 0);
         (self.taken, self.used, self.outstanding) = (0, Position::START.used(), 0);
         (self.oldest, self.batch) = (0, 0);
         self.broken = None;
@@ -86,7 +87,7 @@ impl<A: Area, T> Ring<A, T> {
     #[inline]
     fn write(&mut self, (address, length): Segment, id: u16, flags: u16) {
         let index = self.next;
-        let tail = Descriptor { address: 0, length, id, flags: flags | self.available }.tail();
+        let tail = Descriptor { address: 0, length, id, flags: flags | self.available as u16 }.tail();
         self.memory.write_address(index, address);
         if self.added == 0 {
             self.held = (index, tail);
@@ -97,7 +98,7 @@ impl<A: Area, T> Ring<A, T> {
         self.next = index + 1;
         if self.next == self.memory.size() {
             self.next = 0;
-            self.available ^= OWNER;
+            self.available ^= u32::from(OWNER);
         }
     }
 
@@ -267,7 +268,7 @@ impl<A: Area, T> Virtqueue<T> for Ring<A, T> {
     /// Index and wrap counter of the next descriptor, see [`Position`].
     #[inline]
     fn position(&self) -> u16 {
-        Position { index: self.next, wrap: self.available == Position::START.available() }.bits()
+        Position { index: self.next, wrap: self.available == Position::START.available().into() }.bits()
     }
 
     #[inline]
