@@ -355,6 +355,7 @@ impl Generator {
                 (self.flow, self.round) = (0, self.round.wrapping_add(1));
             }
         }
+        self.template.fill(self.flow, self.round, self.nth);
     }
 }
 
@@ -376,6 +377,7 @@ impl Backend for Generator {
         }
         self.template = Template::new(&self.load, partial, whole);
         (self.flow, self.round, self.nth) = (0, 0, 0);
+        self.template.fill(0, 0, 0);
         Ok(())
     }
 
@@ -413,11 +415,12 @@ impl Backend for Generator {
         if !self.running() {
             return Ok(Received::Empty);
         }
-        let length = self.template.length(self.round, self.nth);
+        let frame = self.template.bytes(self.round, self.nth);
+        let length = frame.len();
         if room.len() < length {
             return Ok(Received::TooSmall(length));
         }
-        room.write(0, self.template.fill(self.flow, self.round, self.nth));
+        room.write(0, frame);
         self.tally.offered += 1;
         self.tally.offered_bytes += self.template.payload(self.round, self.nth) as u64;
         self.counters.to_guest.frames += 1;

@@ -77,7 +77,7 @@ impl Frame {
 
     /// Makes it the frame of a flow in a round.
     #[inline]
-    fn fill(&mut self, shape: &Shape, partial: bool, flow: u32, round: u32) -> &[u8] {
+    fn fill(&mut self, shape: &Shape, partial: bool, flow: u32, round: u32) {
         let (address, port) = client(flow, shape.v6);
         let port = port.to_be_bytes();
         let frame = &mut self.bytes[NetHdr::LEN..];
@@ -130,7 +130,6 @@ impl Frame {
         };
         let at = transport + shape.checksum();
         frame[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
-        &self.bytes
     }
 }
 
@@ -164,27 +163,28 @@ impl Template {
         if round == 0 && self.opening.is_some() { 1 } else { self.frames.len() }
     }
 
-    /// The length of one of them, virtio header included.
-    #[inline]
-    pub(super) fn length(&self, round: u32, nth: usize) -> usize {
-        match &self.opening {
-            Some(opening) if round == 0 => opening.bytes.len(),
-            _ => self.frames.get(nth).map_or(0, |frame| frame.bytes.len()),
-        }
-    }
-
     /// The payload in one of them.
     pub(super) fn payload(&self, round: u32, nth: usize) -> usize {
-        self.length(round, nth).saturating_sub(NetHdr::LEN + self.shape.payload)
+        self.bytes(round, nth).len().saturating_sub(NetHdr::LEN + self.shape.payload)
     }
 
-    /// One frame of a flow in a round.
+    /// Makes one frame of a round that of a flow. Some time before it is read: it is written field by field, and read as a whole,
+    /// for which a processor would have to wait.
     #[inline]
-    pub(super) fn fill(&mut self, flow: u32, round: u32, nth: usize) -> &[u8] {
+    pub(super) fn fill(&mut self, flow: u32, round: u32, nth: usize) {
         let frame = match &mut self.opening {
             Some(opening) if round == 0 => opening,
             _ => &mut self.frames[nth],
         };
-        frame.fill(&self.shape, self.partial, flow, round)
+        frame.fill(&self.shape, self.partial, flow, round);
+    }
+
+    /// One frame of a round, virtio header included.
+    #[inline]
+    pub(super) fn bytes(&self, round: u32, nth: usize) -> &[u8] {
+        match &self.opening {
+            Some(opening) if round == 0 => &opening.bytes,
+            _ => self.frames.get(nth).map_or(&[], |frame| &frame.bytes),
+        }
     }
 }

@@ -35,7 +35,7 @@ impl<A: Words> Walker<A> {
     ///
     /// # Errors
     /// If the chain breaks a rule; some pieces may have been appended then.
-    #[inline]
+    #[inline(always)]
     pub(super) fn walk(&self, head: u16, pieces: &mut Vec<Piece>) -> Result<(usize, usize), Fault> {
         let before = pieces.len();
         let mut bytes = 0;

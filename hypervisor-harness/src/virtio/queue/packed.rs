@@ -40,7 +40,7 @@ pub struct Packed<A> {
 
 impl<A: Words> Packed<A> {
     /// The head of a chain at the next position, if the driver has made one available there: its second word.
-    #[inline]
+    #[inline(always)]
     fn head(&self) -> Result<Option<u64>, Fault> {
         // Acquire: the rest of the chain was written before its first descriptor's flags.
         let tail = self.walker.table.load64(at(self.next) + layout::DESC_LENGTH, Ordering::Acquire);
@@ -56,7 +56,7 @@ impl<A: Words> Packed<A> {
 
     /// The chain whose head has been read. The descriptors behind the head are read once each, and need not be looked at for
     /// being available: they are if the head is.
-    #[inline]
+    #[inline(always)]
     fn walk(&self, tail: u64, pieces: &mut Vec<Piece>) -> Result<Chain, Fault> {
         let before = pieces.len();
         let mut descriptor = Descriptor::from_words(self.walker.table.load64(at(self.next), Ordering::Relaxed), tail);
@@ -158,7 +158,8 @@ impl<A: Words> DeviceQueue for Packed<A> {
         Ok(self.head()?.is_some())
     }
 
-    #[inline]
+    // Always: a chain that is returned through memory is written in parts and read as a whole, which takes longer than all else.
+    #[inline(always)]
     fn take(&mut self, pieces: &mut Vec<Piece>) -> Result<Option<Chain>, Fault> {
         let Some(tail) = self.head()? else { return Ok(None) };
         let chain = self.walk(tail, pieces)?;

@@ -86,7 +86,8 @@ impl<A: Words> DeviceQueue for Split<A> {
         Ok(self.next != self.seen)
     }
 
-    #[inline]
+    // Always: a chain that is returned through memory is written in parts and read as a whole, which takes longer than all else.
+    #[inline(always)]
     fn take(&mut self, pieces: &mut Vec<Piece>) -> Result<Option<Chain>, Fault> {
         if !self.waiting()? {
             return Ok(None);
