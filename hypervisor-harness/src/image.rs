@@ -76,7 +76,7 @@ mod tests {
     #[test]
     fn the_embedded_image_is_small_and_writes_nothing_that_it_executes() {
         assert!(EMBEDDED.len() <= 2 << 20, "{} bytes", EMBEDDED.len());
-        let report = ringlet_image::elf::check(EMBEDDED).unwrap();
+        let report = ringlet_image::elf::check(EMBEDDED, ringlet_image::MAX_IMAGE_SIZE).unwrap();
         assert_eq!(report.build_id, BUILD_ID);
         let mappings = ringlet_image::page_tables::check(EMBEDDED, &report).unwrap();
         let at = |address: u64| mappings.iter().find(|mapping| mapping.linear.contains(&address));
