@@ -88,7 +88,8 @@ impl<'a> Names<'a> {
     /// Appends the functions that an address lies in, the outermost first.
     fn push(&self, address: u64, line: &mut String) {
         let mut functions = Vec::new();
-        if let Some(lines) = &self.lines
+        // It adds to addresses without looking.
+        if let Some(lines) = self.lines.as_ref().filter(|_| address < u64::MAX / 2)
             && let Ok(mut frames) = lines.find_frames(address).skip_all_loads()
         {
             while let Ok(Some(frame)) = frames.next() {

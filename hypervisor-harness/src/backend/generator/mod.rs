@@ -377,7 +377,6 @@ impl Backend for Generator {
         }
         self.template = Template::new(&self.load, partial, whole);
         (self.flow, self.round, self.nth) = (0, 0, 0);
-        self.template.fill(0, 0, 0);
         Ok(())
     }
 

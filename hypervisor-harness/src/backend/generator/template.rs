@@ -145,7 +145,7 @@ pub(super) struct Template {
 
 impl Template {
     /// Prepares frames of this load. `partial` leaves the transport checksum to be finished, as GUEST_CSUM allows; `whole` puts
-    /// a whole round into one frame, as the feature allows that [`Shape::needed`] tells.
+    /// a whole round into one frame, as the feature allows that [`Shape::needed`] tells. The first frame is filled.
     pub(super) fn new(load: &Load, partial: bool, whole: bool) -> Self {
         let shape = Shape::new(load);
         let frame = |pieces| Frame::new(load, &shape, pieces, partial);
@@ -154,7 +154,9 @@ impl Template {
             false => (0..shape.pieces()).map(|piece| frame(piece..piece + 1)).collect(),
         };
         let opening = (shape.tcp && load.large.is_some()).then(|| frame(0..0));
-        Self { shape, frames, opening, partial }
+        let mut template = Self { shape, frames, opening, partial };
+        template.fill(0, 0, 0);
+        template
     }
 
     /// How many frames there are in this round.
