@@ -265,9 +265,8 @@ impl Frame {
                 let (tail, surplus) = (self.tail(), head.segments.get() - kept);
                 head.tail.set(NonNull::from(slot));
                 head.segments.set(kept);
-                // SAFETY: the next one of the frame's buffers, if there is one, is a slot of the pool.
                 if surplus > 0
-                    && let Some(first) = slot.next.get().map(|next| unsafe { next.as_ref() })
+                    && let Some(first) = slot.following()
                 {
                     // This frame still has a buffer, so the pool cannot be gone by this.
                     self.shared().put(first, tail, surplus);
@@ -284,8 +283,7 @@ impl Frame {
     fn slots(&self) -> impl Iterator<Item = &Slot> {
         let first = (self.slot(), self.slot().segments.get());
         core::iter::successors(Some(first), |&(slot, left)| {
-            // SAFETY: as many buffers as the frame has are linked, and all of them are the pool's.
-            let next = if left > 1 { slot.next.get().map(|next| unsafe { next.as_ref() }) } else { None };
+            let next = if left > 1 { slot.following() } else { None };
             next.map(|next| (next, left - 1))
         })
         .map(|(slot, _)| slot)

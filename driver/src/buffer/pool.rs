@@ -59,6 +59,13 @@ pub(super) struct Slot {
 pub(super) const MAX_BUFFERS: u16 = u16::MAX;
 
 impl Slot {
+    /// The slot behind it in the list that it is in: of a frame's buffers or of the free ones.
+    #[inline]
+    pub(super) fn following(&self) -> Option<&Slot> {
+        // SAFETY: only slots of the same pool are linked, and all of them live as long as each of them.
+        self.next.get().map(|next| unsafe { next.as_ref() })
+    }
+
     /// Makes it the slot of a buffer that is a frame by itself, or none: as all are that do not begin a longer one.
     #[inline]
     pub(super) fn stand_alone(&self) {
