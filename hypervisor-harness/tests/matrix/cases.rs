@@ -103,6 +103,12 @@ pub fn companions(feature: Features) -> Features {
 /// Buffers of the driver's that a frame of 64 KiB lies in.
 const LARGEST_CHAIN: u16 = 32;
 
+/// The least a receive queue of `size` must have for frames of 64 KiB. Without MRG_RXBUF each needs a chain, and none may be longer
+/// than the queue; with it so many buffers must be there although a few may be missing before the driver gives new ones.
+fn least_size(size: u16, features: Features) -> u16 {
+    if features.contains(Features::MRG_RXBUF) { LARGEST_CHAIN + (size / 8).clamp(1, 32) - 1 } else { LARGEST_CHAIN }
+}
+
 /// How many descriptors a queue has that may have `most`, by what was agreed on. The guest wants no more than the device has by
 /// default.
 fn taken_of(most: u16, features: Features) -> u16 {
@@ -173,8 +179,7 @@ pub fn cases(offer: Features) -> Vec<Case> {
                 let mut expected = (offered & (Features::IMPLEMENTED - without)).without_unmet();
                 let queue_size = if let Kind::Sized(size) = kind { size } else { DEFAULT_QUEUE_SIZE };
                 let size = taken_of(queue_size, expected);
-                // Without MRG_RXBUF a large frame needs a chain of so many buffers, and none may be longer than the queue.
-                if !expected.contains(Features::MRG_RXBUF) && size < LARGEST_CHAIN {
+                if size < least_size(size, expected) {
                     expected = (expected - Features::GUEST_LARGE).without_unmet();
                 }
                 let setup = Setup { transport, mask, without, queue_size };
