@@ -21,7 +21,7 @@ pub struct Options {
     pub guest: Vec<IpAddr>,
     /// Where each frame is written to, for wireshark.
     pub pcap: Option<PathBuf>,
-    /// Whether TCP segments are put together for the guest ([`Coalesce`]); they are unless this says otherwise.
+    /// Whether TCP segments are put together for the guest ([`Coalesce`]); they are if this says so.
     pub coalesce: Option<Switch>,
 }
 

@@ -74,9 +74,9 @@ pub enum Net {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Switch {
     /// It is.
-    #[default]
     On,
     /// It is not.
+    #[default]
     Off,
 }
 

@@ -123,7 +123,7 @@ pub struct RunArgs {
     #[arg(long = "real", value_name = "REAL")]
     pub real: Vec<Real>,
     /// Whether TCP segments of one connection that follow each other come to the guest as one frame, where it takes such
-    /// frames; they do by default
+    /// frames: fewer frames for the guest, more work for the device's thread. They do not by default
     #[arg(long, value_enum, value_name = "on|off")]
     pub coalesce: Option<Switch>,
     /// Write every frame to this file, for wireshark
