@@ -1,5 +1,6 @@
 //! The Ringlet virtual machine monitor: boots the unikernel in KVM, gives it a virtio-net device and a network.
 
+mod affinity;
 pub mod backend;
 pub mod bench;
 pub mod cli;

@@ -1,112 +1,43 @@
-//! `ringlet bench`: how fast it forwards, how fast it boots, how many connections it carries.
+//! `ringlet bench`: measures what Ringlet claims, beside what one would take instead.
 //!
-//! The cases take turns, round after round, so that whatever else the host does meanwhile hits all of them alike; what is
-//! told of each is the median of its rounds and their spread. Numbers are of this host, on this day: the first thing
-//! printed is what was measured on.
+//! - [`mod@case`], [`cases`]: what is measured, and of whom.
+//! - [`turns`]: the run. Sides take turns, round after round, so that whatever else the host does meanwhile hits all alike.
+//! - [`statistics`], [`report`]: what is told of it, and how.
+//! - [`peers`]: the programs of others. [`net`]: network namespaces, and traffic in them. [`guest`]: guests of our own.
+//!
+//! Numbers are of this host, on this day: a report begins with what was measured on. Nothing outside of namespaces that the
+//! bench has made itself is changed.
 
-mod boot;
-mod cases;
-mod facts;
-mod forward;
-mod guest;
-mod http;
-mod iperf3;
-mod round_trip;
-mod samples;
-mod testpmd;
+pub mod args;
+pub mod case;
+pub mod cases;
+pub mod facts;
+pub mod guest;
+pub mod net;
+pub mod peers;
+pub mod report;
+pub mod statistics;
+pub mod stop;
+pub mod turns;
 
 use std::ffi::OsString;
-use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Parser;
 
-use self::cases::{CASES, Case, PRIVILEGED};
+pub use self::args::Args;
+use self::case::{Case, When};
 use self::facts::Facts;
-use self::samples::Samples;
-use crate::virtio::Transport;
-use crate::vmm::layout;
-use crate::vmm::profile::Profile;
-
-/// Measures forwarding rate, boot time and connections a second.
-///
-/// Each round boots guests of its own. A case whose frames or answers are found wrong, or that forwards nothing, fails,
-/// and so does the command.
-#[derive(Debug, Clone, Parser)]
-#[command(name = "ringlet bench", max_term_width = 110, after_help = cases::help())]
-pub struct Args {
-    /// Three short rounds: seconds instead of minutes, for a look rather than for a comparison
-    #[arg(long)]
-    pub quick: bool,
-    /// Only cases whose names contain this; several may be given
-    #[arg(long, value_name = "TEXT")]
-    pub only: Vec<String>,
-    /// The results as one JSON object
-    #[arg(long)]
-    pub json: bool,
-    /// Rounds, in each of which every case is measured once (default 7; with --quick 3)
-    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub rounds: Option<u32>,
-    /// Seconds that each measurement of a rate takes (default 1; with --quick 0.3)
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
-    pub seconds: Option<f64>,
-    /// Another image than the one in this program
-    #[arg(long, value_name = "FILE")]
-    pub kernel: Option<PathBuf>,
-    /// Write to this file where the guests spend their time, as "folded" stacks for flame graphs, all cases together. Inlined
-    /// functions are named if the image has line tables (`cargo xtask image --lines --out FILE` and --kernel FILE)
-    #[arg(long, value_name = "FILE", value_parser = profile)]
-    pub profile: Option<(PathBuf, Arc<Profile>)>,
-    /// How guests reach their network device
-    #[arg(long, value_enum, default_value_t)]
-    pub transport: Transport,
-    /// The guest's memory in MiB
-    #[arg(long, value_name = "MIB", default_value_t = layout::DEFAULT_MEMORY_MIB,
-        value_parser = clap::value_parser!(u32).range(i64::from(*layout::MEMORY_MIB.start())..=i64::from(*layout::MEMORY_MIB.end())))]
-    pub memory: u32,
-}
-
-impl Args {
-    fn rounds(&self) -> u32 {
-        self.rounds.unwrap_or(if self.quick { 3 } else { 7 })
-    }
-
-    /// How long a rate is measured.
-    fn time(&self) -> Duration {
-        Duration::from_secs_f64(self.seconds.unwrap_or(if self.quick { 0.3 } else { 1.0 }))
-    }
-}
-
-fn profile(text: &str) -> Result<(PathBuf, Arc<Profile>), std::convert::Infallible> {
-    Ok((text.into(), Arc::default()))
-}
-
-fn seconds(text: &str) -> Result<f64, String> {
-    let good = |seconds: &f64| (0.05..=3600.0).contains(seconds);
-    text.parse().ok().filter(good).ok_or_else(|| "expected 0.05 to 3600".to_owned())
-}
-
-/// One measurement.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Measured {
-    /// The value, in the unit of its case.
-    pub value: f64,
-    /// What there is to say about it: losses, what was negotiated.
-    pub remark: String,
-}
-
-/// What a case is compared with is not installed: it cannot be measured here, which is no failure.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Missing(pub String);
+use self::report::{Report, Settings, html, json, markdown::Markdown, text::Text};
+use self::turns::Chosen;
 
 /// Runs the benchmark with the arguments after `ringlet bench`. Returns the exit code of the process.
 ///
 /// # Errors
-/// If there is no such case, or nothing can be measured here at all.
+/// If there is no such case, or nothing can be measured here at all, or a report cannot be written.
 pub fn run(arguments: Vec<OsString>) -> anyhow::Result<u8> {
     let args = match Args::try_parse_from(std::iter::once("ringlet bench".into()).chain(arguments)) {
         Ok(args) => args,
@@ -115,66 +46,143 @@ pub fn run(arguments: Vec<OsString>) -> anyhow::Result<u8> {
             return Ok(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    let named = |case: &&Case| args.only.iter().any(|text| case.name.contains(text.as_str()));
-    let ordinary = CASES.iter().filter(|case| args.only.is_empty() || named(case));
-    let chosen: Vec<&Case> = ordinary.chain(PRIVILEGED.iter().filter(named)).collect();
-    if chosen.is_empty() {
-        anyhow::bail!("no case has {} in its name; there are {}", args.only.join(" or "), cases::names());
+    if let Some(flows) = args.footprint {
+        println!("{}", cases::footprint::of_this_process(&args, flows)?);
+        return Ok(0);
     }
+    if args.list {
+        print!("{}", cases::list());
+        return Ok(0);
+    }
+    args.pin.check()?;
+    let report = if args.from.is_empty() { measure(&args)? } else { read(&args.from)? };
+    tell(&args, &report)?;
+    Ok(report.cases.iter().any(report::Told::failed).into())
+}
+
+/// Measures what is asked for.
+fn measure(args: &Args) -> anyhow::Result<Report> {
+    let began = Instant::now();
+    let chosen = choose(args, cases::CASES)?;
+    stop::on_interrupt().context("cannot catch Ctrl-C")?;
+    let settings = Settings {
+        transport: args.transport.to_string(),
+        rounds: args.rounds(),
+        seconds: args.time().as_secs_f64(),
+        memory_mib: args.memory,
+        pinned: [args.pin.vcpu, args.pin.device],
+    };
     let facts = Facts::gather();
     if !args.json {
-        print!("{facts}");
-        println!("device   over {}", args.transport);
-        println!("rounds   {} of {:.1} s each, cases in turn\n", args.rounds(), args.time().as_secs_f64());
-    }
-    let shown = !args.json && std::io::stderr().is_terminal();
-    let mut results: Vec<(&Case, Samples)> = chosen.into_iter().map(|case| (case, Samples::default())).collect();
-    for round in 0..args.rounds() {
-        for (case, samples) in &mut results {
-            if shown {
-                eprint!("\r\x1b[Kround {} of {}: {}", round + 1, args.rounds(), case.name);
-                let _ = std::io::stderr().flush();
-            }
-            match (case.measure)(&args) {
-                Ok(measured) => samples.add(measured),
-                Err(error) => match error.downcast::<Missing>() {
-                    Ok(Missing(what)) => samples.skip(what),
-                    Err(error) => samples.fail(format!("{error:#}")),
-                },
-            }
+        for (name, value) in facts.lines(&settings) {
+            println!("{name:12} {value}");
         }
     }
-    if let Some((path, profile)) = &args.profile {
-        let image = crate::image::load(args.kernel.as_deref())?;
-        std::fs::write(path, profile.folded(&image))
-            .with_context(|| format!("writing the profile {}", path.display()))?;
+    let outcome = turns::run(args, &chosen, args.quick.then(|| began + args::QUICK));
+    Ok(Report { facts, settings, cases: outcome.cases, cut_short: outcome.cut_short })
+}
+
+/// The cases and sides that are wanted.
+fn choose(args: &Args, cases: &'static [Case]) -> anyhow::Result<Vec<Chosen>> {
+    let exact = |text: &String| cases.iter().any(|case| case.name == text);
+    let named = |case: &Case| {
+        args.only.iter().any(|text| if exact(text) { case.name == text } else { case.name.contains(text.as_str()) })
+    };
+    if let Some(text) = args.only.iter().find(|text| !cases.iter().any(|case| case.name.contains(text.as_str()))) {
+        let names: Vec<_> = cases.iter().map(|case| case.name).collect();
+        bail!("no case has {text} in its name; there are {}", names.join(", "));
+    }
+    let wanted = |case: &&Case| match args.only.is_empty() {
+        true => !args.quick || case.when == When::Always,
+        false => named(case),
+    };
+    let side = |(nth, side): (usize, &case::Side)| {
+        let wanted =
+            nth == 0 || args.against.is_empty() || args.against.iter().any(|text| side.name.contains(text.as_str()));
+        wanted.then_some(nth)
+    };
+    let sides = |case: &Case| case.sides.iter().enumerate().filter_map(side).collect();
+    Ok(cases.iter().filter(wanted).map(|case| Chosen { case, sides: sides(case) }).collect())
+}
+
+/// Tells a report in every form that is asked for.
+fn tell(args: &Args, report: &Report) -> anyhow::Result<()> {
+    let write =
+        |path: &Path, text: String| fs::write(path, text).with_context(|| format!("cannot write {}", path.display()));
+    // Files first: what was measured must not be lost where nobody reads standard output.
+    if let Some(path) = &args.html {
+        write(path, html::write(report)?)?;
+    }
+    if let Some(path) = &args.markdown {
+        write(path, Markdown(report).to_string())?;
     }
     if args.json {
-        println!("{}", samples::json(&facts, &args, &results));
+        println!("{}", json::write(report)?);
     } else {
-        if shown {
-            eprint!("\r\x1b[K");
-        }
-        print!("{}", samples::Table(&results));
+        print!("{}", Text(report));
     }
-    Ok(results.iter().any(|(_, samples)| samples.failed()).into())
+    Ok(())
+}
+
+/// Reads reports back, and puts them together: facts and settings are the first one's. They may differ in rounds and
+/// times.
+fn read(files: &[std::path::PathBuf]) -> anyhow::Result<Report> {
+    let mut all: Option<Report> = None;
+    for path in files {
+        let name = path.display();
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
+        let report = json::read(&text).with_context(|| name.to_string())?;
+        match &mut all {
+            None => all = Some(report),
+            Some(all) if all.facts != report.facts || !all.settings.agree(&report.settings) => {
+                bail!("{name} is of another host, build or setting than {}", files[0].display())
+            }
+            Some(all) => {
+                if let Some(case) =
+                    report.cases.iter().find(|case| all.cases.iter().any(|known| known.name == case.name))
+                {
+                    bail!("{name} has the case {} once more", case.name);
+                }
+                all.cases.extend(report.cases);
+                all.cut_short = all.cut_short.take().or(report.cut_short);
+            }
+        }
+    }
+    all.context("no file is given")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
+
+    fn names(line: &str) -> anyhow::Result<Vec<&'static str>> {
+        let args = Args::parse_from(std::iter::once("bench").chain(line.split_whitespace()));
+        Ok(choose(&args, cases::CASES)?.iter().map(|chosen| chosen.case.name).collect())
+    }
 
     #[test]
-    fn the_flags_are_consistent() {
-        Args::command().debug_assert();
-        let args = |line: &str| Args::try_parse_from(std::iter::once("bench").chain(line.split_whitespace()));
-        let quick = args("--quick --only forward --json").unwrap();
-        assert_eq!((quick.rounds(), quick.time()), (3, Duration::from_millis(300)));
-        assert_eq!(args("--rounds 9 --seconds 2").unwrap().rounds(), 9);
-        for bad in ["--seconds 0", "--seconds nan", "--rounds 0", "--memory 1", "more"] {
-            assert!(args(bad).is_err(), "{bad}");
+    fn cases_are_chosen_by_name() {
+        assert_eq!(names("").unwrap().len(), cases::CASES.len());
+        assert_eq!(names("--only boot").unwrap(), ["boot"]);
+        assert!(names("--only nat").unwrap().len() > 2);
+        let quick = names("--quick").unwrap();
+        assert!(quick.contains(&"nat-10k-flows") && !quick.contains(&"nat-1m-flows"));
+        assert_eq!(names("--quick --only nat-1m-flows").unwrap(), ["nat-1m-flows"]);
+        assert!(names("--only no-such-case").unwrap_err().to_string().contains("nat-10k-flows"));
+        let args = Args::parse_from(["bench", "--only", "nat-10k-flows", "--against", "nft"]);
+        let chosen = choose(&args, cases::CASES).unwrap();
+        let sides: Vec<_> = chosen[0].sides.iter().map(|side| chosen[0].case.sides[*side].name).collect();
+        assert_eq!(sides, ["ringlet", "nftables"]);
+    }
+
+    #[test]
+    fn names_are_unique_and_cases_are_whole() {
+        for (nth, case) in cases::CASES.iter().enumerate() {
+            assert!(cases::CASES[..nth].iter().all(|other| other.name != case.name), "{} twice", case.name);
+            assert!(!case.sides.is_empty() && !case.values.is_empty() && !case.unit.is_empty(), "{}", case.name);
+            for (nth, side) in case.sides.iter().enumerate() {
+                assert!(case.sides[..nth].iter().all(|other| other.name != side.name), "{} twice", side.name);
+            }
         }
-        assert!(run(vec!["--only".into(), "no-such-case".into()]).is_err());
     }
 }

@@ -1,6 +1,7 @@
 //! The `ringlet` command: its subcommands, their flags, and what becomes of an error.
 
 pub mod options;
+mod pin;
 mod style;
 
 use std::ffi::OsString;
@@ -11,6 +12,7 @@ use std::time::Instant;
 use clap::{Parser, Subcommand};
 
 pub use options::{DisplayArgs, GuestArgs, QemuArgs, RunArgs, VhostUserBackendArgs};
+pub use pin::Pin;
 pub use style::Style;
 
 /// A load balancer that is its own virtual machine.

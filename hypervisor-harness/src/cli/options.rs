@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueEnum};
 use ringlet_driver::features::Features;
 
-use super::Style;
+use super::{Pin, Style};
 use crate::backend::options::{Net, Publish, Real, Switch};
 use crate::virtio::{Transport, net};
 use crate::vmm::layout;
@@ -126,6 +126,9 @@ pub struct RunArgs {
     /// frames: fewer frames for the guest, more work for the device's thread. They do not by default
     #[arg(long, value_enum, value_name = "on|off")]
     pub coalesce: Option<Switch>,
+    /// Where the guest's and the device's threads run
+    #[command(flatten)]
+    pub pin: Pin,
     /// Write every frame to this file, for wireshark
     #[arg(long, value_name = "FILE")]
     pub pcap: Option<PathBuf>,

@@ -10,7 +10,7 @@ pub mod view;
 use std::io;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 
 use self::events::{Event, Events};
 use self::guest::Guest;
@@ -34,6 +34,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// # Errors
 /// If the machine cannot be made, or its network, or what it is to be given cannot be read.
 pub fn run(args: &RunArgs, started: Instant) -> anyhow::Result<u8> {
+    args.pin.check()?;
+    if let (Net::VhostUser(_), Some(cpu)) = (&args.net, args.pin.device) {
+        bail!("--pin-device {cpu}: with --net vhost-user another process serves the device; pin that one (taskset)");
+    }
     let image = image::load(args.guest.kernel.as_deref())?;
     let guest = Guest::new(&args.guest, &args.net, &args.real)?;
     let ram = match args.net {
@@ -44,6 +48,9 @@ pub fn run(args: &RunArgs, started: Instant) -> anyhow::Result<u8> {
         crate::vmm::Error::Host(error) => no_kvm(&error),
         other => other.into(),
     })?;
+    if let Some(cpu) = args.pin.vcpu {
+        machine.pin(cpu);
+    }
     let (wanted, moved) = match args.net {
         Net::Lan => ports::choose(&guest, &args.publish),
         Net::Tap(_) | Net::VhostUser(_) => (args.publish.clone(), Vec::new()),
@@ -63,6 +70,7 @@ pub fn run(args: &RunArgs, started: Instant) -> anyhow::Result<u8> {
     let mut device = virtio::Options {
         transport: args.transport,
         queue_size: args.queue_size,
+        cpu: args.pin.device,
         ..virtio::Options::new(events.report())
     };
     if let Some(mac) = args.mac {

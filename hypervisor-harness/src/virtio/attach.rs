@@ -18,6 +18,7 @@ use super::pci::{self, Parts, Pci};
 use super::registers::{Control, Identity, Registers};
 use super::shared::{Report, Shared};
 use super::worker::{self, DEFAULT_SPIN, Remote};
+use crate::affinity;
 use crate::backend::{Backend, Jack, Network};
 use crate::vhost_user;
 use crate::vmm::{self, Machine, layout};
@@ -70,6 +71,8 @@ pub struct Options {
     pub queue_size: u16,
     /// The longest time for which its thread looks for more to do before it sleeps.
     pub spin: Duration,
+    /// The processor of the host that its thread stays on.
+    pub cpu: Option<usize>,
     /// Takes its messages for people.
     pub report: Report,
 }
@@ -88,6 +91,7 @@ impl Options {
             mask: net::DEFAULT_MASK,
             queue_size: net::DEFAULT_QUEUE_SIZE,
             spin,
+            cpu: None,
             report,
         }
     }
@@ -274,12 +278,16 @@ impl Jack for Slot<'_> {
 }
 
 fn attach_backend<B: Backend + 'static>(machine: &mut Machine, backend: B, options: Options) -> Result<Handle, Error> {
-    let Options { transport, mac, mask, queue_size, spin, report } = options;
+    let Options { transport, mac, mask, queue_size, spin, cpu, report } = options;
     let identity = Identity { offered: net::offered(&backend, mask), mac, mtu: backend.mtu(), queue_size };
     let mut spawned = None;
     let plugged = plug(machine, transport, identity, report, |shared, doorbells, memory| {
         let net = Net::new(memory.clone(), backend, shared.clone());
         let (remote, thread) = worker::spawn(net, shared.clone(), doorbells, spin).map_err(Error::Thread)?;
+        if let Some(Err(error)) = cpu.map(|cpu| affinity::pin(&thread, cpu)) {
+            remote.stop();
+            return Err(Error::Thread(error));
+        }
         let control = remote.try_clone().map_err(Error::Thread);
         spawned = Some((remote, thread));
         control

@@ -21,6 +21,7 @@ use super::symbols::Symbols;
 use super::vcpu::{Kick, Outcome, Vcpu};
 use super::wiring::{KvmWiring, Routes};
 use super::{boot, cpuid, host, layout};
+use crate::affinity;
 
 /// A machine could not be put together.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +74,7 @@ pub struct Machine {
     routes: Arc<Routes>,
     pci: Option<SharedHost>,
     profile: Option<Arc<Profile>>,
+    cpu: Option<usize>,
 }
 
 /// What a machine is started with.
@@ -131,13 +133,18 @@ impl Machine {
         vm.create_irq_chip().map_err(refused("KVM_CREATE_IRQCHIP"))?;
         let vm = Arc::new(vm);
         let routes = Arc::new(Routes::new(vm.clone()));
-        Ok(Self { kvm, vm, ram, bus: MmioBus::default(), routes, pci: None, profile: None })
+        Ok(Self { kvm, vm, ram, bus: MmioBus::default(), routes, pci: None, profile: None, cpu: None })
     }
 
     /// The guest's memory.
     #[must_use]
     pub fn ram(&self) -> &GuestRam {
         &self.ram
+    }
+
+    /// Keeps the vCPU's thread on this processor of the host.
+    pub fn pin(&mut self, cpu: usize) {
+        self.cpu = Some(cpu);
     }
 
     /// An eventfd that raises interrupt line `gsi` (a pin of the IOAPIC), edge triggered, each time it is written.
@@ -234,7 +241,7 @@ impl Machine {
         let kick = Kick::new(&vcpu, stop.clone()).map_err(failed("preparing to stop the vCPU"))?;
         let console = Console::new(symbols.clone(), said);
         let ports = Ports::new(self.interrupt(layout::SERIAL_GSI)?, self.ram.clone(), console, self.pci.clone());
-        let Self { vm, ram, bus, profile, .. } = self;
+        let Self { vm, ram, bus, profile, cpu, .. } = self;
         let sampler = profile.map(|profile| Sampler::new(profile, ram.clone()));
         let mut vcpu = Vcpu { fd: vcpu, ports, bus, symbols, stop, sampler };
         let run = move || {
@@ -244,7 +251,13 @@ impl Machine {
         };
         let thread =
             std::thread::Builder::new().name("vcpu0".into()).spawn(run).map_err(failed("starting a thread"))?;
-        Ok(Running { thread, kick, _vm: vm, _ram: ram })
+        let running = Running { thread, kick, _vm: vm, _ram: ram };
+        if let Some(Err(error)) = cpu.map(|cpu| affinity::pin(&running.thread, cpu)) {
+            running.stop();
+            let _ = running.join();
+            return Err(failed("keeping the vCPU on one processor")(error));
+        }
+        Ok(running)
     }
 }
 

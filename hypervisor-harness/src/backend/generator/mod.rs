@@ -10,6 +10,7 @@
 //! The gateway and the servers answer ARP and neighbour solicitations, and that is all they say.
 
 mod check;
+mod frames;
 mod resolve;
 mod shape;
 mod template;
@@ -27,6 +28,7 @@ use ringlet_driver::wire::{MAX_GSO_FRAME, NetHdr};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use self::check::{Checker, HEADERS};
+pub use self::frames::Frames;
 use self::shape::{MARK, Shape};
 use self::template::Template;
 use super::options::Protocol;
@@ -120,6 +122,14 @@ impl Load {
         let headers =
             if self.service.is_ipv6() { 40 } else { 20 } + if self.protocol == Protocol::Tcp { 20 } else { 8 };
         Self { frame: LONGEST_FRAME, large: Some(Large::Segments(1500 - headers)), ..self }
+    }
+
+    /// The frame by which an IPv4 address of the network tells the guest (at `guest`) its Ethernet address: an answer in ARP,
+    /// which nobody need have asked for. `None` for IPv6.
+    #[must_use]
+    pub fn announcement(&self, address: IpAddr, guest: Ipv4Addr) -> Option<Vec<u8>> {
+        let IpAddr::V4(address) = address else { return None };
+        Some(resolve::announcement(address, self.guest, guest)[NetHdr::LEN..].to_vec())
     }
 
     /// Whether there can be such frames.

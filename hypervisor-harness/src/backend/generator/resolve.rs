@@ -1,6 +1,6 @@
 //! Who has which Ethernet address: ARP (RFC 826) and neighbour discovery (RFC 4861), the answering side.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ringlet_driver::wire::NetHdr;
 
@@ -40,7 +40,12 @@ fn arp(question: &[u8], load: &Load) -> Option<Vec<u8>> {
     }
     let (asker, asked) = (question.get(22..32)?, question.get(38..42)?);
     let target = address(asked).filter(|target| is_own(*target, load))?;
-    let own = ethernet(target);
+    Some(reply(ethernet(target), asked, asker))
+}
+
+/// ARP's answer, with its virtio header: who has this address, told to somebody of whom the Ethernet and the IPv4 address are
+/// known, one after the other.
+fn reply(own: [u8; 6], asked: &[u8], asker: &[u8]) -> Vec<u8> {
     let mut frame = vec![0; NetHdr::LEN + LEAST_FRAME];
     let arp = &mut frame[NetHdr::LEN..];
     arp[..6].copy_from_slice(&asker[..6]);
@@ -49,7 +54,15 @@ fn arp(question: &[u8], load: &Load) -> Option<Vec<u8>> {
     arp[22..28].copy_from_slice(&own);
     arp[28..32].copy_from_slice(asked);
     arp[32..42].copy_from_slice(asker);
-    Some(frame)
+    frame
+}
+
+/// The same without having been asked.
+pub(super) fn announcement(address: Ipv4Addr, ethernet_of_guest: [u8; 6], guest: Ipv4Addr) -> Vec<u8> {
+    let mut asker = [0; 10];
+    asker[..6].copy_from_slice(&ethernet_of_guest);
+    asker[6..].copy_from_slice(&guest.octets());
+    reply(ethernet(address.into()), &address.octets(), &asker)
 }
 
 fn neighbour(question: &[u8], load: &Load) -> Option<Vec<u8>> {

@@ -7,11 +7,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use ringlet_driver::features::Features;
 
-use super::guest::Guest;
-use super::{Args, Measured};
 use crate::backend::{self, options::Net};
+use crate::bench::case::Measured;
+use crate::bench::guest::{Guest, Plan};
+use crate::bench::{Args, stop};
 use crate::run::guest::{DEMO_SERVERS, DEMO_SERVICE};
 
 /// Clients that connect at the same time.
@@ -59,24 +59,24 @@ pub fn http(args: &Args) -> anyhow::Result<Measured> {
         .context("the network lan has published nothing")?;
     let mut rules = format!("-A -t {DEMO_SERVICE} -s wlc\n");
     DEMO_SERVERS.iter().for_each(|server| rules += &format!("-a -t {DEMO_SERVICE} -r {server}:80 -m -w 1\n"));
-    let guest = Guest::boot(args, network.backend, Features::empty(), rules)?;
+    let guest = Guest::boot(args, network.backend, Plan { rules, ..Plan::new(args) })?;
     let measured = connections(address, args.time());
-    let negotiated = guest.device.negotiated();
+    let negotiated = guest.device().negotiated();
     guest.end()?;
     let (done, failed, time) = measured?;
     let value = done as f64 / time.as_secs_f64();
-    Ok(Measured { value, remark: format!("  {CLIENTS} clients, {failed} failed; {negotiated}") })
+    Ok(Measured::one(value, format!("{CLIENTS} clients, {failed} failed; {negotiated}")))
 }
 
 /// Connects as often as it goes. Returns how often it went well, how often not, and the time taken.
 fn connections(address: SocketAddr, time: Duration) -> anyhow::Result<(u64, u64, Duration)> {
     get(address, PATIENCE).with_context(|| format!("no answer from the service at {address}"))?;
-    let stop = AtomicBool::new(false);
+    let over = AtomicBool::new(false);
     let began = Instant::now();
-    let (done, failed) = thread::scope(|scope| {
+    let (done, failed, waited) = thread::scope(|scope| {
         let client = || {
             let (mut done, mut failed) = (0, 0);
-            while !stop.load(Ordering::Relaxed) {
+            while !over.load(Ordering::Relaxed) {
                 match get(address, PATIENCE) {
                     Ok(_) => done += 1,
                     Err(_) => failed += 1,
@@ -85,13 +85,15 @@ fn connections(address: SocketAddr, time: Duration) -> anyhow::Result<(u64, u64,
             (done, failed)
         };
         let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client)).collect();
-        thread::sleep(time);
-        stop.store(true, Ordering::Relaxed);
-        clients
+        let waited = stop::pause(time);
+        over.store(true, Ordering::Relaxed);
+        let (done, failed) = clients
             .into_iter()
             .filter_map(|client| client.join().ok())
-            .fold((0, 0), |sum: (u64, u64), one: (u64, u64)| (sum.0 + one.0, sum.1 + one.1))
+            .fold((0, 0), |sum: (u64, u64), one: (u64, u64)| (sum.0 + one.0, sum.1 + one.1));
+        (done, failed, waited)
     });
+    waited?;
     ensure!(done > failed, "{failed} of {} connections failed", done + failed);
     Ok((done, failed, began.elapsed()))
 }

@@ -1,17 +1,17 @@
 //! How many frames a second go through: the load generator's against the guest's.
 
 use std::fmt::Write as _;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
 use ringlet_driver::features::Features;
 
-use super::guest::Guest;
-use super::{Args, Measured};
 use crate::backend::coalesce::Coalesce;
 use crate::backend::generator::{Generator, Load, Tally};
 use crate::backend::options::Protocol;
+use crate::bench::case::Measured;
+use crate::bench::guest::{Guest, Plan};
+use crate::bench::{Args, stop};
 
 /// What is forwarded, over which device.
 #[derive(Debug, Clone, Copy)]
@@ -71,8 +71,9 @@ pub fn forward(args: &Args, case: &Forward) -> anyhow::Result<Measured> {
     let load = case.load();
     let rules = rules(&load);
     let (generator, meter) = Generator::new(load)?;
-    let guest = Guest::boot(args, Coalesce::new(generator, case.coalesce), without, rules)?;
-    let missing = needs - guest.device.negotiated();
+    let plan = Plan { rules, without, ..with_room(args, flows) };
+    let guest = Guest::boot(args, Coalesce::new(generator, case.coalesce), plan)?;
+    let missing = needs - guest.device().negotiated();
     if !missing.is_empty() {
         guest.end()?;
         bail!("device and guest have not agreed on {missing}");
@@ -86,13 +87,13 @@ pub fn forward(args: &Args, case: &Forward) -> anyhow::Result<Measured> {
             guest.end()?;
             bail!("the guest forwards nothing, or too little: {tally:?}");
         }
-        thread::sleep(Duration::from_millis(1));
+        stop::pause(Duration::from_millis(1))?;
     }
-    thread::sleep(WARM_UP);
-    let (before, device_before, from) = (meter.tally(), guest.device.counters(), Instant::now());
-    thread::sleep(args.time());
-    let (after, device_after, time) = (meter.tally(), guest.device.counters(), from.elapsed().as_secs_f64());
-    let negotiated = guest.device.negotiated();
+    stop::pause(WARM_UP)?;
+    let (before, device_before, from) = (meter.tally(), guest.device().counters(), Instant::now());
+    stop::pause(args.time())?;
+    let (after, device_after, time) = (meter.tally(), guest.device().counters(), from.elapsed().as_secs_f64());
+    let negotiated = guest.device().negotiated();
     meter.stop();
     guest.end()?;
     check(&before, &after)?;
@@ -106,8 +107,21 @@ pub fn forward(args: &Args, case: &Forward) -> anyhow::Result<Measured> {
         Unit::Frames => (mpps, format!("{gigabits:.2} Gbit/s of payload")),
         Unit::Payload => (gigabits, format!("{mpps:.3} Mpps of {} bytes", bytes / frames.max(1))),
     };
-    let remark = format!("  lost {:.1} %, {interrupts:.0} interrupts/s, {other}; {negotiated}", lost * 100.0);
-    Ok(Measured { value, remark })
+    let remark = format!("lost {:.1} %, {interrupts:.0} interrupts/s, {other}; {negotiated}", lost * 100.0);
+    Ok(Measured::one(value, remark))
+}
+
+/// A guest that has room for so many connections: a table that they fill to three quarters at most, with its memory.
+#[must_use]
+pub fn with_room(args: &Args, flows: u32) -> Plan {
+    let plan = Plan::new(args);
+    let entries = (u64::from(flows) * 4 / 3).next_power_of_two();
+    if entries <= 65_536 {
+        return plan;
+    }
+    // 128 bytes each at most, beside what it has anyway.
+    let memory = plan.memory.max(128 + ((entries * 128) >> 20) as u32);
+    Plan { words: format!("{} connections={entries}", plan.words), memory, ..plan }
 }
 
 /// Whether what came back is right.
@@ -118,7 +132,7 @@ fn check(before: &Tally, after: &Tally) -> anyhow::Result<()> {
 }
 
 /// The guest's rules: the service, by NAT to all servers in turn.
-fn rules(load: &Load) -> String {
+pub(super) fn rules(load: &Load) -> String {
     let flag = if load.protocol == Protocol::Tcp { "-t" } else { "-u" };
     let mut rules = format!("-A {flag} {} -s rr\n", load.service);
     for server in &load.servers {

@@ -1,0 +1,87 @@
+//! `ringlet bench` in network namespaces of its own, with the programs that it compares with: that each side is measured, and
+//! that nothing stays behind. Nothing here says how fast anything is. Needs root and KVM.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Command, Stdio};
+
+use common::program::there;
+use common::ringlet::PROGRAM;
+use serde_json::Value;
+
+/// Programs that run now, by number.
+fn processes() -> BTreeSet<u32> {
+    let entries = std::fs::read_dir("/proc").expect("/proc").flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// Programs of these names that were not there before.
+fn left(before: &BTreeSet<u32>) -> Vec<String> {
+    let names = ["haproxy", "nginx", "iperf3", "dpdk-testpmd", "qemu-system-x86", "ringlet"];
+    let new = processes().into_iter().filter(|id| !before.contains(id));
+    let name = |id| std::fs::read_to_string(format!("/proc/{id}/comm")).ok().map(|name| name.trim().to_owned());
+    new.filter_map(name).filter(|name| names.contains(&name.as_str())).collect()
+}
+
+#[test]
+fn each_side_is_measured_and_goes() {
+    needs_kvm!();
+    if !there(&[
+        ("ip", "iproute2"),
+        ("nft", "nftables"),
+        ("haproxy", "haproxy"),
+        ("nginx", "nginx-light libnginx-mod-stream"),
+        ("dpdk-testpmd", "dpdk-dev"),
+    ]) {
+        return;
+    }
+    let before = processes();
+    let cases = ["nat-1-flow", "connections-tap", "bulk-tap", "latency-idle", "latency-half-load"];
+    let mut command = Command::new(PROGRAM);
+    command.args(["bench", "--rounds", "1", "--seconds", "0.1", "--json"]);
+    cases.iter().for_each(|case| drop(command.args(["--only", case])));
+    let output = command.stdin(Stdio::null()).output().expect("it starts");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"));
+    for case in report["cases"].as_array().expect("cases") {
+        for side in case["sides"].as_array().expect("sides") {
+            // Not every kernel has IPVS; the report says so.
+            if side["name"] == "ipvs" && side["missing"].is_string() {
+                continue;
+            }
+            let values = side["rounds"][0]["values"].as_array().unwrap_or_else(|| panic!("{}: {side:#}", case["name"]));
+            assert_eq!(values.len(), case["values"].as_array().map_or(0, Vec::len), "{side:#}");
+            assert!(values.iter().all(|value| value.as_f64().is_some_and(|value| value > 0.0)), "{side:#}");
+        }
+    }
+    assert_eq!(left(&before), [""; 0]);
+}
+
+#[test]
+fn an_interrupted_run_tells_what_it_has_and_leaves_nothing() {
+    needs_kvm!();
+    if !there(&[("ip", "iproute2"), ("nft", "nftables")]) {
+        return;
+    }
+    let before = processes();
+    let mut command = Command::new(PROGRAM);
+    command.args(["bench", "--rounds", "1000", "--seconds", "0.05", "--only", "image", "--only", "bulk-tap"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut bench = command.spawn().expect("it starts");
+    let mut output = BufReader::new(bench.stdout.take().expect("a pipe"));
+    let mut line = String::new();
+    // The facts come first; the handler is there by then.
+    output.read_line(&mut line).expect("a line");
+    let id = bench.id().cast_signed();
+    // SAFETY: `kill` takes no pointers; the process is ours and has not been waited for.
+    assert_eq!(unsafe { libc::kill(id, libc::SIGINT) }, 0);
+    let mut rest = String::new();
+    output.read_to_string(&mut rest).expect("text");
+    assert!(bench.wait().expect("a status").success(), "{rest}");
+    assert!(rest.contains("This is not all: it was stopped."), "{rest}");
+    assert!(rest.contains("\nimage: ") && rest.contains("\nbulk-tap: "), "{rest}");
+    assert_eq!(left(&before), [""; 0]);
+}
