@@ -23,7 +23,7 @@ enum Chore {
     Test(test::Args),
     /// Build the unikernel image and say what it is
     Image(image::Args),
-    /// Measure forwarding rate, boot time and connections a second (a release build of `ringlet bench`)
+    /// Measure what Ringlet claims, beside what one would take instead (a release build of `ringlet bench`)
     Bench {
         /// Passed on to `ringlet bench`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

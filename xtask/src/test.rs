@@ -124,7 +124,7 @@ fn summary(results: &[(&str, bool, Duration)], steps: usize) -> anyhow::Result<(
 }
 
 /// A program that the tests start, and the packages of Debian and Fedora that have it.
-const TOOLS: [(&str, &str, &str); 8] = [
+const TOOLS: [(&str, &str, &str); 11] = [
     ("qemu-system-x86_64", "qemu-system-x86", "qemu-system-x86-core"),
     ("ip", "iproute2", "iproute"),
     ("curl", "curl", "curl"),
@@ -133,6 +133,9 @@ const TOOLS: [(&str, &str, &str); 8] = [
     ("dpdk-testpmd", "dpdk-dev", "dpdk"),
     ("ovs-vsctl", "openvswitch-switch-dpdk", "openvswitch-dpdk"),
     ("busybox", "busybox-static", "busybox"),
+    ("nft", "nftables", "nftables"),
+    ("haproxy", "haproxy", "haproxy"),
+    ("nginx", "nginx-light libnginx-mod-stream", "nginx-mod-stream"),
 ];
 
 /// Whether all is there that the other steps need. It is better to hear this now than after ten minutes.

@@ -1,6 +1,7 @@
 //! The flags of `ringlet bench`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
@@ -9,6 +10,7 @@ use super::cases;
 use crate::cli::Pin;
 use crate::virtio::Transport;
 use crate::vmm::layout;
+use crate::vmm::profile::Profile;
 
 /// Measures what Ringlet claims, beside what one would take instead.
 ///
@@ -36,7 +38,8 @@ pub struct Args {
     /// The report as a page with pictures, in this file
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
-    /// The report as tables in Markdown, in this file
+    /// The report as tables in Markdown, in this file; if it is there and has the lines `<!-- bench -->` and
+    /// `<!-- /bench -->`, between these
     #[arg(long, value_name = "FILE")]
     pub markdown: Option<PathBuf>,
     /// Measure nothing: tell what this file holds, which `--json` has written. Several are put together
@@ -51,6 +54,10 @@ pub struct Args {
     /// Another image than the one in this program
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
+    /// Write to this file where the guests spend their time, as "folded" stacks for flame graphs, all cases together. Inlined
+    /// functions are named if the image has line tables (`cargo xtask image --lines --out FILE` and --kernel FILE)
+    #[arg(long, value_name = "FILE", value_parser = profile)]
+    pub profile: Option<(PathBuf, Arc<Profile>)>,
     /// How guests reach their network device
     #[arg(long, value_enum, default_value_t)]
     pub transport: Transport,
@@ -81,6 +88,10 @@ impl Args {
     pub fn time(&self) -> Duration {
         Duration::from_secs_f64(self.seconds.unwrap_or(if self.quick { 0.2 } else { 1.0 }))
     }
+}
+
+fn profile(text: &str) -> Result<(PathBuf, Arc<Profile>), std::convert::Infallible> {
+    Ok((text.into(), Arc::default()))
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

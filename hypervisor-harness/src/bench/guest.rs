@@ -173,6 +173,9 @@ impl Elsewhere {
         let image = image::load(args.kernel.as_deref())?;
         let mut machine = Machine::with_ram(GuestRam::shared(memory)?)?;
         machine.pin(processor);
+        if let Some((_, profile)) = &args.profile {
+            machine.set_profile(profile.clone());
+        }
         let options = virtio::Options {
             transport: args.transport,
             mask: Features::all() - without,

@@ -31,7 +31,8 @@ use clap::Parser;
 pub use self::args::Args;
 use self::case::{Case, When};
 use self::facts::Facts;
-use self::report::{Report, Settings, html, json, markdown::Markdown, text::Text};
+use self::report::markdown::{self, Markdown};
+use self::report::{Report, Settings, html, json, text::Text};
 use self::turns::Chosen;
 
 /// Runs the benchmark with the arguments after `ringlet bench`. Returns the exit code of the process.
@@ -79,6 +80,11 @@ fn measure(args: &Args) -> anyhow::Result<Report> {
         }
     }
     let outcome = turns::run(args, &chosen, args.quick.then(|| began + args::QUICK));
+    if let Some((path, profile)) = &args.profile {
+        let image = crate::image::load(args.kernel.as_deref())?;
+        fs::write(path, profile.folded(&image))
+            .with_context(|| format!("cannot write the profile {}", path.display()))?;
+    }
     Ok(Report { facts, settings, cases: outcome.cases, cut_short: outcome.cut_short })
 }
 
@@ -114,7 +120,8 @@ fn tell(args: &Args, report: &Report) -> anyhow::Result<()> {
         write(path, html::write(report)?)?;
     }
     if let Some(path) = &args.markdown {
-        write(path, Markdown(report).to_string())?;
+        let there = fs::read_to_string(path).unwrap_or_default();
+        write(path, markdown::embed(&there, &Markdown(report).to_string()))?;
     }
     if args.json {
         println!("{}", json::write(report)?);

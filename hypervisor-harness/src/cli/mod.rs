@@ -66,7 +66,7 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, num_args = 0..)]
         arguments: Vec<OsString>,
     },
-    /// Measure forwarding rate, boot time and connections a second
+    /// Measure what Ringlet claims, beside what one would take instead
     #[command(disable_help_flag = true)]
     Bench {
         /// What the benchmark takes; --help for more

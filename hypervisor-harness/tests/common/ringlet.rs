@@ -133,6 +133,11 @@ impl Ringlet {
         assert!((0..40).any(|_| wakeups(metrics) > 3), "no sleep of the guest was ended by an interrupt");
     }
 
+    /// The number of its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Asks it to end, as Ctrl-C does, and waits for that. Returns its exit code.
     pub fn interrupt(self) -> i32 {
         let pid = i32::try_from(self.child.id()).expect("a process id");

@@ -53,8 +53,7 @@ impl Testpmd {
     /// Forwards from now on, as said at the start. When this returns, what comes to a port is forwarded: a port that is just
     /// being started throws away what its driver finds in the rings.
     pub fn forward(&mut self) {
-        self.0.say("start");
-        self.0.wait_for(" packet forwarding - ");
+        self.0.forward().expect("testpmd forwards");
     }
 
     /// Types a command.

@@ -19,6 +19,8 @@ const FRAGMENT: u8 = 44;
 pub(super) struct Checker {
     guest: [u8; 6],
     servers: Vec<SocketAddr>,
+    /// The service, where it stays in its place (direct routing).
+    direct: Option<SocketAddr>,
     flows: u32,
     shape: Shape,
     /// Room for what is looked at.
@@ -43,6 +45,7 @@ impl Checker {
         Self {
             guest: load.guest,
             servers: load.servers.clone(),
+            direct: load.direct.then_some(load.service),
             flows: load.flows,
             shape: Shape::new(load),
             bytes: Vec::new(),
@@ -55,11 +58,14 @@ impl Checker {
     pub(super) fn forwarded(&self, head: &[u8]) -> Option<usize> {
         let (part, protocol) = self.part(head)?;
         let (source, destination) = self.shape.addresses(head)?;
-        let server = |server: &&SocketAddr| match server.ip() {
+        let is_it = |server: &&SocketAddr| match server.ip() {
             IpAddr::V4(ip) => ip.octets() == *destination,
             IpAddr::V6(ip) => ip.octets() == *destination,
         };
-        let known = self.servers.iter().find(server)?;
+        let known = match &self.direct {
+            None => self.servers.iter().find(is_it),
+            Some(service) => Some(service).filter(is_it).filter(|_| self.is_for_a_server(head)),
+        }?;
         let transport = self.shape.payload - self.shape.transport;
         if part.offset == 0 {
             let port = head.get(part.end + 2..part.end + 4)?;
@@ -69,6 +75,11 @@ impl Checker {
         }
         let headers = part.end + if part.offset == 0 { transport } else { 0 };
         (protocol == self.shape.protocol() && is_client(source)).then_some(headers)
+    }
+
+    /// Whether a frame goes to the Ethernet address of a server.
+    fn is_for_a_server(&self, frame: &[u8]) -> bool {
+        self.servers.iter().any(|server| frame[..6] == ethernet(server.ip()))
     }
 
     /// Reads the IP header: which part of a packet it is of, and of which protocol.
@@ -118,7 +129,8 @@ impl Checker {
         let service = if shape.v6 { frame[IP..IP + 4] == [0x60, 0, 0, 0] } else { frame[IP + 1] == 0 };
         let length = stated == frame.len() - if shape.v6 { shape.transport } else { IP };
         let sum = shape.v6 || fold(add(0, &frame[IP..shape.transport])) == 0xffff;
-        let link = frame[..6] == ethernet(server) && frame[6..12] == self.guest;
+        let place = if self.direct.is_some() { self.is_for_a_server(frame) } else { frame[..6] == ethernet(server) };
+        let link = place && frame[6..12] == self.guest;
         ensure(link && service && length && sum && (63..=64).contains(&hops))?;
         match part.fragment {
             true => self.fragment(&header, frame, part, client),

@@ -35,7 +35,8 @@ impl Frames {
                 (self.flow, self.round) = (0, round.wrapping_add(1));
             }
         }
-        self.template.fill(flow, round, nth).get(NetHdr::LEN..).unwrap_or_default()
+        self.template.fill(flow, round, nth);
+        self.template.bytes(round, nth).get(NetHdr::LEN..).unwrap_or_default()
     }
 }
 

@@ -9,6 +9,7 @@
 //!
 //! The gateway and the servers answer ARP and neighbour solicitations, and that is all they say.
 
+pub mod calls;
 mod check;
 mod frames;
 mod resolve;
@@ -71,6 +72,9 @@ pub struct Load {
     pub large: Option<Large>,
     /// Super-frames of TCP have CWR set (GUEST_ECN).
     pub ecn: bool,
+    /// The guest must have left the service's address in its place, and sent the frame to a server's Ethernet address: direct
+    /// routing.
+    pub direct: bool,
     /// The offloads to offer. With GUEST_CSUM negotiated the frames come with partial checksums, as from a virtual machine on
     /// the same host.
     pub offloads: Features,
@@ -93,6 +97,7 @@ impl Default for Load {
             frame: LEAST_FRAME,
             large: None,
             ecn: false,
+            direct: false,
             offloads: Features::empty(),
             guest: [0x52, 0x54, 0, 0x12, 0x34, 2],
             service: SocketAddr::new(v4(100), 80),

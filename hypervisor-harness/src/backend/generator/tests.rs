@@ -159,6 +159,21 @@ fn partial_checksums_are_checked_likewise() {
     }
 }
 
+#[test]
+fn direct_routing_leaves_everything_but_the_ethernet_addresses() {
+    let room = Room::new();
+    for load in [Load::default(), Load { frame: 68, ..Load::default() }.over_ipv6()] {
+        let (mut generator, meter) = Generator::new(Load { direct: true, ..load }).unwrap();
+        meter.start();
+        let bytes = room.receive(&mut generator).unwrap();
+        let mut direct = forwarded(&bytes, 100);
+        direct[NetHdr::LEN + 5] = 12;
+        every_byte_matters(&room, &mut generator, &direct, NetHdr::LEN..direct.len());
+        // By NAT it would be another's.
+        assert!(!is_right(&room, &mut generator, &forwarded(&bytes, 12)));
+    }
+}
+
 /// Loads of every kind of super-frame.
 fn large_loads() -> Vec<Load> {
     let mut loads = Vec::new();

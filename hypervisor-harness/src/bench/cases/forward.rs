@@ -26,6 +26,8 @@ pub struct Forward {
     pub frame: usize,
     /// Super-frames of 64 KiB, where the device and the guest agree on them; else their segments.
     pub large: bool,
+    /// By direct routing instead of NAT.
+    pub direct: bool,
     /// The device puts segments together.
     pub coalesce: bool,
     /// The offloads that the network offers.
@@ -50,8 +52,8 @@ pub enum Unit {
 impl Forward {
     /// The load of the case.
     fn load(&self) -> Load {
-        let Self { protocol, flows, frame, offloads, .. } = *self;
-        let load = Load { protocol, flows, frame, offloads, ..Load::default() };
+        let Self { protocol, flows, frame, offloads, direct, .. } = *self;
+        let load = Load { protocol, flows, frame, offloads, direct, ..Load::default() };
         let load = if self.v6 { load.over_ipv6() } else { load };
         if self.large { load.large() } else { load }
     }
@@ -131,13 +133,14 @@ fn check(before: &Tally, after: &Tally) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The guest's rules: the service, by NAT to all servers in turn.
+/// The guest's rules: the service, by NAT or direct routing to all servers in turn.
 pub(super) fn rules(load: &Load) -> String {
     let flag = if load.protocol == Protocol::Tcp { "-t" } else { "-u" };
+    let method = if load.direct { "-g" } else { "-m" };
     let mut rules = format!("-A {flag} {} -s rr\n", load.service);
     for server in &load.servers {
         // Writing to a String does not fail.
-        let _ = writeln!(rules, "-a {flag} {} -r {server} -m -w 1", load.service);
+        let _ = writeln!(rules, "-a {flag} {} -r {server} {method} -w 1", load.service);
     }
     rules
 }

@@ -5,7 +5,7 @@ use ringlet_driver::features::Features;
 use super::forward::{Forward, Unit, forward};
 use super::iperf3::{Server, To, iperf3};
 use super::latency::{Busy, latency};
-use super::{boot, bulk, connections, footprint, http, idle, iperf3 as own_iperf3, kernel, round_trip, testpmd};
+use super::{boot, bulk, calls, connections, footprint, http, idle, iperf3 as own_iperf3, kernel, round_trip, testpmd};
 use crate::backend::OFFLOADS;
 use crate::backend::generator::{LEAST_FRAME, LONGEST_ORDINARY};
 use crate::backend::options::Protocol;
@@ -18,6 +18,7 @@ const PLAIN: Forward = Forward {
     flows: 1,
     frame: LEAST_FRAME,
     large: false,
+    direct: false,
     coalesce: false,
     offloads: Features::empty(),
     without: Features::empty(),
@@ -93,6 +94,24 @@ pub static CASES: &[Case] = &[
                 measure: |args| kernel::forward(args, Way::Nftables, 1_000_000),
             },
             Side { name: "ipvs", about: OF_IPVS, measure: |args| kernel::forward(args, Way::Ipvs, 1_000_000) },
+        ],
+        ..MPPS
+    },
+    Case {
+        name: "direct-10k-flows",
+        about: "the same of 10000 clients by direct routing",
+        target: ">= 1.0 x NAT",
+        sides: &[
+            Side {
+                name: "ringlet",
+                about: OF_GENERATOR,
+                measure: |args| forward(args, &Forward { flows: 10_000, direct: true, ..PLAIN }),
+            },
+            Side {
+                name: "nat",
+                about: "nat-10k-flows again",
+                measure: |args| forward(args, &Forward { flows: 10_000, ..PLAIN }),
+            },
         ],
         ..MPPS
     },
@@ -233,6 +252,14 @@ pub static CASES: &[Case] = &[
             },
         ],
         ..MPPS
+    },
+    Case {
+        name: "connections",
+        about: "TCP connections, opened, one request, one answer, closed: seven frames each, made in the process",
+        unit: "conn/s",
+        target: ">= 1000000 a vCPU",
+        sides: &[Side { name: "ringlet", about: OF_GENERATOR, measure: calls::calls }],
+        ..Case::PLAIN
     },
     Case {
         name: "connections-tap",

@@ -2,6 +2,7 @@
 
 mod boot;
 mod bulk;
+mod calls;
 mod connections;
 pub mod footprint;
 mod forward;

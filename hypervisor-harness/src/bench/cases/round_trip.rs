@@ -35,7 +35,7 @@ pub fn ringlet(args: &Args, packed: bool) -> anyhow::Result<Measured> {
     let scratch = Scratch::new()?;
     let socket = scratch.join("vhost.sock");
     let mut other = start(&scratch, theirs, &testpmd::vhost_port(&socket), "macswap")?;
-    other.say("start")?;
+    other.forward()?;
 
     let without = if packed { Features::empty() } else { Features::RING_PACKED };
     let plan = Plan { words: format!("roundtrip={FRAMES}"), without, status_ms: STATUS_MS, ..Plan::new(args) };
@@ -65,7 +65,7 @@ pub fn dpdk(args: &Args, packed: bool) -> anyhow::Result<Measured> {
     let scratch = Scratch::new()?;
     let socket = scratch.join("vhost.sock");
     let mut other = start(&scratch, theirs, &testpmd::vhost_port(&socket), "macswap")?;
-    other.say("start")?;
+    other.forward()?;
     let mut driver = start(&scratch, ours, &testpmd::virtio_port(&socket, packed), "io")?;
     driver.say(&format!("start tx_first {BURSTS}"))?;
     rate(args, &mut other)

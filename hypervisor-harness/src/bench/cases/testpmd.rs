@@ -36,7 +36,7 @@ pub fn forward(args: &Args, flows: u32) -> anyhow::Result<Measured> {
     let mut other = Testpmd::start(&scratch, [theirs; 2], &[&source, &testpmd::vhost_port(&socket)], &arguments)?;
     let plan = Plan { rules: forward::rules(&load), ..forward::with_room(args, flows) };
     let guest = Elsewhere::boot(args, &socket, ours, plan)?;
-    other.say("start")?;
+    other.forward()?;
     let began = Instant::now();
     while other.packets(1)?.received <= u64::from(flows) {
         if began.elapsed() > PATIENCE {

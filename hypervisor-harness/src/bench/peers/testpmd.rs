@@ -112,6 +112,16 @@ impl Testpmd {
         said.with_context(|| format!("dpdk-testpmd has ended: {}", self.last()))
     }
 
+    /// Forwards from now on, as said at the start. When this returns, what comes to a port is forwarded: a port that is just
+    /// being started throws away what its driver finds in the rings.
+    ///
+    /// # Errors
+    /// As [`Testpmd::wait_for`].
+    pub fn forward(&mut self) -> anyhow::Result<()> {
+        self.say("start")?;
+        self.wait_for(" packet forwarding - ").map(drop)
+    }
+
     fn last(&self) -> String {
         self.last.iter().map(String::as_str).collect::<Vec<_>>().join("; ")
     }

@@ -9,6 +9,20 @@ use crate::bench::case::Better;
 #[derive(Debug)]
 pub struct Markdown<'a>(pub &'a Report);
 
+/// Where tables go in a page: between these two lines.
+const MARKS: [&str; 2] = ["<!-- bench -->\n", "<!-- /bench -->"];
+
+/// A page with the tables in their place, or nothing but the tables if it has none.
+#[must_use]
+pub fn embed(page: &str, tables: &str) -> String {
+    let [begin, end] = MARKS;
+    let split = page.split_once(begin).and_then(|(before, rest)| Some((before, rest.split_once(end)?.1)));
+    match split {
+        Some((before, after)) => format!("{before}{begin}{tables}{end}{after}"),
+        None => tables.to_owned(),
+    }
+}
+
 /// Text in a cell of a table.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|").replace('\n', " ")

@@ -132,6 +132,16 @@ fn tables_in_markdown_keep_their_columns() {
 }
 
 #[test]
+fn tables_go_where_a_page_wants_them() {
+    use super::markdown::embed;
+    let page = "# Title\n<!-- bench -->\nold\n<!-- /bench -->\nrest\n";
+    let new = embed(page, "new\n");
+    assert_eq!(new, "# Title\n<!-- bench -->\nnew\n<!-- /bench -->\nrest\n");
+    assert_eq!(embed(&new, "newer\n"), page.replace("old", "newer"));
+    assert_eq!(embed("no place", "new\n"), "new\n");
+}
+
+#[test]
 fn json_can_be_read_back() {
     let report = report();
     let text = json::write(&report).unwrap();
