@@ -3,7 +3,6 @@
 
 mod common;
 
-use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 
@@ -11,18 +10,25 @@ use common::program::there;
 use common::ringlet::PROGRAM;
 use serde_json::Value;
 
-/// Programs that run now, by number.
-fn processes() -> BTreeSet<u32> {
-    let entries = std::fs::read_dir("/proc").expect("/proc").flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+/// What every process that a bench of these tests starts has in its environment: others may run meanwhile.
+const MARK: &str = "RINGLET_TEST_NETNS_BENCH";
+
+/// The command, whose processes can be found by `mark`.
+fn bench(mark: &str) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.env(MARK, mark).arg("bench").stdin(Stdio::null());
+    command
 }
 
-/// Programs of these names that were not there before.
-fn left(before: &BTreeSet<u32>) -> Vec<String> {
-    let names = ["haproxy", "nginx", "iperf3", "dpdk-testpmd", "qemu-system-x86", "ringlet"];
-    let new = processes().into_iter().filter(|id| !before.contains(id));
-    let name = |id| std::fs::read_to_string(format!("/proc/{id}/comm")).ok().map(|name| name.trim().to_owned());
-    new.filter_map(name).filter(|name| names.contains(&name.as_str())).collect()
+/// Processes with the mark.
+fn left(mark: &str) -> Vec<String> {
+    let mark = format!("{MARK}={mark}");
+    let entries = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let marked = entries.filter(|entry| {
+        let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+    });
+    marked.map(|entry| std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default()).collect()
 }
 
 #[test]
@@ -37,14 +43,14 @@ fn each_side_is_measured_and_goes() {
     ]) {
         return;
     }
-    let before = processes();
+    let mark = format!("{}-sides", std::process::id());
     let cases = ["nat-1-flow", "connections-tap", "bulk-tap", "latency-idle", "latency-half-load"];
-    let mut command = Command::new(PROGRAM);
-    command.args(["bench", "--rounds", "1", "--seconds", "0.1", "--json"]);
+    let mut command = bench(&mark);
+    command.args(["--rounds", "1", "--seconds", "0.25", "--json"]);
     for case in cases {
         command.args(["--only", case]);
     }
-    let output = command.stdin(Stdio::null()).output().expect("it starts");
+    let output = command.output().expect("it starts");
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
     let report: Value = serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"));
@@ -59,7 +65,7 @@ fn each_side_is_measured_and_goes() {
             assert!(values.iter().all(|value| value.as_f64().is_some_and(|value| value > 0.0)), "{side:#}");
         }
     }
-    assert_eq!(left(&before), [""; 0]);
+    assert_eq!(left(&mark), [""; 0]);
 }
 
 #[test]
@@ -68,22 +74,22 @@ fn an_interrupted_run_tells_what_it_has_and_leaves_nothing() {
     if !there(&[("ip", "iproute2"), ("nft", "nftables")]) {
         return;
     }
-    let before = processes();
-    let mut command = Command::new(PROGRAM);
-    command.args(["bench", "--rounds", "1000", "--seconds", "0.05", "--only", "image", "--only", "bulk-tap"]);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut bench = command.spawn().expect("it starts");
-    let mut output = BufReader::new(bench.stdout.take().expect("a pipe"));
+    let mark = format!("{}-interrupted", std::process::id());
+    let mut command = bench(&mark);
+    command.args(["--rounds", "1000", "--seconds", "0.05", "--only", "image", "--only", "bulk-tap"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut running = command.spawn().expect("it starts");
+    let mut output = BufReader::new(running.stdout.take().expect("a pipe"));
     let mut line = String::new();
     // The facts come first; the handler is there by then.
     output.read_line(&mut line).expect("a line");
-    let id = bench.id().cast_signed();
+    let id = running.id().cast_signed();
     // SAFETY: `kill` takes no pointers; the process is ours and has not been waited for.
     assert_eq!(unsafe { libc::kill(id, libc::SIGINT) }, 0);
     let mut rest = String::new();
     output.read_to_string(&mut rest).expect("text");
-    assert!(bench.wait().expect("a status").success(), "{rest}");
+    assert!(running.wait().expect("a status").success(), "{rest}");
     assert!(rest.contains("This is not all: it was stopped."), "{rest}");
     assert!(rest.contains("\nimage: ") && rest.contains("\nbulk-tap: "), "{rest}");
-    assert_eq!(left(&before), [""; 0]);
+    assert_eq!(left(&mark), [""; 0]);
 }

@@ -2,6 +2,7 @@
 
 mod fuzz;
 mod image;
+mod instructions;
 mod sh;
 mod test;
 

@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow, bail};
 use clap::ValueEnum;
 use ringlet_image::{Output, Way};
 
-use crate::{image, sh};
+use crate::{image, instructions, sh};
 
 /// The flags of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
@@ -36,6 +36,8 @@ enum Step {
     Doc,
     /// Unit, property and documentation tests
     Host,
+    /// The packet path is no longer than it was, in instructions, counted by valgrind
+    Instructions,
     /// The image builds, with a core of its own where that can be had, and with the prebuilt one
     Image,
     /// End to end, in KVM
@@ -56,6 +58,7 @@ impl Step {
             Self::Clippy => "lints",
             Self::Doc => "documentation",
             Self::Host => "tests on the host",
+            Self::Instructions => "instructions of the packet path",
             Self::Image => "the image",
             Self::E2e => "end to end in KVM",
             Self::Netns => "network namespaces",
@@ -79,6 +82,7 @@ impl Step {
                 sh::run(command.env("RUSTDOCFLAGS", "--deny warnings"))
             }
             Self::Host => host(),
+            Self::Instructions => instructions::run(),
             Self::Image => images(),
             Self::E2e => programs("e2e_", false),
             Self::Netns => programs("netns_", false),
@@ -124,7 +128,7 @@ fn summary(results: &[(&str, bool, Duration)], steps: usize) -> anyhow::Result<(
 }
 
 /// A program that the tests start, and the packages of Debian and Fedora that have it.
-const TOOLS: [(&str, &str, &str); 11] = [
+const TOOLS: [(&str, &str, &str); 12] = [
     ("qemu-system-x86_64", "qemu-system-x86", "qemu-system-x86-core"),
     ("ip", "iproute2", "iproute"),
     ("curl", "curl", "curl"),
@@ -135,6 +139,7 @@ const TOOLS: [(&str, &str, &str); 11] = [
     ("busybox", "busybox-static", "busybox"),
     ("nft", "nftables", "nftables"),
     ("haproxy", "haproxy", "haproxy"),
+    ("valgrind", "valgrind", "valgrind"),
     ("nginx", "nginx-light libnginx-mod-stream", "nginx-mod-stream"),
 ];
 

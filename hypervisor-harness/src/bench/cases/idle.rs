@@ -11,6 +11,8 @@ use crate::bench::peers::Process;
 use crate::bench::{Args, stop};
 use crate::run::guest::DEMO_SERVICE;
 
+/// The shortest time that says anything.
+const LEAST: Duration = Duration::from_secs(1);
 /// What is to be done after the start has been done after this time.
 const SETTLE: Duration = Duration::from_secs(1);
 
@@ -26,7 +28,7 @@ pub fn idle(args: &Args) -> anyhow::Result<Measured> {
     boot::until_it_answers(&mut process, address)?;
     stop::pause(SETTLE)?;
     // A processor's time is counted to the nanosecond, but a guest that wakes up once a second needs a few of these.
-    let time = args.time() * 3;
+    let time = (args.time() * 3).max(LEAST);
     let (before, from) = (processor_time(process.id())?, Instant::now());
     stop::pause(time)?;
     let (used, took) = (processor_time(process.id())? - before, from.elapsed());

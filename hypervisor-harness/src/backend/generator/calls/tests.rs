@@ -131,20 +131,12 @@ fn wrong_frames_are_noticed() {
     let server = Load::default().servers[1].ip();
     let other = Load::default().servers[2].ip();
     // What is done to the second frame that goes to a server: a sequence number, a payload, another server.
-    let changes: [&dyn Fn(&[u8]) -> Vec<u8>; 3] = [
-        &|frame| {
-            let mut frame = balanced(frame, server);
-            frame[NetHdr::LEN + 41] ^= 1;
-            frame
-        },
-        &|frame| {
-            let mut frame = balanced(frame, server);
-            frame[NetHdr::LEN + 56] ^= 1;
-            frame
-        },
-        &|frame| balanced(frame, other),
-    ];
-    for change in changes {
+    let flipped = |frame: &[u8], at: usize| {
+        let mut frame = balanced(frame, server);
+        frame[NetHdr::LEN + at] ^= 1;
+        frame
+    };
+    for change in 0..3 {
         let (mut calls, meter) = calls(1, 1);
         let room = Room::new();
         meter.start();
@@ -153,7 +145,12 @@ fn wrong_frames_are_noticed() {
             room.send(&mut calls, &balanced(&frame, server));
         }
         let request = room.receive(&mut calls).unwrap();
-        room.send(&mut calls, &change(&request));
+        let changed = match change {
+            0 => flipped(&request, 41),
+            1 => flipped(&request, 56),
+            _ => balanced(&request, other),
+        };
+        room.send(&mut calls, &changed);
         calls.turn(Instant::now());
         assert_eq!((meter.tally().wrong, meter.tally().done), (1, 0));
         // It is not answered.
