@@ -83,7 +83,8 @@ pub fn forward(args: &Args, way: Way, flows: u32) -> anyhow::Result<Measured> {
     let (sent, forwarded) = (after.0 - before.0, after.1 - before.1);
     ensure!(forwarded > 0, "nothing is forwarded any more");
     let lost = sent.saturating_sub(forwarded) as f64 / sent.max(1) as f64 * 100.0;
-    let remark = format!("lost {lost:.1} %, of {:.3} Mpps sent", sent as f64 / time / 1e6);
+    let limit = if lost < 1.0 { "; the sender was the limit" } else { "" };
+    let remark = format!("lost {lost:.1} %, of {:.3} Mpps sent{limit}", sent as f64 / time / 1e6);
     Ok(Measured::one(forwarded as f64 / time / 1e6, remark))
 }
 

@@ -65,10 +65,12 @@ fn version(name: &str, words: &[&str]) -> Option<String> {
     Some(version_in(&said).unwrap_or("unknown").to_owned())
 }
 
-/// The first line with a number that has a point in it.
+/// The first line with a number that has a point in it; one that speaks of a version goes before all others.
 fn version_in(said: &str) -> Option<&str> {
     let dotted = |word: &str| word.contains('.') && word.contains(|letter: char| letter.is_ascii_digit());
-    said.lines().find(|line| line.split_whitespace().any(dotted)).map(str::trim)
+    let numbered = || said.lines().filter(|line| line.split_whitespace().any(dotted));
+    let named = numbered().find(|line| line.to_lowercase().contains("version"));
+    named.or_else(|| numbered().next()).map(str::trim)
 }
 
 #[cfg(test)]
@@ -77,7 +79,7 @@ mod tests {
 
     #[test]
     fn versions_are_found_in_what_is_said() {
-        let dpdk = "EAL: Detected CPU lcores: 2\nEAL: RTE Version: 'DPDK 22.11.11'\n\nUsage: x\n";
+        let dpdk = "The format is <c1>[-c2][,c3[-c4],...]\nEAL: Detected CPU lcores: 2\nEAL: RTE Version: 'DPDK 22.11.11'\n\nUsage: x\n";
         assert_eq!(version_in(dpdk), Some("EAL: RTE Version: 'DPDK 22.11.11'"));
         assert_eq!(version_in("nginx version: nginx/1.22.1\n"), Some("nginx version: nginx/1.22.1"));
         assert_eq!(version_in("ip utility, iproute2-6.1.0\n"), Some("ip utility, iproute2-6.1.0"));
