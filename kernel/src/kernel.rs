@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use heapless::Vec as Burst;
-use ringlet_balancer::{Balancer, Instant, Offload, Packet, Partial, Verdict};
+use ringlet_balancer::{Balancer, Instant, NextHop, Offload, Packet, Partial, Verdict};
 use ringlet_driver::buffer::{Frame, Pool};
 use ringlet_driver::features::Features;
 use ringlet_driver::net::ReceiveCounters;
@@ -122,16 +122,30 @@ fn offload_of(header: &NetHdr) -> Offload {
     Offload { partial, gso_size, fragments, data_valid: header.flags & NetHdr::DATA_VALID != 0 }
 }
 
-/// Puts what the balancer changed into the header the frame goes on with.
+/// Puts what the balancer changed into the header the frame goes on with. Mostly that is nothing, and then nothing is written:
+/// what is, in parts, is about to be read as a whole.
 #[inline]
-fn apply(offload: &Offload, frame: &mut Frame) {
+fn apply(partial: Option<Partial>, frame: &mut Frame) {
     let mut header = frame.header();
-    match offload.partial {
-        Some(Partial { start, offset }) => (header.csum_start, header.csum_offset) = (start, offset),
+    match partial {
+        Some(Partial { start, offset }) if (header.csum_start, header.csum_offset) != (start, offset) => {
+            (header.csum_start, header.csum_offset) = (start, offset);
+        }
         // What is not the place of a checksum says how often the frame is to be sent.
-        None => header.flags &= !NetHdr::NEEDS_CSUM,
+        None if header.needs_csum() => header.flags &= !NetHdr::NEEDS_CSUM,
+        _ => return,
     }
     frame.set_header(header);
+}
+
+/// A verdict without the next hop, which few have and which is much larger than the rest.
+#[derive(Debug, Clone, Copy)]
+enum Ruling {
+    Transmit,
+    Local,
+    Drop,
+    /// The place of the next hop among those of the burst.
+    Wait(u8),
 }
 
 impl Kernel {
@@ -310,20 +324,31 @@ impl Kernel {
             let _ = packets.push(packet_of(frame));
         }
         balancer.process(&mut packets, Instant(now), &mut BalancerSink { egress: &mut egress, waiting });
-        let mut verdicts: Burst<(Verdict, Offload), BURST> = Burst::new();
+        let (mut rulings, mut hops) =
+            (Burst::<(Ruling, Option<Partial>), BURST>::new(), Burst::<NextHop, BURST>::new());
         for packet in &packets {
-            let _ = verdicts.push((packet.verdict, packet.offload));
+            let ruling = match packet.verdict {
+                Verdict::Transmit => Ruling::Transmit,
+                Verdict::Local => Ruling::Local,
+                Verdict::Drop(_) => Ruling::Drop,
+                Verdict::Wait(hop) => {
+                    let place = hops.len() as u8;
+                    let _ = hops.push(hop);
+                    Ruling::Wait(place)
+                }
+            };
+            let _ = rulings.push((ruling, packet.offload.partial));
         }
         drop(packets);
         let (mut local, mut waits) = (false, false);
-        for (place, (verdict, offload)) in frames.iter_mut().zip(&verdicts) {
+        for (place, &(ruling, partial)) in frames.iter_mut().zip(&rulings) {
             let Some(mut frame) = place.take() else { continue };
-            match *verdict {
-                Verdict::Transmit => {
-                    apply(offload, &mut frame);
+            match ruling {
+                Ruling::Transmit => {
+                    apply(partial, &mut frame);
                     egress.send(frame);
                 }
-                Verdict::Local => {
+                Ruling::Local => {
                     let header = frame.header();
                     let bytes = if frame.segment_count() == 1 {
                         frame.head()
@@ -336,10 +361,10 @@ impl Kernel {
                         local |= stack.receive(bytes, &header, now, &mut egress);
                     }
                 }
-                Verdict::Drop(_) => {}
-                Verdict::Wait(next_hop) => {
-                    apply(offload, &mut frame);
-                    if waiting.push(next_hop, frame).is_err() {
+                Ruling::Drop => {}
+                Ruling::Wait(hop) => {
+                    apply(partial, &mut frame);
+                    if hops.get(usize::from(hop)).is_none_or(|hop| waiting.push(*hop, frame).is_err()) {
                         egress.counters.lose(Loss::WaitingFull);
                     }
                     waits = true;

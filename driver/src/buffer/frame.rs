@@ -386,10 +386,15 @@ impl Frame {
     /// Writes a header in front of the frame, for the device to read; `num_buffers` as zero.
     #[inline]
     pub(crate) fn write_header(&mut self, header: &NetHdr) {
-        let bytes = if header.is_plain() { [0; NetHdr::LEN] } else { NetHdr { num_buffers: 0, ..*header }.to_bytes() };
         debug_assert!(usize::from(self.slot().start.get()) >= NetHdr::LEN);
         // SAFETY: a frame never begins in the first 12 bytes of a buffer: `prepend` sees to it, and all else begins later.
-        unsafe { data(self.slot()).sub(NetHdr::LEN).cast::<[u8; NetHdr::LEN]>().write(bytes) };
+        let place = unsafe { data(self.slot()).sub(NetHdr::LEN) };
+        let (first, rest) = if header.is_plain() { (0, 0) } else { NetHdr { num_buffers: 0, ..*header }.to_words() };
+        // SAFETY: as above. In words, since byte by byte it would be a dozen stores to memory that another processor has.
+        unsafe {
+            place.cast::<u64>().write_unaligned(first);
+            place.add(size_of::<u64>()).cast::<u32>().write_unaligned(rest);
+        }
     }
 
     /// What is to be posted for the device to send the frame: address and length of each buffer, header included.

@@ -80,6 +80,15 @@ impl NetHdr {
         [self.flags, self.gso_type, a, b, c, d, e, f, g, h, i, j]
     }
 
+    /// Makes the 12 bytes, as words whose bytes lie in memory in that order.
+    #[inline]
+    pub(crate) fn to_words(self) -> (u64, u32) {
+        let word = |a: u16, b: u16| u32::from(a) | u32::from(b) << 16;
+        let kind = u16::from(self.flags) | u16::from(self.gso_type) << 8;
+        let first = u64::from(word(kind, self.hdr_len)) | u64::from(word(self.gso_size, self.csum_start)) << 32;
+        (first.to_le(), word(self.csum_offset, self.num_buffers).to_le())
+    }
+
     /// A header that asks for a checksum over everything from `start` (counted from the first byte of the Ethernet frame) to
     /// be put at `start + offset`.
     #[inline]
@@ -140,7 +149,10 @@ mod tests {
     proptest! {
         #[test]
         fn parse_is_the_inverse_of_to_bytes(bytes: [u8; 12]) {
-            prop_assert_eq!(NetHdr::parse(&bytes).to_bytes(), bytes);
+            let header = NetHdr::parse(&bytes);
+            prop_assert_eq!(header.to_bytes(), bytes);
+            let (first, rest) = header.to_words();
+            prop_assert_eq!([&first.to_ne_bytes()[..], &rest.to_ne_bytes()].concat(), bytes);
         }
     }
 }
