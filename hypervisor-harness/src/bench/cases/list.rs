@@ -11,6 +11,7 @@ use crate::backend::generator::{LEAST_FRAME, LONGEST_ORDINARY};
 use crate::backend::options::Protocol;
 use crate::bench::case::{Better, Case, Side, When};
 use crate::bench::net::Way;
+use crate::bench::peers::testpmd::Rings;
 
 const PLAIN: Forward = Forward {
     protocol: Protocol::Udp,
@@ -234,7 +235,7 @@ pub static CASES: &[Case] = &[
             Side {
                 name: "dpdk",
                 about: "DPDK's own driver (virtio-user) in another dpdk-testpmd",
-                measure: |args| round_trip::dpdk(args, false),
+                measure: |args| round_trip::dpdk(args, Rings::Split),
             },
         ],
         ..MPPS
@@ -248,7 +249,12 @@ pub static CASES: &[Case] = &[
             Side {
                 name: "dpdk",
                 about: "DPDK's own driver (virtio-user) in another dpdk-testpmd",
-                measure: |args| round_trip::dpdk(args, true),
+                measure: |args| round_trip::dpdk(args, Rings::Packed),
+            },
+            Side {
+                name: "dpdk-vectors",
+                about: "the same driver's code for AVX-512",
+                measure: |args| round_trip::dpdk(args, Rings::Vectors),
             },
         ],
         ..MPPS

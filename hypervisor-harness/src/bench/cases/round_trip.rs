@@ -8,10 +8,10 @@ use anyhow::{Context, bail, ensure};
 use ringlet_driver::features::Features;
 
 use crate::affinity;
-use crate::bench::case::Measured;
+use crate::bench::case::{Measured, Missing};
 use crate::bench::guest::{Elsewhere, Plan};
 use crate::bench::peers::Scratch;
-use crate::bench::peers::testpmd::{self, Packets, Testpmd};
+use crate::bench::peers::testpmd::{self, Packets, Rings, Testpmd};
 use crate::bench::{Args, stop};
 use crate::run::events::{Event, Events};
 use crate::vmm::console::{Record, Said};
@@ -59,14 +59,17 @@ pub fn ringlet(args: &Args, packed: bool) -> anyhow::Result<Measured> {
 /// Measures DPDK's driver.
 ///
 /// # Errors
-/// If one of both testpmds does not come up.
-pub fn dpdk(args: &Args, packed: bool) -> anyhow::Result<Measured> {
+/// If one of both testpmds does not come up, or vectors are wanted of a processor that has none so wide.
+pub fn dpdk(args: &Args, rings: Rings) -> anyhow::Result<Measured> {
+    if rings == Rings::Vectors && !std::arch::is_x86_feature_detected!("avx512f") {
+        return Err(Missing("a processor with AVX-512".to_owned()).into());
+    }
     let [theirs, ours] = processors(args)?;
     let scratch = Scratch::new()?;
     let socket = scratch.join("vhost.sock");
     let mut other = start(&scratch, theirs, &testpmd::vhost_port(&socket), "macswap")?;
     other.forward()?;
-    let mut driver = start(&scratch, ours, &testpmd::virtio_port(&socket, packed), "io")?;
+    let mut driver = start(&scratch, ours, &testpmd::virtio_port(&socket, rings), "io")?;
     driver.say(&format!("start tx_first {BURSTS}"))?;
     rate(args, &mut other)
 }

@@ -23,8 +23,17 @@ const LOOK: Duration = Duration::from_millis(100);
 /// What it shows when it waits for a command.
 const PROMPT: &str = "testpmd> ";
 /// DPDK's own arguments: it finds memory and devices by nothing but these, and leaves nothing behind.
-const ENVIRONMENT: [&str; 7] =
-    ["--no-huge", "-m", "256", "--no-shconf", "--no-telemetry", "--no-pci", "--log-level=pmd.net.vhost:info"];
+const ENVIRONMENT: [&str; 8] = [
+    "--no-huge",
+    "-m",
+    "256",
+    "--no-shconf",
+    "--no-telemetry",
+    "--no-pci",
+    "--log-level=pmd.net.vhost:info",
+    // As wide as the processor has them, where a driver is told to use vectors.
+    "--force-max-simd-bitwidth=512",
+];
 /// Testpmd's: a prompt; what waits in a port when forwarding starts is forwarded too.
 const OWN: [&str; 4] = ["-i", "--no-lsc-interrupt", "--disable-link-check", "--no-flush-rx"];
 /// Lines that are kept for errors.
@@ -209,13 +218,24 @@ pub fn vhost_port(socket: &Path) -> String {
     format!("net_vhost0,iface={},queues=1", socket.display())
 }
 
+/// What DPDK's driver of virtio devices is to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rings {
+    /// Split virtqueues.
+    Split,
+    /// Packed virtqueues.
+    Packed,
+    /// Packed virtqueues, by its code for AVX-512: four descriptors at once.
+    Vectors,
+}
+
 /// The port of DPDK's driver of virtio devices, on the backend that listens at `socket`.
 #[must_use]
-pub fn virtio_port(socket: &Path, packed: bool) -> String {
-    let path = socket.display();
+pub fn virtio_port(socket: &Path, rings: Rings) -> String {
+    let (path, packed) = (socket.display(), u8::from(rings != Rings::Split));
+    let vectors = u8::from(rings == Rings::Vectors);
     format!(
-        "net_virtio_user0,path={path},queues=1,queue_size=1024,in_order=1,mrg_rxbuf=0,packed_vq={}",
-        u8::from(packed)
+        "net_virtio_user0,path={path},queues=1,queue_size=1024,in_order=1,mrg_rxbuf=0,packed_vq={packed},vectorized={vectors}"
     )
 }
 
