@@ -9,7 +9,7 @@ mod ground;
 mod sigbus;
 mod table;
 
-pub use sigbus::losses;
+pub use sigbus::{Losses, losses};
 pub use table::{MOST_REGIONS, Region, Table, TableError};
 
 use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};

@@ -22,7 +22,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::device::Device;
 use super::ring::{self, Ring};
 use super::{News, Reporter, because};
-use crate::virtio::memory::{MOST_REGIONS, Region, Table, losses};
+use crate::virtio::memory::{Losses, MOST_REGIONS, Region, Table, losses};
 use crate::virtio::net::QUEUES;
 
 /// The feature bit by which a frontend says that it knows protocol features: rings begin disabled then.
@@ -58,8 +58,8 @@ pub struct Session {
     rings: [Ring; QUEUES],
     /// The device works with `features`.
     begun: bool,
-    /// Pages that had vanished when that was last looked at.
-    losses: u64,
+    /// What had been lost when that was last looked at.
+    losses: Losses,
 }
 
 impl Session {
@@ -88,10 +88,17 @@ impl Session {
         self.protocol & VhostUserProtocolFeatures::REPLY_ACK.bits() != 0
     }
 
-    /// A frontend may make its memory shorter: that was noticed, perhaps.
+    /// Memory of the guest may have been lost: that was noticed, perhaps.
     pub(super) fn look_after_memory(&mut self) {
-        if std::mem::replace(&mut self.losses, losses()) != self.losses {
-            let text = "memory of the guest is gone: the frontend has made its file shorter";
+        let (before, now) = (self.losses, losses());
+        self.losses = now;
+        if now.withdrawn != before.withdrawn {
+            let text = "memory of the guest is gone: the frontend has made its file shorter, or the file system on which that is \
+                        has no more room or huge pages; give it more (df, /proc/meminfo), or see to the frontend";
+            self.reporter.tell(News::Complaint(text.into()));
+        }
+        if now.broken != before.broken {
+            let text = "memory of the guest is gone: this machine's memory has an error, see the kernel's log (dmesg)";
             self.reporter.tell(News::Complaint(text.into()));
         }
     }

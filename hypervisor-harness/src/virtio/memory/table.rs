@@ -226,7 +226,7 @@ fn map(regions: &[Region], order: &[usize]) -> Result<(Lot, Window), (usize, Res
     let size = regions[order[order.len() - 1]].end() - base.guest;
     let fit = |value: u64| usize::try_from(value).map_err(|_| (first, Err(())));
     let whole = (before + size).checked_next_multiple_of(align).ok_or((first, Err(())))?;
-    let lot = Lot::take(fit(whole)?, fit(align)?).map_err(|source| (first, Ok(source)))?;
+    let mut lot = Lot::take(fit(whole)?, fit(align)?).map_err(|source| (first, Ok(source)))?;
     for &index in order {
         let region = &regions[index];
         let before = region.offset % align;
