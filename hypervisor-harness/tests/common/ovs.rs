@@ -1,5 +1,6 @@
 //! Open vSwitch with DPDK: a database, a switch and a bridge of a test's own, in a directory of its own, without huge pages.
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -25,9 +26,16 @@ fn switch() -> Option<PathBuf> {
     Some(PathBuf::from(BESIDE)).filter(|path| path.is_file()).or_else(|| find("ovs-vswitchd"))
 }
 
+/// Whether a switch was built with DPDK, which it says where it tells its version.
+fn has_dpdk(switch: &Path) -> bool {
+    let version = Command::new(switch).arg("--version").output();
+    version.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("DPDK"))
+}
+
 /// Whether it is there. Where it is not, this fails in CI, and says loudly elsewhere what to install.
 pub fn is_there() -> bool {
-    let there = switch().is_some() && Path::new(SCHEMA).is_file() && find("ovs-vsctl").is_some();
+    let tools = ["ovs-vsctl", "ovsdb-tool", "ovsdb-server"].iter().all(|tool| find(tool).is_some());
+    let there = tools && Path::new(SCHEMA).is_file() && switch().is_some_and(|switch| has_dpdk(&switch));
     there || absent("openvswitch-switch-dpdk")
 }
 
@@ -79,11 +87,18 @@ impl<'d> Ovs<'d> {
     }
 }
 
-/// A program of OVS that leaves nothing outside of the directory.
+/// A program of OVS that leaves nothing outside of the directory, and ends with the thread that starts it: however that ends.
 fn tool(directory: &Directory, name: &str) -> Command {
     let mut command = Command::new(find(name).unwrap_or_else(|| name.into()));
     for variable in ["OVS_RUNDIR", "OVS_LOGDIR", "OVS_DBDIR", "OVS_SYSCONFDIR", "RUNTIME_DIRECTORY"] {
         command.env(variable, directory.path(""));
+    }
+    // SAFETY: between fork and exec only prctl is called, which is a plain system call.
+    unsafe {
+        command.pre_exec(|| {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            Ok(())
+        });
     }
     command
 }

@@ -17,15 +17,22 @@ pub fn is_there() -> bool {
 pub struct Directory(Scratch);
 
 impl Directory {
-    /// Makes it.
+    /// Makes a new one, with nothing in it: those that a process of the same number has left behind are passed over.
     pub fn new() -> Self {
-        Self(Scratch::new().expect("a temporary directory can be made"))
+        let mut made = (0..1000).map(|_| Scratch::new());
+        let first = made.find(|made| !made.as_ref().is_err_and(exists)).expect("a name that is free");
+        Self(first.expect("a temporary directory can be made"))
     }
 
     /// The path of something in it.
     pub fn path(&self, name: &str) -> String {
         self.0.join(name).to_str().expect("a path in text").to_owned()
     }
+}
+
+/// Whether that is why there is no directory.
+fn exists(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::AlreadyExists)
 }
 
 /// A running testpmd. It ends when it is dropped, and with the thread that has started it.
