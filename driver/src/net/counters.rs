@@ -39,7 +39,7 @@ pub struct TransmitCounters {
     pub frames: u64,
     /// Bytes of these frames, Ethernet header included.
     pub bytes: u64,
-    /// Frames refused because the queue was full.
+    /// How often a frame was refused because the queue was full. One that is tried again and again counts each time.
     pub full: u64,
     /// Frames refused for any other reason.
     pub refused: u64,

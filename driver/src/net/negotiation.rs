@@ -114,7 +114,7 @@ impl<T: NetTransport> Negotiation<T> {
         }
     }
 
-    fn accept_as<R: Virtqueue<Frame>>(
+    pub(super) fn accept_as<R: Virtqueue<Frame>>(
         self,
         wanted: Features,
         required: Features,

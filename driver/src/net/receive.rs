@@ -76,7 +76,9 @@ pub struct Receive<R> {
     pool: Pool,
     reserve: usize,
     posting: Posting,
-    /// Free descriptors below which refilling does not bother.
+    /// Descriptors that one chain takes: one if it is an indirect one.
+    chain: u16,
+    /// Free descriptors below which refilling does not bother. There is room for a chain in them.
     batch: u16,
     allowed: Allowed,
     /// Bits of the flags that mean something.
@@ -99,8 +101,11 @@ impl<R: Virtqueue<Frame>> Receive<R> {
         // Without GUEST_CSUM a device must leave DATA_VALID alone, but some that sit on a Linux tap do not: it is ignored.
         let checked = if features.contains(Features::GUEST_CSUM) { NetHdr::DATA_VALID } else { 0 };
         let counted = if features.contains(Features::RSC_EXT) { NetHdr::RSC_INFO } else { 0 };
+        let indirect = features.contains(Features::INDIRECT_DESC);
+        let chain = if indirect { 1 } else { posting.buffers.min(usize::from(ring.size())) as u16 };
         Self {
-            batch: batch(ring.size()),
+            chain,
+            batch: batch(ring.size()).max(chain),
             ring,
             device,
             doorbell,
@@ -124,7 +129,7 @@ impl<R: Virtqueue<Frame>> Receive<R> {
     }
 
     fn refill_now(&mut self) {
-        while self.ring.room() > 0 {
+        while self.ring.room() >= self.chain {
             let Some(frame) = self.blank() else {
                 let size = self.ring.size();
                 self.counters.buffers_missing += u64::from(self.ring.room() > size - size / 4);

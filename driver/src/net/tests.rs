@@ -132,6 +132,7 @@ macro_rules! on_every_ring {
     };
 }
 
+mod chains;
 mod headers;
 mod lies;
 mod negotiation;
