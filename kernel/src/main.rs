@@ -100,7 +100,7 @@ fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
         let _ = writeln!(
             out,
             "\nringlet: out of memory: {wanted} bytes wanted, {used} of the heap's {total} bytes in use; give the machine \
-             more memory, or lower connections= on the command line"
+             more memory, or lower connections= or buffers= on the command line"
         );
         exit_code::HEAP_EXHAUSTED
     } else {

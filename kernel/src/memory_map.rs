@@ -167,10 +167,12 @@ pub struct Layout {
     pub buffers: Option<usize>,
 }
 
-/// Heap kept for everything but the connection table, in bytes.
+/// Heap kept for everything but the connection table and what is known about packet buffers, in bytes.
 pub const HEAP_FLOOR: u64 = 6 << 20;
 /// Heap per connection-table entry, in bytes: the entry itself and its share of the index.
 pub const HEAP_PER_CONNECTION: u64 = 128;
+/// Heap per packet buffer, in bytes: what the driver knows about it, and a place in a queue of those that wait.
+pub const HEAP_PER_BUFFER: u64 = 64 + 8;
 /// Pool memory per packet buffer of the usual size, in bytes: 2 KiB of frame, the header before it, and alignment.
 pub const POOL_PER_BUFFER: u64 = 2304;
 /// The fewest packet buffers that are of use.
@@ -224,14 +226,16 @@ impl Layout {
         let buffers = options.buffers.map_or(FEWEST_BUFFERS, |n| n as u64);
         let least_pool = (buffers * POOL_PER_BUFFER).next_multiple_of(PAGE);
         let pool = least_pool.max(if options.buffers.is_some() { 0 } else { quarter.min(POOL_UNASKED_MOST) });
-        let least_heap = HEAP_FLOOR + connections as u64 * HEAP_PER_CONNECTION;
+        let without_buffers = HEAP_FLOOR + connections as u64 * HEAP_PER_CONNECTION;
 
-        let needed = least_heap + least_pool;
+        // A page that is not full may hold another buffer.
+        let needed = without_buffers + least_pool.div_ceil(POOL_PER_BUFFER) * HEAP_PER_BUFFER + least_pool;
         if needed > all.size() {
             return Err(TooSmall { needed, available: all.size(), connections, buffers });
         }
         // A pool of unasked size gives way to the heap.
-        let pool = pool.min(all.size() - least_heap) & !(PAGE - 1);
+        let most = (all.size() - without_buffers) / (POOL_PER_BUFFER + HEAP_PER_BUFFER) * POOL_PER_BUFFER;
+        let pool = pool.min(most) & !(PAGE - 1);
         let border = all.end - pool.max(least_pool);
         Ok(Self {
             heap: Range { start: all.start, end: border },
@@ -323,8 +327,8 @@ mod tests {
         let error = Layout::plan(&map_of(100 * MIB), &options).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "memory is too small: 1048576 connections and 4096 packet buffers need 143 MiB in one piece, the largest is \
-             100 MiB; give the machine 43 MiB more, or lower connections= or buffers= on the command line"
+            "memory is too small: 1048576 connections and 4096 packet buffers need 144 MiB in one piece, the largest is \
+             100 MiB; give the machine 44 MiB more, or lower connections= or buffers= on the command line"
         );
         assert!(Layout::plan(&MemoryMap::new([].into_iter(), &[]), &Options::default()).is_err());
     }
@@ -377,7 +381,10 @@ mod tests {
                 Ok(plan) => {
                     let all = map.largest();
                     prop_assert!(all.start == plan.heap.start && plan.heap.end == plan.pool.start && plan.pool.end == all.end);
-                    prop_assert!(plan.heap.size() >= HEAP_FLOOR + plan.connections as u64 * HEAP_PER_CONNECTION);
+                    let buffers_there = plan.pool.size() / POOL_PER_BUFFER;
+                    let heap =
+                        HEAP_FLOOR + plan.connections as u64 * HEAP_PER_CONNECTION + buffers_there * HEAP_PER_BUFFER;
+                    prop_assert!(plan.heap.size() >= heap, "{:?}", plan);
                     prop_assert!(plan.pool.size() >= buffers.map_or(FEWEST_BUFFERS, |n| n as u64) * POOL_PER_BUFFER);
                     prop_assert!(connections.is_none_or(|n| n == plan.connections));
                     prop_assert!(plan.pool.start % PAGE == 0);
