@@ -23,10 +23,15 @@ const LOOK_AT: u64 = 64;
 /// If no frame has come back for so long, in nanoseconds, those that are missing are lost: new ones take their place.
 const LOST_AFTER: u64 = 10_000_000;
 
-/// Buffers for the other end to send into that circulating frames leave.
+/// Buffers for the other end to send into that circulating frames leave. Of few buffers it is an eighth, see [`reserve`].
 const RESERVE: usize = 64;
 /// If there is no place for all of them, the rest is put in after this time, in nanoseconds.
 const AGAIN_AFTER: u64 = 1_000_000;
+
+/// How many buffers of `pool` circulating frames leave.
+fn reserve(pool: &Pool) -> usize {
+    RESERVE.min(pool.capacity() / 8)
+}
 
 /// The frames, and what became of them.
 pub(crate) struct RoundTrip {
@@ -36,8 +41,10 @@ pub(crate) struct RoundTrip {
     template: Vec<u8>,
     /// How many are still to be put in.
     missing: usize,
-    /// When frames were last put in or came back.
+    /// When frames were last put in or came back, or were found sent after the device had kept them for long.
     moved_at: u64,
+    /// How many the device had not sent when some were last thought lost.
+    kept: usize,
     counters: Counters,
 }
 
@@ -56,7 +63,7 @@ impl RoundTrip {
     /// How many frames can be in circulation with the buffers of `pool`: all of them may be on their way out at a time, and the
     /// other end must have buffers to send into even then, of which half are never given (see [`AnyLink`](crate::dataplane::AnyLink)).
     pub fn most(pool: &Pool) -> usize {
-        (pool.capacity() / 2).saturating_sub(RESERVE).max(1)
+        (pool.capacity() / 2).saturating_sub(reserve(pool)).max(1)
     }
 
     /// With addresses of which the first is that of `mac`'s device.
@@ -67,7 +74,7 @@ impl RoundTrip {
         template[6..12].copy_from_slice(&mac);
         template[MARK_AT..MARK_AT + MARK.len()].copy_from_slice(&MARK);
         let frames = options.frames.min(Self::most(pool));
-        Self { frames, template, missing: frames, moved_at: 0, counters: Counters::default() }
+        Self { frames, template, missing: frames, moved_at: 0, kept: 0, counters: Counters::default() }
     }
 
     pub fn counters(&self) -> Counters {
@@ -122,16 +129,28 @@ impl RoundTrip {
     /// Puts frames into circulation, as many as are missing: at first, and if none has come back for a while. More than the queue
     /// holds wait for room; those for which there is no place at all are put in later. Returns when to ask again, in nanoseconds.
     pub fn top_up<R: Virtqueue<Frame>>(&mut self, egress: &mut Egress<'_, R>, now: u64) -> u64 {
-        // While frames wait, it is the device that keeps them all.
+        // While frames wait, it is the device that keeps them all. Those that it has and has not sent are not lost either.
         if now.saturating_sub(self.moved_at) >= LOST_AFTER && egress.backlog.is_empty() {
-            self.missing = self.frames;
+            // A broken ring has no place, and the loop sees it when it flushes.
+            let _ = egress.transmit.reap();
+            let kept = egress.transmit.under_way();
+            if kept < self.kept {
+                // It goes on: what it has sent is on its way back.
+                self.moved_at = now;
+            } else {
+                self.missing = self.frames.saturating_sub(kept);
+            }
+            self.kept = kept;
         }
-        while self.missing > 0 && egress.has_place() {
+        let reserve = reserve(egress.pool);
+        while self.missing > 0 && egress.has_place(reserve) {
             self.moved_at = now;
             egress.send_copy(&self.template, NetHdr::default());
             self.counters.injected += 1;
             self.missing -= 1;
         }
-        if self.missing > 0 { now.saturating_add(AGAIN_AFTER) } else { self.moved_at.saturating_add(LOST_AFTER) }
+        // If it is late already, the device keeps them, and there is nothing to do but to look again.
+        let again = now.saturating_add(AGAIN_AFTER);
+        if self.missing > 0 { again } else { self.moved_at.saturating_add(LOST_AFTER).max(again) }
     }
 }

@@ -218,9 +218,9 @@ impl<R: Virtqueue<Frame>> Egress<'_, R> {
         self.pool.frame(length)
     }
 
-    /// Whether a frame that fits into one buffer can be sent or wait, and leaves buffers for others.
-    pub fn has_place(&self) -> bool {
-        self.backlog.has_room() && self.pool.available() >= RESERVE && self.transmit.broken().is_none()
+    /// Whether a frame that fits into one buffer can be sent or wait, and leaves at least `reserve` buffers for others.
+    pub fn has_place(&self, reserve: usize) -> bool {
+        self.backlog.has_room() && self.pool.available() > reserve && self.transmit.broken().is_none()
     }
 
     /// Copies a frame into buffers and sends it.

@@ -113,13 +113,31 @@ fn no_more_circulate_than_leave_buffers_to_receive_into() {
 
 #[test]
 fn a_device_that_keeps_them_all_is_given_no_more() {
-    let mut world = circulating("roundtrip=700");
-    world.device.set_paused(true);
-    mirror(&mut world, 1000, |_, _| false);
-    assert_eq!((told(&world).1, world.counters().lost_in_all()), (700, 0));
-    world.device.set_paused(false);
-    patient_mirror(&mut world, 400);
-    let (returned, injected, wrong) = told(&world);
-    assert_eq!((injected, wrong), (700, 0));
-    assert!(returned > 10_000, "{returned}");
+    // More than the queue holds, and fewer.
+    for frames in [700, 100] {
+        let mut world = circulating(&format!("roundtrip={frames}"));
+        world.device.set_paused(true);
+        let slept = world.platform.idles();
+        mirror(&mut world, 1000, |_, _| false);
+        assert_eq!((told(&world).1, world.counters().lost_in_all()), (frames, 0));
+        assert!(world.platform.idles() - slept >= 900, "{frames}: it does not spin");
+        world.device.set_paused(false);
+        patient_mirror(&mut world, 400);
+        let (returned, injected, wrong) = told(&world);
+        assert_eq!((injected, wrong), (frames, 0));
+        assert!(returned > 10_000, "{returned}");
+    }
+}
+
+#[test]
+fn frames_circulate_through_the_fewest_buffers() {
+    for buffers in [64, 128, 512] {
+        let mut world = circulating(&format!("buffers={buffers} roundtrip=8192"));
+        patient_mirror(&mut world, 400);
+        let (returned, injected, wrong) = told(&world);
+        assert!(world.platform.console().contains(&format!("roundtrip=: only {injected} ")), "{injected} put in");
+        assert!(injected >= buffers / 4 && wrong == 0 && returned > 1000, "{buffers}: {injected}, {returned} returned");
+        assert_eq!(world.counters().lost_in_all(), 0);
+        world.assert_nothing_is_lost();
+    }
 }

@@ -134,7 +134,7 @@ pub fn machine<'a>(device: &Device, command_line: &str, rules: &'a str) -> Machi
     let options = cmdline::parse(command_line.as_bytes(), &mut |diagnostic| panic!("{diagnostic}"));
     Machine {
         transport: device.transport(),
-        pool: vec![0; 2048 * 2304].leak(),
+        pool: vec![0; options.buffers.unwrap_or(2048) * 2304].leak(),
         options,
         connections: 1024,
         memory: 64 << 20,
