@@ -108,6 +108,9 @@ pub struct Kernel {
     blocked: u64,
     /// Frames circulate, and nothing is balanced.
     round_trip: Option<RoundTrip>,
+    /// What the device does whenever it was just tried to send what waits, for tests.
+    #[cfg(test)]
+    pub(crate) meanwhile: Option<alloc::boxed::Box<dyn FnMut()>>,
 }
 
 /// The longest frame there is, in bytes.
@@ -202,6 +205,8 @@ impl Kernel {
             woken: false,
             refreshed_at: 0,
             blocked: 0,
+            #[cfg(test)]
+            meanwhile: None,
             balancer,
             pool,
             facts,
@@ -284,12 +289,25 @@ impl Kernel {
         Ok(())
     }
 
-    /// Sends frames that wait for room.
+    /// Sends frames that wait for room. Whether there may be room for more of them.
     #[cold]
-    fn send_waiting<R: Virtqueue<Frame>, T: NetTransport>(&mut self, link: &mut Link<R, T>) {
+    fn send_waiting<R: Virtqueue<Frame>, T: NetTransport>(&mut self, link: &mut Link<R, T>) -> bool {
         let Self { pool, counters, fragment_ids, backlog, .. } = self;
         let (transmit, features) = (&mut link.transmit, link.features);
-        Egress { transmit, pool, features, counters, fragment_ids, backlog }.send_waiting();
+        let more = Egress { transmit, pool, features, counters, fragment_ids, backlog }.send_waiting();
+        #[cfg(test)]
+        if let Some(act) = &mut self.meanwhile {
+            act();
+        }
+        more
+    }
+
+    /// Sends a frame that lies in buffers already, for tests.
+    #[cfg(test)]
+    pub(crate) fn send_frame<R: Virtqueue<Frame>, T: NetTransport>(&mut self, link: &mut Link<R, T>, frame: Frame) {
+        let Self { pool, counters, fragment_ids, backlog, .. } = self;
+        let (transmit, features) = (&mut link.transmit, link.features);
+        Egress { transmit, pool, features, counters, fragment_ids, backlog }.send(frame);
     }
 
     /// Sends a frame as the stack does, for tests.
@@ -532,9 +550,15 @@ impl Kernel {
         // Frames that were sent give their buffers back: somebody may be waiting for them.
         link.transmit.reap()?;
         if !self.backlog.is_empty() {
-            // Whatever waits now does not fit.
-            self.send_waiting(link);
+            let more = self.send_waiting(link);
+            let under_way = link.transmit.under_way();
             link.transmit.flush()?;
+            let left = link.transmit.under_way();
+            // If more did not fit, what was found sent since then has made room: perhaps all there was, and then no interrupt would tell
+            // of it any more.
+            if !self.backlog.is_empty() && (more || left < under_way || left == 0) {
+                return Ok(());
+            }
         }
         link.receive.refill();
         let mut work = link.receive.arm_interrupt();

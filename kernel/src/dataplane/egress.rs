@@ -17,9 +17,24 @@ use crate::status::{Counters, Loss};
 /// 32 buffers, and forwarding comes first. Of a short queue it is half.
 const RESERVE: usize = 64;
 
+/// So many frames, pieces of super-frames among them, are sent at a time of those that wait, or that one super-frame is cut into, before
+/// everything else has its turn: of a hostile super-frame there are 65 thousand pieces, and a fast device always has room for the next.
+const AT_ONCE: usize = 256;
+
 /// The most duplicates that are sent of one acknowledgement: no sender has so many segments under way that it could make use of
 /// more.
 const MOST_DUPLICATES: u16 = 1024;
+
+/// What comes after a frame's turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum After {
+    /// The turn of the next one.
+    Next,
+    /// Nothing, before the device has sent something: it waits for room, or for buffers.
+    Sent,
+    /// Nothing more for now: as much was sent as is to be sent at once. There may be room for more.
+    Others,
+}
 
 /// What is needed to send.
 pub(crate) struct Egress<'a, R> {
@@ -65,7 +80,7 @@ impl<R: Virtqueue<Frame>> Egress<'_, R> {
         if usize::from(again) | self.backlog.len() != 0 {
             return self.send_in_turn(frame, again);
         }
-        self.send_now(frame);
+        self.send_now(frame, AT_ONCE);
     }
 
     /// Sends `again` copies of a frame, the duplicate ACKs for which it stands and which the peer's TCP must see one by one, and then
@@ -91,52 +106,58 @@ impl<R: Virtqueue<Frame>> Egress<'_, R> {
     /// Sends a frame unless others wait: then it does too.
     fn send_or_wait(&mut self, frame: Frame) {
         if self.backlog.is_empty() {
-            self.send_now(frame);
+            self.send_now(frame, AT_ONCE);
         } else if self.backlog.push(frame).is_err() {
             self.counters.lose(Loss::TransmitFull);
         }
     }
 
-    /// Sends what waits, as far as there is room.
+    /// Sends what waits, as far as there is room, but not more than is to be sent at once. Whether there may be room for more of it.
     #[cold]
-    pub fn send_waiting(&mut self) {
-        while let Some(next) = self.backlog.take() {
-            let goes_on = match next {
-                Next::Frame(frame) => self.send_now(frame),
-                Next::Rest(segmenter, frame) => self.send_segments(segmenter, frame),
+    pub fn send_waiting(&mut self) -> bool {
+        let mut most = AT_ONCE;
+        while most > 0 {
+            let Some(next) = self.backlog.take() else { return false };
+            let before = self.counters.tx_frames;
+            let after = match next {
+                Next::Frame(frame) => self.send_now(frame, most),
+                Next::Rest(segmenter, frame) => self.send_segments(segmenter, frame, most),
             };
-            if !goes_on {
-                return;
+            if after != After::Next {
+                return after == After::Others;
             }
+            let sent = self.counters.tx_frames - before;
+            most = most.saturating_sub(usize::try_from(sent).unwrap_or(most).max(1));
         }
+        !self.backlog.is_empty()
     }
 
-    /// Sends a frame whose turn it is, or puts it at the head of those that wait. Whether the next may have its turn.
+    /// Sends a frame whose turn it is, or at most `most` pieces of it, or puts it at the head of those that wait.
     #[inline]
-    fn send_now(&mut self, frame: Frame) -> bool {
+    fn send_now(&mut self, frame: Frame, most: usize) -> After {
         let length = frame.len();
         match self.transmit.push(frame) {
             Ok(()) => {
                 self.counters.tx_frames += 1;
                 self.counters.tx_bytes += length as u64;
-                true
+                After::Next
             }
-            Err(refused) => self.send_otherwise(refused),
+            Err(refused) => self.send_otherwise(refused, most),
         }
     }
 
     /// Does in software what the device does not do, and sends the result. As [`Egress::send_now`].
     #[cold]
-    fn send_otherwise(&mut self, Refused { mut frame, reason }: Refused) -> bool {
+    fn send_otherwise(&mut self, Refused { mut frame, reason }: Refused, most: usize) -> After {
         let header = frame.header();
         match reason {
             // A queue that is broken has room again when it was reset: the loop will notice.
             Reason::Full | Reason::Broken(_) => {
                 self.backlog.put_back(frame);
-                return false;
+                return After::Sent;
             }
             // One that is too long for the queue would be as long as a copy.
-            Reason::Header(_) | Reason::TooManySegments if header.is_gso() => return self.cut(&header, frame),
+            Reason::Header(_) | Reason::TooManySegments if header.is_gso() => return self.cut(&header, frame, most),
             Reason::Header(_) if header.needs_csum() => {
                 if finish(&mut frame, &header) {
                     self.counters.software_offloads += 1;
@@ -144,17 +165,19 @@ impl<R: Virtqueue<Frame>> Egress<'_, R> {
                 }
                 self.counters.lose(Loss::Unsendable);
             }
-            Reason::TooManySegments => match self.pool.copy_of(&frame) {
-                Some(copy) => return self.send_finished(copy),
-                None => self.counters.lose(Loss::NoBuffer),
-            },
+            Reason::TooManySegments => {
+                match self.pool.copy_of(&frame).or_else(|| self.recovered(|pool| pool.copy_of(&frame))) {
+                    Some(copy) => return self.send_finished(copy),
+                    None => self.counters.lose(Loss::NoBuffer),
+                }
+            }
             Reason::Header(_) | Reason::TooLong | Reason::TooShort => self.counters.lose(Loss::Unsendable),
         }
-        true
+        After::Next
     }
 
     /// Sends what nothing more can be done for. As [`Egress::send_now`].
-    fn send_finished(&mut self, frame: Frame) -> bool {
+    fn send_finished(&mut self, frame: Frame) -> After {
         let length = frame.len();
         match self.transmit.push(frame) {
             Ok(()) => {
@@ -163,59 +186,67 @@ impl<R: Virtqueue<Frame>> Egress<'_, R> {
             }
             Err(Refused { reason: Reason::Full | Reason::Broken(_), frame }) => {
                 self.backlog.put_back(frame);
-                return false;
+                return After::Sent;
             }
             Err(_) => self.counters.lose(Loss::Unsendable),
         }
-        true
+        After::Next
     }
 
     /// Cuts a super-frame and sends the pieces. As [`Egress::send_now`].
-    fn cut(&mut self, header: &NetHdr, frame: Frame) -> bool {
+    fn cut(&mut self, header: &NetHdr, frame: Frame, most: usize) -> After {
         let finish = if self.features.contains(Features::CSUM) { Finish::Partial } else { Finish::Complete };
         let Ok(segmenter) = Segmenter::new(header, frame.head(), &frame, finish) else {
             self.counters.lose(Loss::Unsendable);
-            return true;
+            return After::Next;
         };
         self.counters.software_offloads += 1;
         let segmenter = segmenter.identified(self.fragment_ids.next());
-        self.send_segments(segmenter, frame)
+        self.send_segments(segmenter, frame, most)
     }
 
-    /// Sends the pieces of a super-frame that were not sent yet, as far as there is room. As [`Egress::send_now`].
-    fn send_segments(&mut self, mut segmenter: Segmenter, frame: Frame) -> bool {
+    /// Sends the pieces of a super-frame that were not sent yet, as far as there is room and up to `most`. As [`Egress::send_now`].
+    fn send_segments(&mut self, mut segmenter: Segmenter, frame: Frame, mut most: usize) -> After {
         while let Some(length) = segmenter.next_len() {
-            let Some(mut segment) = self.pool.frame(length).or_else(|| self.recovered(length)) else {
+            if most == 0 {
+                self.backlog.put_back_rest(segmenter, frame);
+                return After::Others;
+            }
+            most -= 1;
+            let segment = self.pool.frame(length).or_else(|| self.recovered(|pool| pool.frame(length)));
+            let Some(mut segment) = segment else {
                 if self.transmit.under_way() > 0 {
                     // There are buffers where pieces were sent before.
                     self.backlog.put_back_rest(segmenter, frame);
-                    return false;
+                    return After::Sent;
                 }
                 self.counters.lose_many(Loss::NoBuffer, segmenter.left() as u64);
-                return true;
+                return After::Next;
             };
             let Some((_, header)) = segmenter.write_next(&frame, &mut segment) else {
                 self.counters.lose_many(Loss::Unsendable, segmenter.left() as u64);
-                return true;
+                return After::Next;
             };
             segment.set_header(header);
-            if !self.send_now(segment) {
+            // Pieces are not cut again.
+            let after = self.send_now(segment, 0);
+            if after != After::Next {
                 if segmenter.left() > 0 {
                     self.backlog.put_back_rest(segmenter, frame);
                 }
-                return false;
+                return after;
             }
         }
-        true
+        After::Next
     }
 
-    /// Buffers for a frame of `length` bytes, from what the device has sent already.
+    /// What `make` makes of the buffers that the device has sent already.
     #[cold]
-    fn recovered(&mut self, length: usize) -> Option<Frame> {
+    fn recovered(&mut self, make: impl FnOnce(&Pool) -> Option<Frame>) -> Option<Frame> {
         // Fails only if the ring is broken, which the loop sees when it flushes.
         let _ = self.transmit.flush();
         let _ = self.transmit.reap();
-        self.pool.frame(length)
+        make(self.pool)
     }
 
     /// Whether a frame that fits into one buffer can be sent or wait, and leaves at least `reserve` buffers for others.

@@ -1,6 +1,8 @@
 //! A transmit queue that is full, and buffers that are short: nothing is lost that the device takes later, nothing hangs, and
 //! nothing spins.
 
+use std::boxed::Box;
+
 use etherparse::defrag::IpDefragPool;
 use ringlet_driver::wire::TRANSMIT_QUEUE;
 
@@ -128,6 +130,35 @@ fn who_waits_for_room_sleeps_and_is_woken_when_frames_were_sent() {
 }
 
 #[test]
+fn who_waits_for_room_does_not_sleep_when_it_is_made_at_the_last_moment() {
+    for offered in [ALL, ALL - Features::EVENT_IDX, ALL - Features::RING_PACKED - Features::IN_ORDER] {
+        let mut world = connected(device(offered, 8), Kind::Datagrams);
+        let datagram = udp(MAC, ([10, 9, 0, 5], 5000), ([10, 0, 0, 100], 53), b"query");
+        world.device.inject(NetHdr::default(), &datagram);
+        world.run(50);
+        world.peers[1].seen.clear();
+        world.device.set_paused(true);
+        for _ in 0..20 {
+            world.device.inject(NetHdr::default(), &datagram);
+            world.step();
+        }
+        // It is tried at the beginning of the turn, and once more before the sleep: behind that all that is under way is sent.
+        let (fake, mut tries) = (world.device.clone(), 0);
+        world.running.kernel.meanwhile = Some(Box::new(move || {
+            tries += 1;
+            fake.set_paused(tries < 2);
+        }));
+        let slept = world.platform.idles();
+        world.platform.advance(100_000);
+        world.turn();
+        world.running.kernel.meanwhile = None;
+        assert_eq!((world.platform.idles(), world.backlog()), (slept, 12), "nothing would end the sleep in time");
+        world.run(5);
+        assert_eq!((seen(&world, 17).len(), world.backlog(), world.counters().lost_in_all()), (20, 0, 0));
+    }
+}
+
+#[test]
 fn duplicate_acknowledgements_wait_for_room_too() {
     let kind = Kind::Tcp { cwr: false };
     let mut world = connected(device(ALL, 8), kind);
@@ -196,6 +227,74 @@ fn a_super_frame_in_more_pieces_than_the_queue_has_is_cut() {
             seen(&world, 6).iter().flat_map(|(header, frame)| arrived(header, frame, &mut fragments)).collect();
         assert!(got == payload, "{} of {} bytes, in order", got.len(), payload.len());
         assert_eq!((world.counters().software_offloads, world.counters().lost_in_all()), (1, 0));
+        world.run(3000);
+        world.assert_nothing_is_lost();
+    }
+}
+
+#[test]
+fn a_hostile_super_frame_is_sent_a_part_at_a_time_and_nobody_sleeps_meanwhile() {
+    for offered in [ALL - Features::HOST_TSO4, ALL - Features::HOST_TSO4 - Features::RING_PACKED] {
+        let mut world = connected(device(offered, 1024), Kind::Tcp { cwr: false });
+        let payload: Vec<u8> = (0..3000_u32).map(|i| (i / 251) as u8).collect();
+        let (header, mut large) = frame(Kind::Tcp { cwr: false }, false, &payload, true);
+        (large[..6]).copy_from_slice(&SERVER);
+        large[36..38].copy_from_slice(&80_u16.to_be_bytes());
+        world.device.set_paused(true);
+        world.send(&large, NetHdr { gso_size: 1, ..header });
+        let under_way =
+            |world: &World| with_link!(world.running.link.as_ref().unwrap(), link => link.transmit.under_way());
+        assert_eq!((under_way(&world), world.backlog()), (256, 1), "of 3000 pieces, for which there is room for 1024");
+        let slept = world.platform.idles();
+        for _ in 0..8 {
+            let before = under_way(&world);
+            if before == 1024 {
+                break;
+            }
+            world.platform.advance(100_000);
+            world.turn();
+            // At the beginning of the turn, and before a sleep.
+            assert!((1..=512).contains(&(under_way(&world) - before)));
+            assert!(under_way(&world) == 1024 || world.platform.idles() == slept, "it sleeps although there is room");
+        }
+        assert_eq!(under_way(&world), 1024);
+        world.run(10);
+        assert!(world.platform.idles() - slept >= 10, "there is no room: it does not spin");
+        world.device.set_paused(false);
+        world.run(40);
+        let mut fragments = IpDefragPool::new();
+        let got: Vec<u8> =
+            seen(&world, 6).iter().flat_map(|(header, frame)| arrived(header, frame, &mut fragments)).collect();
+        assert!(got == payload, "{} of {} bytes, in order", got.len(), payload.len());
+        assert_eq!(world.counters().lost_in_all(), 0);
+        world.run(3000);
+        world.assert_nothing_is_lost();
+    }
+}
+
+#[test]
+fn a_frame_in_too_many_pieces_is_copied_into_buffers_of_what_was_sent() {
+    // No MTU, so that the frame is not too long.
+    for offered in [ALL - Features::MTU, ALL - Features::MTU - Features::RING_PACKED] {
+        let mut world = connected(device(offered, 2), Kind::Datagrams);
+        let pool = world.running.pool.clone();
+        // Three buffers, of which two would do.
+        let mut frame = pool.frame(4200).unwrap();
+        assert_eq!((frame.trim_front(2000), frame.segment_count()), (2000, 3));
+        (frame.head_mut()[..6]).copy_from_slice(&SERVER);
+        frame.head_mut()[12..14].copy_from_slice(&[0x88, 0xb5]);
+        for _ in 0..2 {
+            world.send(&[0xff; 60], NetHdr::default());
+        }
+        with_link!(world.running.link.as_mut().unwrap(), link => link.transmit.flush().unwrap());
+        world.device.work();
+        let held: Vec<Frame> = core::iter::from_fn(|| pool.frame(0)).collect();
+        with_link!(world.running.link.as_mut().unwrap(), link => world.running.kernel.send_frame(link, frame));
+        assert_eq!((world.counters().lost_in_all(), pool.available()), (0, 3), "its own are free again");
+        drop(held);
+        world.run(10);
+        assert!(world.peers[1].seen.iter().any(|(_, frame)| frame.len() == 2200));
+        drop(pool);
         world.run(3000);
         world.assert_nothing_is_lost();
     }
