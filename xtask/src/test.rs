@@ -128,7 +128,7 @@ fn summary(results: &[(&str, bool, Duration)], steps: usize) -> anyhow::Result<(
 }
 
 /// A program that the tests start, and the packages of Debian and Fedora that have it.
-const TOOLS: [(&str, &str, &str); 12] = [
+const TOOLS: [(&str, &str, &str); 14] = [
     ("qemu-system-x86_64", "qemu-system-x86", "qemu-system-x86-core"),
     ("ip", "iproute2", "iproute"),
     ("curl", "curl", "curl"),
@@ -136,6 +136,8 @@ const TOOLS: [(&str, &str, &str); 12] = [
     ("python3", "python3-minimal", "python3"),
     ("dpdk-testpmd", "dpdk-dev", "dpdk"),
     ("ovs-vsctl", "openvswitch-switch-dpdk", "openvswitch-dpdk"),
+    ("ovsdb-tool", "openvswitch-common", "openvswitch"),
+    ("ovsdb-server", "openvswitch-common", "openvswitch"),
     ("busybox", "busybox-static", "busybox"),
     ("nft", "nftables", "nftables"),
     ("haproxy", "haproxy", "haproxy"),
@@ -157,6 +159,12 @@ fn tools() -> anyhow::Result<()> {
             list(|tool| tool.2)
         );
     }
+    if !switch_has_dpdk() {
+        bail!(
+            "the Open vSwitch that is installed has no DPDK. Debian: `apt-get install openvswitch-switch-dpdk`; Fedora: `dnf \
+             install openvswitch-dpdk`"
+        );
+    }
     println!("found {}", TOOLS.map(|tool| tool.0).join(", "));
     if kvm_exists() {
         // Whether it can be used is for the tests to find out: they say exactly why not.
@@ -165,6 +173,15 @@ fn tools() -> anyhow::Result<()> {
         no_kvm();
     }
     Ok(())
+}
+
+/// Whether one of the switches of Open vSwitch was built with DPDK, which it says where it tells its version. Debian has the one that was
+/// beside the other.
+fn switch_has_dpdk() -> bool {
+    ["/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk", "/usr/sbin/ovs-vswitchd", "ovs-vswitchd"].iter().any(|path| {
+        let version = Command::new(path).arg("--version").output();
+        version.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("DPDK"))
+    })
 }
 
 /// There is a `/dev/kvm`. If it is there and cannot be used, that is a failure and no reason to skip anything.
