@@ -43,15 +43,11 @@ static READS: OnceLock<Result<Mutex<Reads>, i32>> = OnceLock::new();
 
 /// Takes what was written to an eventfd. Returns whether there was anything. Never waits.
 pub(crate) fn drain(event: &EventFd) -> bool {
-    let mut count = 0_u64;
-    let piece = libc::iovec { iov_base: (&raw mut count).cast(), iov_len: size_of::<u64>() };
-    // SAFETY: one piece, of eight bytes, that lives longer than the call.
-    let read = unsafe { libc::preadv2(event.as_raw_fd(), &raw const piece, 1, -1, libc::RWF_NOWAIT) };
-    if read < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EOPNOTSUPP) {
+    match read_now(event) {
         // A kernel on which `ready` has said no: there are only eventfds of our own, which do not block.
-        return event.read().is_ok();
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => event.read().is_ok(),
+        read => read.is_ok(),
     }
-    read > 0
 }
 
 /// Adds one to an eventfd's counter, unless that is full: it is readable in any case. Never waits. Returns false where that cannot
@@ -75,18 +71,33 @@ pub(crate) fn ready() -> io::Result<()> {
         return Err(io::Error::new(why.kind(), text));
     }
     let event = EventFd::new(EFD_NONBLOCK)?;
-    let mut count = 0_u64;
-    let piece = libc::iovec { iov_base: (&raw mut count).cast(), iov_len: size_of::<u64>() };
-    // SAFETY: as in `drain`.
-    let read = unsafe { libc::preadv2(event.as_raw_fd(), &raw const piece, 1, -1, libc::RWF_NOWAIT) };
-    match io::Error::last_os_error() {
-        // It is empty.
-        error if read < 0 && error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-        error => {
-            let text = format!("this kernel cannot read an eventfd without waiting ({error}): Linux 5.8 or newer can");
+    // Each of the two calls may be forbidden though the other one is not, so both are tried.
+    if !ring(&event) {
+        let why = io::Error::last_os_error();
+        let text = format!("this kernel lets us interrupt no other process ({why}): allow the system call io_submit");
+        return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+    }
+    let works = read_now(&event).is_ok_and(|count| count == 1);
+    match read_now(&event) {
+        Err(error) if works && error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+        result => {
+            let why = result.err().map_or_else(String::new, |error| format!(" ({error})"));
+            let text = format!(
+                "this kernel cannot read an eventfd without waiting{why}: Linux 5.8 or newer can, where the system call \
+                 preadv2 is allowed"
+            );
             Err(io::Error::new(io::ErrorKind::Unsupported, text))
         }
     }
+}
+
+/// Takes the counter of an eventfd, without waiting for one.
+fn read_now(event: &EventFd) -> io::Result<u64> {
+    let mut count = 0_u64;
+    let piece = libc::iovec { iov_base: (&raw mut count).cast(), iov_len: size_of::<u64>() };
+    // SAFETY: one piece, of eight bytes, that lives longer than the call.
+    let read = unsafe { libc::preadv2(event.as_raw_fd(), &raw const piece, 1, -1, libc::RWF_NOWAIT) };
+    if read < 0 { Err(io::Error::last_os_error()) } else { Ok(count) }
 }
 
 impl Reads {

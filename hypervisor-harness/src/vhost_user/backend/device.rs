@@ -1,6 +1,7 @@
 //! The device behind the socket.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -28,16 +29,16 @@ const FRONTENDS: Features = Features::MAC
 pub struct Calls {
     calls: [Slot; QUEUES],
     errors: [Slot; QUEUES],
+    /// Interrupts that the kernel did not take.
+    lost: AtomicU64,
 }
 
 /// A descriptor that may be there.
 type Slot = Mutex<Option<EventFd>>;
 
-/// Rings at a descriptor that is there.
-fn signal(slot: &Slot) {
-    if let Some(event) = &*slot.lock().unwrap_or_else(PoisonError::into_inner) {
-        event::ring(event);
-    }
+/// Rings at a descriptor, if there is one. Returns false where the kernel does not.
+fn rings(slot: &Slot) -> bool {
+    slot.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_none_or(event::ring)
 }
 
 fn put(slots: &[Slot], queue: u16, event: Option<EventFd>) {
@@ -59,18 +60,30 @@ impl Calls {
     pub fn set_error(&self, queue: u16, event: Option<EventFd>) {
         put(&self.errors, queue, event);
     }
+
+    /// How many interrupts the kernel did not take, for want of memory: a driver may wait for one of them.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    fn signal(&self, slot: &Slot) {
+        if !rings(slot) {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Interrupts for Calls {
     fn queue(&self, queue: u16) {
         if let Some(slot) = self.calls.get(usize::from(queue)) {
-            signal(slot);
+            self.signal(slot);
         }
     }
 
     fn configuration(&self) {
         // The configuration space is the frontend's, so that all we can have to say is that the device does not work.
-        self.errors.iter().for_each(signal);
+        self.errors.iter().for_each(|slot| self.signal(slot));
     }
 
     fn reset(&self) {}
@@ -190,5 +203,28 @@ impl Device {
         if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::{FromRawFd, IntoRawFd};
+
+    use super::*;
+
+    #[test]
+    fn interrupts_that_the_kernel_does_not_take_are_counted() {
+        let calls = Calls::default();
+        calls.queue(0);
+        calls.set_call(0, Some(EventFd::new(EFD_NONBLOCK).unwrap()));
+        assert_eq!(calls.lost(), 0);
+        // The kernel refuses what is no eventfd, as it refuses anything when it is out of memory.
+        let file = File::open("/dev/null").unwrap();
+        // SAFETY: the descriptor is nobody else's from here on; it is not read or written as an eventfd but by the kernel, which looks.
+        let none = unsafe { EventFd::from_raw_fd(file.into_raw_fd()) };
+        calls.set_call(1, Some(none));
+        calls.queue(1);
+        assert_eq!(calls.lost(), 2);
     }
 }

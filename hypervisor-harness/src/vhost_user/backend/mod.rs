@@ -122,18 +122,20 @@ pub fn run(args: &VhostUserBackendArgs, started: Instant) -> anyhow::Result<u8> 
     let mut failure = None;
     while !deaf && until.is_none_or(|until| Instant::now() < until) {
         let next = until.map_or(shown + interval, |until| until.min(shown + interval));
-        match news.recv_timeout(next.saturating_duration_since(Instant::now())) {
+        let heard = news.recv_timeout(next.saturating_duration_since(Instant::now()));
+        // First, because the flood may go on.
+        if let Some(count) = flood.left_out(Instant::now()) {
+            deaf |= view.news(&left_out(count)).is_err();
+        }
+        match heard {
             Ok(News::Interrupted) | Err(RecvTimeoutError::Disconnected) => break,
             Ok(News::Over(error)) => {
                 failure = Some(error);
                 break;
             }
-            Ok(news) if flood.lets_by(Instant::now()) => deaf = view.news(&news).is_err(),
+            Ok(news) if flood.lets_by(Instant::now()) => deaf |= view.news(&news).is_err(),
             Ok(_) => {}
             Err(RecvTimeoutError::Timeout) => {}
-        }
-        if let Some(count) = flood.left_out(Instant::now()) {
-            deaf |= view.news(&News::Complaint(format!("{count} more messages are left out here"))).is_err();
         }
         if shown + interval <= Instant::now() {
             shown = Instant::now();
@@ -146,11 +148,18 @@ pub fn run(args: &VhostUserBackendArgs, started: Instant) -> anyhow::Result<u8> 
     server.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     device.stop();
     // What cannot be written any more was not read either.
+    if let Some(count) = flood.end() {
+        let _ = view.news(&left_out(count));
+    }
     let _ = view.end(&device.counters(), started.elapsed());
     match failure {
         Some(error) => Err(error).with_context(|| format!("no more frontends can come at {}", args.socket.display())),
         None => Ok(0),
     }
+}
+
+fn left_out(count: u64) -> News {
+    News::Complaint(format!("{count} more messages are left out here"))
 }
 
 /// Lets Ctrl-C and SIGTERM end it in order; the second one ends the process at once.

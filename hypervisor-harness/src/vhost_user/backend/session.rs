@@ -60,6 +60,8 @@ pub struct Session {
     begun: bool,
     /// What had been lost when that was last looked at.
     losses: Losses,
+    /// The same of interrupts; that some are lost is said once in a session.
+    lost_calls: u64,
 }
 
 impl Session {
@@ -67,6 +69,7 @@ impl Session {
     #[must_use]
     pub fn new(device: Arc<Device>, reporter: Reporter) -> Self {
         Self {
+            lost_calls: device.calls().lost(),
             device,
             reporter,
             features: None,
@@ -99,6 +102,16 @@ impl Session {
         }
         if now.broken != before.broken {
             let text = "memory of the guest is gone: this machine's memory has an error, see the kernel's log (dmesg)";
+            self.reporter.tell(News::Complaint(text.into()));
+        }
+    }
+
+    /// The kernel may not have passed on an interrupt.
+    pub(super) fn look_after_calls(&mut self) {
+        if self.device.calls().lost() > self.lost_calls {
+            self.lost_calls = u64::MAX;
+            let text = "the kernel does not pass on interrupts, for want of memory: the driver may wait for one; see to the \
+                        memory of this machine and of this process' cgroup";
             self.reporter.tell(News::Complaint(text.into()));
         }
     }
@@ -138,6 +151,7 @@ impl Session {
     fn follow(&mut self) -> Result<()> {
         let Some(features) = self.features else { return Ok(()) };
         self.look_after_memory();
+        self.look_after_calls();
         let enabled = |ring: &Ring| ring.enabled || features & PROTOCOL_FEATURES == 0;
         for index in 0..QUEUES {
             let ring = &self.rings[index];

@@ -276,6 +276,7 @@ impl Conversation {
 impl Drop for Conversation {
     fn drop(&mut self) {
         self.session().look_after_memory();
+        self.session().look_after_calls();
     }
 }
 

@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 use vhost::VhostBackend;
 use vhost::vhost_user::VhostUserFrontend;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -531,18 +532,23 @@ fn act(driver: &mut Driver, others: &[File], what: u8, number: u8, ring: usize) 
     Ok(())
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+/// Runs a test with many cases, and one backend for all of them, which is gone afterwards.
+fn with_cases<S: Strategy>(name: &str, cases: S, test: impl Fn(&Backend, S::Value)) {
+    let backend = Backend::start(name);
+    let config = ProptestConfig { source_file: Some(file!()), ..ProptestConfig::with_cases(200) };
+    let result = TestRunner::new(config).run(&cases, |case| {
+        test(&backend, case);
+        Ok(())
+    });
+    drop(backend);
+    result.unwrap_or_else(|error| panic!("{error}"));
+}
 
-    /// Whatever a frontend does in whichever order, with descriptors and memory that it spoils meanwhile, the next one is served.
-    #[test]
-    fn any_order_of_requests_is_borne(
-        acts in proptest::collection::vec((0_u8..20, any::<u8>(), 0_usize..2), 1..60),
-        started in any::<bool>(),
-    ) {
-        static BACKEND: std::sync::Mutex<Option<Backend>> = std::sync::Mutex::new(None);
-        let mut backend = BACKEND.lock().unwrap();
-        let backend = backend.get_or_insert_with(|| Backend::start("order"));
+/// Whatever a frontend does in whichever order, with descriptors and memory that it spoils meanwhile, the next one is served.
+#[test]
+fn any_order_of_requests_is_borne() {
+    let acts = proptest::collection::vec((0_u8..20, any::<u8>(), 0_usize..2), 1..60);
+    with_cases("order", (acts, any::<bool>()), |backend, (acts, started)| {
         let mut driver = Driver::new(backend.connect());
         let others = [memory(), memory()];
         if started {
@@ -562,25 +568,24 @@ proptest! {
         driver.ping(0);
         drop(driver);
         backend.gone();
-    }
+    });
+}
 
-    /// Whatever is sent, the next frontend is served.
-    #[test]
-    fn nonsense_ends_a_connection_and_nothing_else(
-        messages in proptest::collection::vec((0_u32..50, proptest::collection::vec(any::<u8>(), 0..64), any::<bool>(), any::<bool>()), 1..12)
-    ) {
-        static BACKEND: std::sync::Mutex<Option<Backend>> = std::sync::Mutex::new(None);
-        let mut backend = BACKEND.lock().unwrap();
-        let backend = backend.get_or_insert_with(|| Backend::start("nonsense"));
+/// Whatever is sent, the next frontend is served.
+#[test]
+fn nonsense_ends_a_connection_and_nothing_else() {
+    let body = proptest::collection::vec(any::<u8>(), 0..64);
+    let messages = proptest::collection::vec((0_u32..50, body, any::<bool>(), any::<bool>()), 1..12);
+    with_cases("nonsense", messages, |backend, messages| {
         let stream = backend.connect();
         let (file, event) = (memory(), EventFd::new(EFD_NONBLOCK).unwrap());
-        for (request, body, whole, with_file) in messages {
+        for (request, mut body, whole, with_file) in messages {
             // Bodies of the right size get further.
             let size = if whole { [0, 8, 8, 40].get(body.len() % 4).copied().unwrap_or(0) } else { body.len() };
-            let mut body = body;
             body.resize(size, 0);
-            let fds: &[i32] = if with_file { &[file.as_raw_fd(), event.as_raw_fd()][usize::from(request > 8)..][..1] } else { &[] };
-            if stream.send_with_fds(&[&message(request, &body)[..]], fds).is_err() {
+            let files = [file.as_raw_fd(), event.as_raw_fd()];
+            let files = if with_file { &files[usize::from(request > 8)..][..1] } else { &[] };
+            if stream.send_with_fds(&[&message(request, &body)[..]], files).is_err() {
                 break;
             }
         }
@@ -591,5 +596,5 @@ proptest! {
         driver.ping(0);
         drop(driver);
         backend.gone();
-    }
+    });
 }
