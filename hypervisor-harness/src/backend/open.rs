@@ -19,6 +19,8 @@ pub struct Options {
     /// The guest's own addresses, for the servers of the in-process network, whose default route it is: the first of each
     /// version of IP counts. Without any, [`lan::Config`]'s.
     pub guest: Vec<IpAddr>,
+    /// The guest's Ethernet address, if it is known.
+    pub mac: Option<lan::plan::Mac>,
     /// Where each frame is written to, for wireshark.
     pub pcap: Option<PathBuf>,
     /// Whether TCP segments are put together for the guest ([`Coalesce`]); they are if this says so.
@@ -40,6 +42,17 @@ pub enum Error {
     /// `--publish` and `--real` furnish the in-process network, and another one was asked for.
     #[error("{0} is for `--net lan` only; with `--net {1}` the host's own routes and firewall do that")]
     OnlyLan(&'static str, Net),
+    /// The guest is to have the Ethernet address of another host of the in-process network.
+    #[error(
+        "--mac {mac} is the address of {host} in `--net lan`, so that neither could be reached: choose another one, such as \
+         52:54:00:12:34:02"
+    )]
+    Taken {
+        /// The Ethernet address.
+        mac: String,
+        /// Whose it is.
+        host: IpAddr,
+    },
     /// Frames are to be written to a file, and do not come by here.
     #[error("--pcap sees no frame with `--net {0}`, whose other side has the guest's queues: capture there")]
     Unseen(Net),
@@ -62,6 +75,17 @@ impl Options {
                 if used {
                     return Err(Error::OnlyLan(option, self.net.clone()));
                 }
+            }
+        }
+        if self.net == Net::Lan
+            && let Some(mac) = self.mac
+        {
+            let built_in = lan::Config::default().servers.into_iter().flat_map(|server| server.addresses);
+            let real = self.real.iter().map(|real| real.address.ip());
+            let mut hosts = lan::plan::GATEWAY.into_iter().chain(built_in).chain(real);
+            if let Some(host) = hosts.find(|host| lan::plan::mac(*host) == mac) {
+                let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+                return Err(Error::Taken { mac, host });
             }
         }
         match &self.net {
@@ -141,5 +165,28 @@ pub fn open(options: &Options) -> Result<Opened, Error> {
             Ok(Opened { backend, lan: None })
         }
         net @ Net::VhostUser(_) => Err(Error::Elsewhere(net.clone())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_guest_has_no_other_hosts_address() {
+        let real = vec!["10.0.0.14:80=8000".parse().unwrap(), "[fd00::1:0:f]:80=8000".parse().unwrap()];
+        let options = |net: Net, mac| Options { net, mac: Some(mac), real: real.clone(), ..Options::default() };
+        for last in [0x01, 0x0b, 0x0c, 0x0d, 0x0e] {
+            let error = options(Net::Lan, [0x52, 0x54, 0, 0x12, 0x34, last]).check().unwrap_err();
+            assert!(matches!(error, Error::Taken { .. }), "{error}");
+        }
+        let error = options(Net::Lan, [0x52, 0x54, 2, 0, 0, 0x0f]).check().unwrap_err().to_string();
+        assert!(error.starts_with("--mac 52:54:02:00:00:0f is the address of fd00::1:0:f in"), "{error}");
+        for last in [0x02, 0x03, 0x0f] {
+            options(Net::Lan, [0x52, 0x54, 0, 0x12, 0x34, last]).check().unwrap();
+        }
+        let tap =
+            Options { real: Vec::new(), ..options("tap=tap0".parse().unwrap(), [0x52, 0x54, 0, 0x12, 0x34, 0x0b]) };
+        tap.check().unwrap();
     }
 }

@@ -60,6 +60,7 @@ pub fn run(args: &RunArgs, started: Instant) -> anyhow::Result<u8> {
         publish: wanted.clone(),
         real: args.real.clone(),
         guest: guest.on_lan(),
+        mac: args.mac.map(|mac| mac.0),
         pcap: args.pcap.clone(),
         coalesce: args.coalesce,
     };

@@ -23,7 +23,7 @@ mod icmp;
 mod mode;
 mod neighbours;
 mod packet;
-mod plan;
+pub(super) mod plan;
 mod poll;
 mod published;
 mod resolve;
