@@ -178,10 +178,12 @@ fn tools() -> anyhow::Result<()> {
 /// Whether one of the switches of Open vSwitch was built with DPDK, which it says where it tells its version. Debian has the one that was
 /// beside the other.
 fn switch_has_dpdk() -> bool {
-    ["/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk", "/usr/sbin/ovs-vswitchd", "ovs-vswitchd"].iter().any(|path| {
-        let version = Command::new(path).arg("--version").output();
-        version.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("DPDK"))
-    })
+    ["/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk", "/usr/sbin/ovs-vswitchd", "ovs-vswitchd"].iter().any(
+        |path| {
+            let version = Command::new(path).arg("--version").output();
+            version.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("DPDK"))
+        },
+    )
 }
 
 /// There is a `/dev/kvm`. If it is there and cannot be used, that is a failure and no reason to skip anything.
