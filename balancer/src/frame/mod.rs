@@ -111,7 +111,8 @@ impl Headers {
     };
 }
 
-/// What a frame carries.
+/// What a frame carries, for tests.
+#[cfg(test)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
     /// An ARP packet, unread.
@@ -127,7 +128,8 @@ pub(crate) fn is_group(head: &[u8]) -> bool {
     head.first().is_some_and(|byte| byte & 1 != 0)
 }
 
-/// Reads the headers of a frame of `len` bytes whose first bytes are `head`, and which was sent to `mac` or to a group.
+/// [`parse_into`] a place of its own.
+#[cfg(test)]
 pub(crate) fn parse(head: &[u8], len: usize, mac: &[u8; 6]) -> Result<Content, Reason> {
     let mut headers = Headers::NONE;
     let kind = parse_into(&mut headers, head, len, mac)?;
@@ -138,7 +140,8 @@ pub(crate) fn parse(head: &[u8], len: usize, mac: &[u8; 6]) -> Result<Content, R
     })
 }
 
-/// The same, into a place of the caller's, of which only what belongs to that kind of frame means something.
+/// Reads the headers of a frame of `len` bytes whose first bytes are `head`, and which was sent to `mac` or to a group, into a
+/// place of the caller's, of which only what belongs to that kind of frame means something.
 pub(crate) fn parse_into(headers: &mut Headers, head: &[u8], len: usize, mac: &[u8; 6]) -> Result<Kind, Reason> {
     let Some(ethernet) = head.first_chunk::<ETHERNET>() else { return Err(Reason::Malformed) };
     if ethernet[..6] != mac[..] && ethernet[0] & 1 == 0 {

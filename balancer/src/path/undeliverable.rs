@@ -6,7 +6,7 @@ use super::{Moment, nat, tuple};
 use crate::Balancer;
 use crate::connection::{Direction, Tuple};
 use crate::frame::transport::Transport;
-use crate::frame::{self, Content, Ip};
+use crate::frame::{self, Headers, Ip, Kind};
 use crate::icmp::Problem;
 use crate::packet::Packet;
 
@@ -30,10 +30,10 @@ impl Balancer {
     }
 
     fn read(&self, packet: &Packet<'_>) -> Option<(Ip, Transport)> {
-        match frame::parse(packet.head, packet.len.max(packet.head.len()), &self.config.mac) {
-            Ok(Content::Flow(ip, transport)) => Some((ip, transport)),
-            _ => None,
-        }
+        let mut headers = Headers::NONE;
+        let len = packet.len.max(packet.head.len());
+        let kind = frame::parse_into(&mut headers, packet.head, len, &self.config.mac);
+        (kind == Ok(Kind::Flow)).then_some((headers.ip, headers.transport))
     }
 
     /// Which end NAT has rewritten of a packet that now has this tuple, and what it was. `None` if it was none.

@@ -98,19 +98,25 @@ fn frames_wait_while_a_device_pauses_and_those_that_are_too_many_are_counted() {
     }
 }
 
+/// Twenty datagrams on their way through queues of eight, of which the device takes nothing.
+fn crowded(offered: Features) -> World {
+    let mut world = connected(device(offered, 8), Kind::Datagrams);
+    let datagram = udp(MAC, ([10, 9, 0, 5], 5000), ([10, 0, 0, 100], 53), b"query");
+    world.device.inject(NetHdr::default(), &datagram);
+    world.run(50);
+    world.peers[1].seen.clear();
+    world.device.set_paused(true);
+    for _ in 0..20 {
+        world.device.inject(NetHdr::default(), &datagram);
+        world.step();
+    }
+    world
+}
+
 #[test]
 fn who_waits_for_room_sleeps_and_is_woken_when_frames_were_sent() {
     for offered in [ALL, ALL - Features::EVENT_IDX, ALL - Features::RING_PACKED - Features::IN_ORDER] {
-        let mut world = connected(device(offered, 8), Kind::Datagrams);
-        let datagram = udp(MAC, ([10, 9, 0, 5], 5000), ([10, 0, 0, 100], 53), b"query");
-        world.device.inject(NetHdr::default(), &datagram);
-        world.run(50);
-        world.peers[1].seen.clear();
-        world.device.set_paused(true);
-        for _ in 0..20 {
-            world.device.inject(NetHdr::default(), &datagram);
-            world.step();
-        }
+        let mut world = crowded(offered);
         // The device takes nothing for long.
         let (slept, steps) = (world.platform.idles(), 1000);
         world.run(steps);
@@ -132,16 +138,7 @@ fn who_waits_for_room_sleeps_and_is_woken_when_frames_were_sent() {
 #[test]
 fn who_waits_for_room_does_not_sleep_when_it_is_made_at_the_last_moment() {
     for offered in [ALL, ALL - Features::EVENT_IDX, ALL - Features::RING_PACKED - Features::IN_ORDER] {
-        let mut world = connected(device(offered, 8), Kind::Datagrams);
-        let datagram = udp(MAC, ([10, 9, 0, 5], 5000), ([10, 0, 0, 100], 53), b"query");
-        world.device.inject(NetHdr::default(), &datagram);
-        world.run(50);
-        world.peers[1].seen.clear();
-        world.device.set_paused(true);
-        for _ in 0..20 {
-            world.device.inject(NetHdr::default(), &datagram);
-            world.step();
-        }
+        let mut world = crowded(offered);
         // It is tried at the beginning of the turn, and once more before the sleep: behind that all that is under way is sent.
         let (fake, mut tries) = (world.device.clone(), 0);
         world.running.kernel.meanwhile = Some(Box::new(move || {
@@ -303,16 +300,7 @@ fn a_frame_in_too_many_pieces_is_copied_into_buffers_of_what_was_sent() {
 #[test]
 fn what_waits_outlives_a_reset() {
     for offered in [ALL, ALL - Features::RING_RESET] {
-        let mut world = connected(device(offered, 8), Kind::Datagrams);
-        let datagram = udp(MAC, ([10, 9, 0, 5], 5000), ([10, 0, 0, 100], 53), b"query");
-        world.device.inject(NetHdr::default(), &datagram);
-        world.run(50);
-        world.peers[1].seen.clear();
-        world.device.set_paused(true);
-        for _ in 0..20 {
-            world.device.inject(NetHdr::default(), &datagram);
-            world.step();
-        }
+        let mut world = crowded(offered);
         world.device.misbehave(TRANSMIT_QUEUE, Mischief::Id(0xffff));
         world.device.set_paused(false);
         world.device.fail();
