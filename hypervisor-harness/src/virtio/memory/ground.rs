@@ -68,8 +68,8 @@ fn leave_room(start: usize, size: usize) -> usize {
     half
 }
 
-/// Reserves a range of the ground of which the kernel may have made a hole. Returns false if something is there: what was there before, or
-/// what another thread has got from the kernel meanwhile, and then it is not ours any more.
+/// Reserves a range of the ground of which the kernel may have made a hole. Returns false if something is there: what was there
+/// before, or what another thread has got from the kernel meanwhile, and then it is not ours any more.
 fn plug(start: *mut libc::c_void, size: usize) -> bool {
     let flags = NOTHING | libc::MAP_FIXED_NOREPLACE;
     // SAFETY: such a mapping replaces nothing.
@@ -221,39 +221,6 @@ mod tests {
             assert!(lot.whole, "{error}");
             assert!(!plug(lot.start().cast(), size), "{error}: a hole of {size:#x} bytes");
         }
-    }
-
-    #[test]
-    fn refused_mappings_do_no_harm_to_others() {
-        let files = refusing();
-        let over = std::sync::atomic::AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                // Whoever maps anything meanwhile keeps it.
-                let size = 1 << 16;
-                while !over.load(std::sync::atomic::Ordering::Relaxed) {
-                    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
-                    for _ in 0..16 {
-                        // SAFETY: a mapping at an address of the kernel's choice, which is read, written and unmapped here only.
-                        unsafe {
-                            let base = libc::mmap(std::ptr::null_mut(), size, PROTECTION, flags, -1, 0);
-                            assert_ne!(base, libc::MAP_FAILED);
-                            base.write_bytes(0x5a, size);
-                            std::thread::yield_now();
-                            let bytes = std::slice::from_raw_parts(base.cast::<u8>(), size);
-                            assert!(bytes.iter().all(|byte| *byte == 0x5a), "memory of this process was replaced");
-                            libc::munmap(base, size);
-                        }
-                    }
-                }
-            });
-            for _ in 0..300 {
-                for (file, size) in &files {
-                    Lot::take(*size, 1 << 21).unwrap().map(0, *size, file, 0).unwrap_err();
-                }
-            }
-            over.store(true, std::sync::atomic::Ordering::Relaxed);
-        });
     }
 
     #[test]
