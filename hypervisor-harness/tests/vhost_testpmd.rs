@@ -4,7 +4,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::msix::Vector;
 use common::netns::{self, ip};
@@ -238,7 +238,13 @@ fn a_vector_is_masked_and_unmasked_while_the_backend_interrupts() {
         ip("link set tap0 up");
 
         let address = VhostUser { path: socket.into(), server: false };
-        let link = frontend::connect(&address, frontend::PATIENCE, &mut || false).expect("a backend");
+        // The socket is there before anybody listens at it.
+        let until = Instant::now() + program::PATIENCE;
+        let mut wait = || {
+            std::thread::sleep(Duration::from_millis(5));
+            Instant::now() < until
+        };
+        let link = frontend::connect(&address, frontend::PATIENCE, &mut wait).expect("a backend");
         let mut machine = Machine::with_ram(GuestRam::shared(64).expect("memory")).expect("a machine");
         let report = Box::new(|line: &str| panic!("{line}"));
         let options = virtio::Options { transport: Transport::Pci, ..virtio::Options::new(report) };
