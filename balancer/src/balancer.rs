@@ -64,7 +64,10 @@ impl Balancer {
     pub fn new(config: Config) -> Self {
         let timeouts = Timeouts { tcp: 900, tcp_fin: 120, udp: 300 };
         Balancer {
-            services: Services::new(Limits { services: config.services, destinations: config.destinations }),
+            services: Services::new(
+                Limits { services: config.services, destinations: config.destinations },
+                config.seed[0].rotate_left(32) ^ config.seed[1],
+            ),
             total: Meter::default(),
             counters: Counters::default(),
             timeouts,

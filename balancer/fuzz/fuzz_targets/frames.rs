@@ -39,6 +39,7 @@ enum Step {
     Raw(Vec<u8>),
     Pass(u32),
     AddService { service: u8, scheduler: u8 },
+    EditService { service: u8, scheduler: u8 },
     DeleteService(u8),
     AddDestination { service: u8, server: u8, direct: bool, weight: i8, upper: u8, lower: u8 },
     EditDestination { service: u8, server: u8, direct: bool, weight: i8, upper: u8, lower: u8 },
@@ -136,6 +137,13 @@ fn service(number: u8) -> ServiceKey {
     if number & 2 != 0 { ServiceKey::tcp(address, 80) } else { ServiceKey::udp(address, 80) }
 }
 
+/// Any scheduler, and in the high bits its flags.
+fn config(key: ServiceKey, scheduler: u8) -> ServiceConfig {
+    let flags = ServiceFlags::from_bits_retain(u32::from(scheduler >> 6) << 3);
+    let scheduler = Scheduler::ALL[usize::from(scheduler & 63) % Scheduler::ALL.len()];
+    ServiceConfig { flags, ..ServiceConfig::new(key.family(), scheduler) }
+}
+
 fn destination(direct: bool, weight: i8, upper: u8, lower: u8) -> DestinationConfig {
     DestinationConfig {
         upper_threshold: upper.into(),
@@ -192,8 +200,11 @@ fuzz_target!(|steps: Vec<Step>| {
             }
             Step::AddService { service: number, scheduler } => {
                 let key = service(number);
-                let scheduler = Scheduler::ALL[usize::from(scheduler) % 4];
-                let _ = balancer.add_service(key, ServiceConfig::new(key.family(), scheduler));
+                let _ = balancer.add_service(key, config(key, scheduler));
+            }
+            Step::EditService { service: number, scheduler } => {
+                let key = service(number);
+                let _ = balancer.edit_service(&key, config(key, scheduler));
             }
             Step::DeleteService(number) => drop(balancer.delete_service(&service(number))),
             Step::AddDestination { service: number, server: to, direct, weight, upper, lower } => {

@@ -82,7 +82,7 @@ pub enum Problem {
     #[error("schedules each packet alone, which only -u and -f services can: leave it out")]
     OnePacket,
     /// No name of a scheduler or persistence engine.
-    #[error("no name: expected 1 to 15 letters, such as rr, wrr, lc or wlc")]
+    #[error("no name: expected 1 to 15 letters, such as rr, wlc or mh")]
     Name,
     /// A flag of no scheduler.
     #[error("no scheduler flag: expected some of sh-fallback, sh-port, mh-fallback, mh-port, flag-1, flag-2, flag-3")]

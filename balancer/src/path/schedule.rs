@@ -7,7 +7,8 @@ use crate::frame::transport::{TcpFlags, Transport};
 use crate::frame::{Fragment, Ip, is_group};
 use crate::icmp::Problem;
 use crate::packet::{Packet, Reason, Verdict};
-use crate::service::{Forward, Protocol, ServiceKey};
+use crate::scheduler::{Expirations, Request};
+use crate::service::{Forward, Protocol, ServiceFlags, ServiceKey};
 
 /// The source port of FTP data, which Linux never schedules.
 const FTP_DATA: u16 = 20;
@@ -49,7 +50,15 @@ impl Balancer {
             port: transport.destination_port,
         };
         let Some(service) = self.services.find(&key) else { return Ok(Verdict::Local) };
-        let Some(destination) = self.services.choose(service) else {
+        let mut request = Request {
+            client: ip.source,
+            client_port: transport.source_port,
+            destination: ip.destination,
+            flags: ServiceFlags::empty(),
+            now: moment.now,
+            expirations: Expirations::default(),
+        };
+        let Some(destination) = self.services.choose(service, &mut request) else {
             self.complain(packet, ip, Problem::PortUnreachable, moment);
             return Err(Reason::NoDestination);
         };

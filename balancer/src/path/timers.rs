@@ -7,6 +7,7 @@ use crate::Balancer;
 use crate::connection::{STATES, Seen, TcpState, ticks};
 use crate::frame::transport::Transport;
 use crate::neighbour::Outlet;
+use crate::scheduler::Expirations;
 use crate::service::{Protocol, Timeouts};
 use crate::stats::ESTIMATOR_PERIOD_SECS;
 use crate::time::Instant;
@@ -82,6 +83,7 @@ impl Balancer {
         }
         if is_due(&mut self.timers.sweep, SWEEP_PERIOD, now) {
             self.services.sweep_trash(now);
+            self.services.look(now, &Expirations::default());
         }
         let Moment { sink, .. } = moment;
         let mut outlet = Outlet { routes: &self.routes, sink: &mut **sink, counters: &mut self.counters };

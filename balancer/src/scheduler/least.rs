@@ -1,18 +1,13 @@
-//! lc and wlc: the least loaded.
+//! lc, wlc, sed and nq: the least loaded.
 
 use super::List;
 use crate::service::table::Destination;
 
-/// An active connection weighs 256 times an inactive one, and counts among all connections too (Linux 6.1.192).
-fn load(d: &Destination) -> u32 {
-    d.active.wrapping_mul(256).wrapping_add(d.connections)
-}
-
 /// lc: least load. Weight matters only in that 0 drains.
 pub(crate) fn connections(list: List<'_>) -> Option<u32> {
     let mut best = None;
-    for (place, d) in list.iter().filter(|(_, d)| d.config.weight > 0 && !d.overloaded) {
-        let load = load(d);
+    for (place, d) in list.iter().filter(|(_, d)| d.is_open()) {
+        let load = d.load();
         if best.is_none_or(|(least, _)| load < least) {
             best = Some((load, place));
         }
@@ -20,16 +15,40 @@ pub(crate) fn connections(list: List<'_>) -> Option<u32> {
     best.map(|(_, place)| place)
 }
 
-/// wlc: least load per weight, compared by cross multiplication.
-pub(crate) fn weighted_connections(list: List<'_>) -> Option<u32> {
+/// The least load per weight, compared by cross multiplication.
+fn least_per_weight<'a>(
+    candidates: impl Iterator<Item = (u32, &'a Destination)>,
+    load: impl Fn(&Destination) -> u32,
+) -> Option<u32> {
     let mut best = None;
-    for (place, d) in list.iter().filter(|(_, d)| d.config.weight > 0 && !d.overloaded) {
+    for (place, d) in candidates {
         let (load, weight) = (i64::from(load(d)), i64::from(d.config.weight));
         if best.is_none_or(|(least, of, _)| least * weight > load * of) {
             best = Some((load, weight, place));
         }
     }
     best.map(|(_, _, place)| place)
+}
+
+/// wlc: least load per weight.
+pub(crate) fn weighted_connections(list: List<'_>) -> Option<u32> {
+    least_per_weight(list.iter().filter(|(_, d)| d.is_open()), Destination::load)
+}
+
+/// What a destination would have to do: the connections that are active, and one more.
+fn expected(d: &Destination) -> u32 {
+    d.active.wrapping_add(1)
+}
+
+/// sed: the shortest delay to be expected.
+pub(crate) fn expected_delay(list: List<'_>) -> Option<u32> {
+    least_per_weight(list.iter().filter(|(_, d)| d.is_open()), expected)
+}
+
+/// nq: the first that is idle, or else as sed.
+pub(crate) fn never_queue(list: List<'_>) -> Option<u32> {
+    let idle = list.iter().find(|(_, d)| d.is_open() && d.active == 0);
+    idle.map(|(place, _)| place).or_else(|| expected_delay(list))
 }
 
 #[cfg(test)]
@@ -73,5 +92,21 @@ mod tests {
     fn wlc_does_not_overflow() {
         let f = fixture(&[(i32::MAX, u32::MAX / 256, u32::MAX), (i32::MAX, 0, 0)]);
         assert_eq!(weighted_connections(f.list()), Some(1));
+    }
+
+    #[test]
+    fn sed_counts_active_connections_and_one_more() {
+        assert_eq!(expected_delay(fixture(&[(1, 0, 900), (3, 1, 1)]).list()), Some(1), "1/1 against 2/3");
+        assert_eq!(expected_delay(fixture(&[(1, 0, 0), (2, 1, 1)]).list()), Some(0), "a tie: the first");
+        assert_eq!(expected_delay(fixture(&[(0, 0, 0), (2, 9, 9)]).list()), Some(1));
+    }
+
+    #[test]
+    fn nq_takes_the_first_idle_one_however_light() {
+        assert_eq!(never_queue(fixture(&[(9, 1, 1), (1, 0, 500), (5, 0, 0)]).list()), Some(1));
+        assert_eq!(never_queue(fixture(&[(0, 0, 0), (1, 1, 1), (5, 2, 2)]).list()), Some(2), "none idle: as sed");
+        let mut f = fixture(&[(9, 0, 0), (1, 3, 3)]);
+        f.pool[0].overloaded = true;
+        assert_eq!(never_queue(f.list()), Some(1));
     }
 }

@@ -43,7 +43,7 @@ mod tests {
 
     fn start(weights: &[i32]) -> (Fixture, Any) {
         let f = Fixture::new(weights);
-        let state = Any::new(Scheduler::RoundRobin, f.list());
+        let state = Any::new(Scheduler::RoundRobin, f.list(), false, 0).unwrap();
         (f, state)
     }
 

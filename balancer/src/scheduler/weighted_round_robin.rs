@@ -105,7 +105,7 @@ mod tests {
 
     fn start(weights: &[i32]) -> (Fixture, Any) {
         let f = Fixture::new(weights);
-        let state = Any::new(Scheduler::WeightedRoundRobin, f.list());
+        let state = Any::new(Scheduler::WeightedRoundRobin, f.list(), false, 0).unwrap();
         (f, state)
     }
 

@@ -115,6 +115,26 @@ pub enum Scheduler {
     LeastConnections,
     /// Weighted least connections.
     WeightedLeastConnections,
+    /// Least connections by locality: a destination for each address.
+    LocalityLeastConnections,
+    /// Least connections by locality with replication: a set of destinations for each address.
+    LocalityReplicated,
+    /// Hash of the address asked for.
+    DestinationHash,
+    /// Hash of the client.
+    SourceHash,
+    /// Shortest expected delay.
+    ShortestExpectedDelay,
+    /// Never queue.
+    NeverQueue,
+    /// Weighted failover.
+    Failover,
+    /// Weighted overflow.
+    Overflow,
+    /// Maglev hash of the client.
+    Maglev,
+    /// The better of two random choices.
+    TwoChoices,
 }
 
 impl Scheduler {
@@ -124,6 +144,16 @@ impl Scheduler {
         Scheduler::WeightedRoundRobin,
         Scheduler::LeastConnections,
         Scheduler::WeightedLeastConnections,
+        Scheduler::LocalityLeastConnections,
+        Scheduler::LocalityReplicated,
+        Scheduler::DestinationHash,
+        Scheduler::SourceHash,
+        Scheduler::ShortestExpectedDelay,
+        Scheduler::NeverQueue,
+        Scheduler::Failover,
+        Scheduler::Overflow,
+        Scheduler::Maglev,
+        Scheduler::TwoChoices,
     ];
 
     /// The name Linux knows it by.
@@ -133,6 +163,16 @@ impl Scheduler {
             Scheduler::WeightedRoundRobin => "wrr",
             Scheduler::LeastConnections => "lc",
             Scheduler::WeightedLeastConnections => "wlc",
+            Scheduler::LocalityLeastConnections => "lblc",
+            Scheduler::LocalityReplicated => "lblcr",
+            Scheduler::DestinationHash => "dh",
+            Scheduler::SourceHash => "sh",
+            Scheduler::ShortestExpectedDelay => "sed",
+            Scheduler::NeverQueue => "nq",
+            Scheduler::Failover => "fo",
+            Scheduler::Overflow => "ovf",
+            Scheduler::Maglev => "mh",
+            Scheduler::TwoChoices => "twos",
         }
     }
 
@@ -152,11 +192,11 @@ bitflags::bitflags! {
         const HASHED = 0x02;
         /// Every packet is scheduled alone. Refused with [`Errno::NotSupported`].
         const ONE_PACKET = 0x04;
-        /// First flag of the scheduler (fallback of sh and mh); rr, wrr, lc and wlc ignore it, as in Linux.
+        /// First flag of the scheduler: fallback of sh and mh; the others ignore it, as in Linux.
         const SCHEDULER_1 = 0x08;
-        /// Second flag of the scheduler (port of sh and mh).
+        /// Second flag of the scheduler: the port counts for sh and mh.
         const SCHEDULER_2 = 0x10;
-        /// Third flag of the scheduler.
+        /// Third flag of the scheduler: none has a use for it.
         const SCHEDULER_3 = 0x20;
         /// What is not known is kept, as Linux keeps it.
         const _ = !0;

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::Errno;
 use crate::config::{is_unicast_v4, is_unicast_v6};
-use crate::scheduler::{List, State};
+use crate::scheduler::{Expirations, List, Request, State};
 use crate::stats::Meter;
 use crate::time::Instant;
 
@@ -52,6 +52,10 @@ pub(crate) struct Destination {
     pub connections: u32,
     /// Its templates.
     pub templates: u32,
+    /// The last weight it had that was not 0; 0 if there was none.
+    pub last_weight: i32,
+    /// Tells it from what else was or will be in its place.
+    pub incarnation: u32,
     service_id: u64,
     service_key: ServiceKey,
     /// Since when it lies in the trash without connections.
@@ -72,10 +76,35 @@ impl Destination {
             active: 0,
             connections: 0,
             templates: 0,
+            last_weight: weight,
+            incarnation: 0,
             service_id: 0,
             service_key: ServiceKey::tcp(address, 80),
             idle_since: None,
         }
+    }
+
+    /// Whether it takes new connections as far as it is concerned.
+    pub fn is_open(&self) -> bool {
+        self.config.weight > 0 && !self.overloaded
+    }
+
+    /// What it has to do: an active connection weighs 256 times an inactive one, and counts among all connections too
+    /// (Linux 6.1.192).
+    pub fn load(&self) -> u32 {
+        self.active.wrapping_mul(256).wrapping_add(self.connections)
+    }
+
+    /// Takes another configuration. Whether it is overloaded by that is seen with the next connection, unless the upper
+    /// threshold is raised or gone.
+    pub fn configure(&mut self, config: DestinationConfig) {
+        if config.upper_threshold == 0 || config.upper_threshold > self.config.upper_threshold {
+            self.overloaded = false;
+        }
+        if config.weight != 0 {
+            self.last_weight = config.weight;
+        }
+        self.config = config;
     }
 
     /// A connection was bound: it counts as inactive until its state says otherwise.
@@ -143,6 +172,9 @@ pub(crate) struct Services {
     order: Vec<u32>,
     index: BTreeMap<ServiceKey, u32>,
     next_id: u64,
+    next_incarnation: u32,
+    /// Secret from which those of the schedulers come.
+    seed: u64,
     /// Grows with every change of the set of virtual addresses.
     pub generation: u64,
     /// Grows with every change of services and destinations.
@@ -201,8 +233,8 @@ fn check_destination(service: &ServiceKey, key: &DestinationKey, config: &Destin
 
 impl Services {
     /// No services yet, and no more than that ever.
-    pub fn new(limits: Limits) -> Self {
-        Services { limits, ..Services::default() }
+    pub fn new(limits: Limits, seed: u64) -> Self {
+        Services { limits, seed, ..Services::default() }
     }
 
     /// The place of a service.
@@ -248,8 +280,10 @@ impl Services {
             return Err(Errno::OutOfMemory);
         }
         config.flags |= ServiceFlags::HASHED;
-        let state = State::new(config.scheduler, List { order: &[], pool: &self.pool });
         self.next_id += 1;
+        let is_mark = matches!(key, ServiceKey::Mark { .. });
+        let seed = self.seed.wrapping_add(self.next_id);
+        let state = State::new(config.scheduler, List { order: &[], pool: &self.pool }, is_mark, seed)?;
         let service = Service { key, config, meter: Meter::default(), id: self.next_id, order: Vec::new(), state };
         let place = match self.slots.iter().position(Option::is_none) {
             Some(place) => {
@@ -274,7 +308,10 @@ impl Services {
         config.flags |= ServiceFlags::HASHED;
         let Some(service) = self.slots[place as usize].as_mut() else { return Err(Errno::NoService) };
         if service.config.scheduler != config.scheduler {
-            service.state = State::new(config.scheduler, List { order: &service.order, pool: &self.pool });
+            let is_mark = matches!(key, ServiceKey::Mark { .. });
+            let seed = self.seed.wrapping_add(service.id);
+            let list = List { order: &service.order, pool: &self.pool };
+            service.state = State::new(config.scheduler, list, is_mark, seed)?;
         }
         service.config = config;
         self.revision += 1;
@@ -377,7 +414,9 @@ impl Services {
         if self.position(at, &key).is_some() {
             return Err(Errno::Exists);
         }
-        let Some(id) = self.service(at).map(|s| s.id) else { return Err(Errno::NoService) };
+        let Some(service_at) = self.slots[at as usize].as_mut() else { return Err(Errno::NoService) };
+        let (id, len) = (service_at.id, service_at.order.len());
+        service_at.state.reserve(len + 1)?;
         let in_trash = |&place: &u32| {
             let d = &self.pool[place as usize];
             d.key == key && d.service_key == *service
@@ -391,14 +430,13 @@ impl Services {
                 if d.service_id != id {
                     d.meter = Meter::default();
                 }
-                if config.upper_threshold == 0 || config.upper_threshold > d.config.upper_threshold {
-                    d.overloaded = false;
-                }
-                (d.config, d.service, d.service_id, d.available, d.idle_since) = (config, at, id, true, None);
+                d.configure(config);
+                (d.service, d.service_id, d.available, d.idle_since) = (at, id, true, None);
                 place
             }
             None => {
                 self.make_room()?;
+                self.next_incarnation = self.next_incarnation.wrapping_add(1);
                 let d = Destination {
                     key,
                     config,
@@ -409,6 +447,8 @@ impl Services {
                     active: 0,
                     connections: 0,
                     templates: 0,
+                    last_weight: config.weight,
+                    incarnation: self.next_incarnation,
                     service_id: id,
                     service_key: *service,
                     idle_since: None,
@@ -461,10 +501,7 @@ impl Services {
         check_destination(service, key, &config)?;
         let (_, place) = self.position(at, key).ok_or(Errno::NotFound)?;
         let d = &mut self.pool[place as usize];
-        if config.upper_threshold == 0 || config.upper_threshold > d.config.upper_threshold {
-            d.overloaded = false;
-        }
-        d.config = config;
+        d.configure(config);
         self.revision += 1;
         if let Some(service) = self.slots[at as usize].as_mut() {
             service.state.edited(List { order: &service.order, pool: &self.pool });
@@ -488,9 +525,15 @@ impl Services {
     }
 
     /// Chooses the destination of a new connection.
-    pub fn choose(&mut self, service: u32) -> Option<u32> {
+    pub fn choose(&mut self, service: u32, request: &mut Request) -> Option<u32> {
         let service = self.slots.get_mut(service as usize)?.as_mut()?;
-        service.state.choose(List { order: &service.order, pool: &self.pool })
+        request.flags = service.config.flags;
+        service.state.choose(List { order: &service.order, pool: &self.pool }, request)
+    }
+
+    /// Lets the schedulers forget what is old. Due every 60 s.
+    pub fn look(&mut self, now: Instant, expirations: &Expirations) {
+        self.slots.iter_mut().flatten().for_each(|service| service.state.look(now, expirations));
     }
 
     /// Forgets destinations that have lain in the trash long enough without connections. Due every 60 s.

@@ -28,7 +28,8 @@ SERVER:
   -r, --real-server ADDRESS[:PORT]    the service's port if none is given
 
 Options of a service (what is not given has its default, with -E too):
-  -s, --scheduler NAME                rr, wrr, lc or wlc (default wlc)
+  -s, --scheduler NAME                rr, wrr, lc, wlc (default), lblc, lblcr, dh, sh, sed, nq, fo, ovf, mh or twos
+  -b, --sched-flags FLAGS             of sh and mh, with commas: sh-fallback, sh-port, mh-fallback, mh-port
 Options of a server:
   -m, --masquerading                  NAT: the server's replies must come back through the balancer
   -g, --gatewaying                    direct routing (default): the server has the service's address itself

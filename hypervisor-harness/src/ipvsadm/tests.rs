@@ -151,7 +151,7 @@ fn refusals_are_told_in_ipvsadms_words() {
     for (line, code, message) in [
         ("-A -t 10.0.0.100:80", 0, ""),
         ("-A -t 10.0.0.100:80", 255, "Service already exists\n"),
-        ("-A -t 10.0.0.100:81 -s sh", 255, "Scheduler or persistence engine not found (schedulers: "),
+        ("-A -t 10.0.0.100:81 -s best", 255, "Scheduler or persistence engine not found (schedulers: "),
         ("-a -t 10.0.0.100:80 -r 10.0.0.11 -m", 0, ""),
         ("-a -t 10.0.0.100:80 -r 10.0.0.11 -m", 255, "Destination already exists\n"),
         ("-a -t 10.0.0.100:80 -r 10.0.0.12 -m -x 1 -y 2", 255, "Numerical result out of range\n"),

@@ -37,8 +37,15 @@ enum Step {
     },
     Reset {
         service: usize,
+        scheduler: usize,
+    },
+    Reschedule {
+        service: usize,
+        scheduler: usize,
     },
 }
+
+const SCHEDULERS: usize = Scheduler::ALL.len();
 
 fn flags() -> impl Strategy<Value = Option<u8>> {
     proptest::option::of(prop_oneof![Just(SYN), Just(SYN_ACK), Just(ACK), Just(FIN), Just(RST)].prop_map(|f| f.bits()))
@@ -53,7 +60,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(service, server, direct, upper)| Step::Add { service, server, direct, upper }),
         1 => (0usize..4, 0u8..4).prop_map(|(service, server)| Step::Remove { service, server }),
         1 => (0usize..4, 0u8..4, 0..3).prop_map(|(service, server, weight)| Step::Weight { service, server, weight }),
-        1 => (0usize..4).prop_map(|service| Step::Reset { service }),
+        1 => (0usize..4, 0..SCHEDULERS).prop_map(|(service, scheduler)| Step::Reset { service, scheduler }),
+        1 => (0usize..4, 0..SCHEDULERS).prop_map(|(service, scheduler)| Step::Reschedule { service, scheduler }),
     ]
 }
 
@@ -149,10 +157,16 @@ proptest! {
                     let key = server_key(service, server);
                     let _ = world.balancer.edit_destination(&services()[service], &key, config);
                 }
-                Step::Reset { service } => {
+                Step::Reset { service, scheduler } => {
                     let key = services()[service];
                     world.balancer.delete_service(&key).unwrap();
-                    world.balancer.add_service(key, ServiceConfig::new(key.family(), Scheduler::ALL[service])).unwrap();
+                    let config = ServiceConfig::new(key.family(), Scheduler::ALL[scheduler]);
+                    world.balancer.add_service(key, config).unwrap();
+                }
+                Step::Reschedule { service, scheduler } => {
+                    let key = services()[service];
+                    let config = ServiceConfig::new(key.family(), Scheduler::ALL[scheduler]);
+                    world.balancer.edit_service(&key, config).unwrap();
                 }
             }
             recount(&world);
