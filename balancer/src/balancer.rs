@@ -2,21 +2,23 @@
 
 use alloc::boxed::Box;
 use core::net::IpAddr;
+use core::time::Duration;
 
 use crate::config::Config;
 use crate::connection::{ConnectionInfo, New, Table};
 use crate::icmp::Errors;
 use crate::neighbour::Neighbours;
 use crate::packet::{NextHop, Packet, Reason, Sink, Verdict};
-use crate::path::{Moment, Timers, Workbench};
+use crate::path::{Defense, Moment, Scan, Timers, Workbench};
 use crate::route::Routes;
+use crate::scheduler::Expirations;
 use crate::service::table::{Limits, Services};
 use crate::service::{
     DestinationConfig, DestinationInfo, DestinationKey, ServiceConfig, ServiceInfo, ServiceKey, Timeouts,
 };
 use crate::stats::{Meter, Rates, Stats};
 use crate::time::Instant;
-use crate::{Cidr, Errno};
+use crate::{Cidr, Errno, Sysctls};
 
 /// What was counted besides services and destinations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,6 +49,10 @@ pub struct Balancer {
     pub(crate) total: Meter,
     pub(crate) counters: Counters,
     timeouts: Timeouts,
+    pub(crate) sysctls: Sysctls,
+    pub(crate) defense: Defense,
+    /// The walk over the table for connections whose destination was removed.
+    pub(crate) orphans: Scan,
     pub(crate) table: Table,
     pub(crate) timers: Timers,
     pub(crate) routes: Routes,
@@ -71,6 +77,9 @@ impl Balancer {
             total: Meter::default(),
             counters: Counters::default(),
             timeouts,
+            sysctls: Sysctls::default(),
+            defense: Defense::default(),
+            orphans: Scan::default(),
             table: Table::new(config.connections, config.connections_v6, config.seed),
             timers: Timers::new(&timeouts),
             routes: Routes::new(&config),
@@ -140,12 +149,15 @@ impl Balancer {
     /// # Errors
     /// [`Errno::NoService`].
     pub fn delete_service(&mut self, key: &ServiceKey) -> Result<(), Errno> {
-        self.services.delete(key)
+        self.services.delete(key)?;
+        self.destination_removed();
+        Ok(())
     }
 
     /// Removes every service.
     pub fn flush(&mut self) {
         self.services.flush();
+        self.destination_removed();
     }
 
     /// Zeroes the counters and rates of a service and its destinations, or of everything and the totals.
@@ -217,12 +229,15 @@ impl Balancer {
         self.services.edit_destination(service, key, config)
     }
 
-    /// Removes a destination. Its connections stay until they time out; packets of their clients are dropped.
+    /// Removes a destination. Its connections stay until they time out; packets of their clients are dropped. With
+    /// the sysctl `expire_nodest_conn` the connections end with the next calls of [`Balancer::poll`], or packets.
     ///
     /// # Errors
     /// [`Errno::NoService`], [`Errno::NotFound`].
     pub fn delete_destination(&mut self, service: &ServiceKey, key: &DestinationKey) -> Result<(), Errno> {
-        self.services.delete_destination(service, key)
+        self.services.delete_destination(service, key)?;
+        self.destination_removed();
+        Ok(())
     }
 
     /// The timeouts `ipvsadm --set` changes.
@@ -249,6 +264,30 @@ impl Balancer {
         set(&mut self.timeouts.udp, udp);
         self.timers.set(&self.timeouts);
         Ok(())
+    }
+
+    /// The knobs of net.ipv4.vs.
+    pub fn sysctls(&self) -> &Sysctls {
+        &self.sysctls
+    }
+
+    /// Gives a knob a value. The name is one of [`Sysctls::NAMES`].
+    ///
+    /// # Errors
+    /// [`Errno::NotFound`] if there is none of that name; [`Errno::Invalid`] for a value it cannot have.
+    pub fn set_sysctl(&mut self, name: &str, value: i32) -> Result<(), Errno> {
+        self.sysctls.set(name, value)?;
+        // The defence begins or ends at once, as in Linux; later it is looked at every second.
+        if matches!(name, "amemthresh" | "am_droprate" | "drop_entry" | "drop_packet" | "secure_tcp") {
+            self.defend();
+        }
+        Ok(())
+    }
+
+    /// After which time schedulers forget.
+    pub(crate) fn expirations(&self) -> Expirations {
+        let seconds = |value: i32| Duration::from_secs(value.max(0) as u64);
+        Expirations { lblc: seconds(self.sysctls.lblc_expiration), lblcr: seconds(self.sysctls.lblcr_expiration) }
     }
 
     /// Our own addresses.

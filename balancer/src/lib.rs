@@ -43,6 +43,7 @@ mod route;
 pub mod scheduler;
 mod service;
 mod stats;
+pub mod sysctl;
 mod time;
 pub mod wire;
 
@@ -56,4 +57,5 @@ pub use service::{
     ServiceConfig, ServiceFlags, ServiceInfo, ServiceKey, Timeouts, Tunnel,
 };
 pub use stats::{Rates, Stats};
+pub use sysctl::Sysctls;
 pub use time::Instant;

@@ -111,6 +111,8 @@ reasons! {
     NoDestination = "no_destination",
     /// The destination of this connection was removed from its service.
     DestinationGone = "destination_gone",
+    /// A packet that would have begun a connection was dropped by the defence against floods (sysctl `drop_packet`).
+    Defense = "defense",
     /// The connection table is full.
     TableFull = "table_full",
     /// TTL or hop limit has run out (answered with ICMP time exceeded).

@@ -67,6 +67,8 @@ pub(crate) struct Entry {
     pub port: u16,
     flags: u8,
     state: u8,
+    /// Packets from the client; no more than a byte can count.
+    in_packets: u8,
     /// Place of the destination in the pool.
     pub destination: u32,
     /// Tick at which the connection ends.
@@ -136,6 +138,16 @@ impl Entry {
 
     pub fn set_state(&mut self, state: TcpState) {
         self.state = state as u8;
+    }
+
+    /// Packets from the client, up to 255.
+    pub fn in_packets(&self) -> u8 {
+        self.in_packets
+    }
+
+    /// Counts packets from the client.
+    pub fn count(&mut self, packets: u8) {
+        self.in_packets = self.in_packets.saturating_add(packets);
     }
 
     /// The place of the addresses of an IPv6 connection.

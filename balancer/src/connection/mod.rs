@@ -18,9 +18,9 @@ use hash::Key;
 use index::Index;
 pub(crate) use index::Node;
 pub use tcp::TcpState;
-pub(crate) use tcp::{STATES, Seen};
-pub(crate) use wheel::ticks;
+pub(crate) use tcp::{SECURE, STATES, Seen, States, TABLE};
 use wheel::{Wheel, is_due, tick};
+pub(crate) use wheel::{seconds, ticks};
 
 use crate::service::{Forward, Protocol};
 use crate::time::Instant;
@@ -71,6 +71,22 @@ impl Table {
     /// How many connections there are.
     pub fn len(&self) -> u32 {
         self.len
+    }
+
+    /// How many more connections there is room for.
+    pub fn room(&self) -> u32 {
+        self.limit as u32 - self.len
+    }
+
+    /// How many places were ever used: all connections are at places below.
+    pub fn places(&self) -> u32 {
+        self.entries.len() as u32
+    }
+
+    /// Whether there is a connection at a place.
+    pub fn is_used(&self, place: u32) -> bool {
+        // A free entry is in no wheel; one in use always is.
+        self.get(place).previous != 0
     }
 
     /// A number that changes whenever a connection comes or goes.
@@ -239,9 +255,12 @@ impl Table {
         is_due(self.get(place).expires, tick(now) as u32)
     }
 
-    /// Gives a connection a state and lets it end `timeout` ticks from now.
-    pub fn touch(&mut self, place: u32, state: TcpState, now: Instant, timeout: u32) {
-        self.entries[place as usize].set_state(state);
+    /// Gives a connection a state and lets it end `timeout` ticks from now; it had so many packets from the client.
+    #[inline(always)]
+    pub fn touch(&mut self, place: u32, state: TcpState, packets: u8, now: Instant, timeout: u32) {
+        let entry = &mut self.entries[place as usize];
+        entry.set_state(state);
+        entry.count(packets);
         let expires = (tick(now) as u32).wrapping_add(timeout);
         self.wheel.set(&mut self.entries, place, expires);
     }
@@ -269,9 +288,7 @@ impl Table {
 
     /// The places of all connections, from a place of the table on.
     pub fn places_from(&self, first: u32) -> impl Iterator<Item = u32> + '_ {
-        // A free entry is in no wheel; one in use always is.
-        let rest = self.entries.get(first as usize..).unwrap_or_default();
-        (first..).zip(rest).filter(|(_, entry)| entry.previous != 0).map(|(place, _)| place)
+        (first..self.places()).filter(|&place| self.is_used(place))
     }
 
     /// The time of the last look for what is over.

@@ -1,6 +1,6 @@
 //! The TCP states of IPVS: a watcher's view of a connection of which it may see one direction only.
 //!
-//! The transitions are those of Linux net/netfilter/ipvs/ip_vs_proto_tcp.c (`tcp_states`, not `tcp_states_dos`).
+//! The transitions are those of Linux net/netfilter/ipvs/ip_vs_proto_tcp.c (`tcp_states` and `tcp_states_dos`).
 
 use crate::frame::transport::TcpFlags;
 
@@ -52,9 +52,12 @@ pub(crate) enum Seen {
     InputOnly = 2,
 }
 
-/// `TABLE[seen][event][state]`; events are SYN, FIN, ACK, RST.
+/// `table[seen][event][state]`; events are SYN, FIN, ACK, RST.
+pub(crate) type States = [[[TcpState; STATES]; 4]; 3];
+
+/// The usual transitions.
 #[rustfmt::skip]
-const TABLE: [[[TcpState; STATES]; 4]; 3] = [
+pub(crate) static TABLE: States = [
     // INPUT
     [//  NO  ES  SS  SR  FW  TW  CL  CW  LA  LI  SA
         [SR, ES, ES, SR, SR, SR, SR, SR, SR, SR, SR],
@@ -72,6 +75,33 @@ const TABLE: [[[TcpState; STATES]; 4]; 3] = [
     // INPUT_ONLY
     [//  NO  ES  SS  SR  FW  TW  CL  CW  LA  LI  SA
         [SR, ES, ES, SR, SR, SR, SR, SR, SR, SR, SR],
+        [CL, FW, SS, TW, FW, TW, CL, CW, LA, LI, TW],
+        [ES, ES, SS, ES, FW, TW, CL, CW, CL, LI, ES],
+        [CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, CL],
+    ],
+];
+
+/// Those of the defence against SYN floods (sysctl `secure_tcp`): a client's SYN makes SYNACK of a connection that is not
+/// known, and its ACK does not make that ESTABLISHED: the server's does.
+#[rustfmt::skip]
+pub(crate) static SECURE: States = [
+    // INPUT
+    [//  NO  ES  SS  SR  FW  TW  CL  CW  LA  LI  SA
+        [SR, ES, ES, SR, SR, SR, SR, SR, SR, SR, SA],
+        [CL, CW, SS, TW, TW, TW, CL, CW, LA, LI, SA],
+        [ES, ES, SS, SR, FW, TW, CL, CW, CL, LI, SA],
+        [CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, CL],
+    ],
+    // OUTPUT
+    [//  NO  ES  SS  SR  FW  TW  CL  CW  LA  LI  SA
+        [SS, ES, SS, SA, SS, SS, SS, SS, SS, LI, SA],
+        [TW, FW, SS, TW, FW, TW, CL, TW, LA, LI, TW],
+        [ES, ES, SS, ES, FW, TW, CL, CW, LA, ES, ES],
+        [CL, CL, SS, CL, CL, TW, CL, CL, CL, CL, CL],
+    ],
+    // INPUT_ONLY
+    [//  NO  ES  SS  SR  FW  TW  CL  CW  LA  LI  SA
+        [SA, ES, ES, SR, SA, SA, SA, SA, SA, SA, SA],
         [CL, FW, SS, TW, FW, TW, CL, CW, LA, LI, TW],
         [ES, ES, SS, ES, FW, TW, CL, CW, CL, LI, ES],
         [CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, CL],
@@ -126,8 +156,8 @@ impl TcpState {
         }
     }
 
-    /// The state after a packet with these flags.
-    pub(crate) fn after(self, seen: Seen, flags: TcpFlags) -> TcpState {
+    /// The state after a packet with these flags, by one of the tables.
+    pub(crate) fn after(self, table: &States, seen: Seen, flags: TcpFlags) -> TcpState {
         let event = if flags.contains(TcpFlags::RST) {
             3
         } else if flags.contains(TcpFlags::SYN) {
@@ -139,7 +169,7 @@ impl TcpState {
         } else {
             return CL;
         };
-        TABLE[seen as usize][event][self as usize]
+        table[seen as usize][event][self as usize]
     }
 }
 
@@ -155,7 +185,7 @@ mod tests {
     fn walk(steps: &[(Seen, TcpFlags)]) -> alloc::vec::Vec<TcpState> {
         let mut state = NO;
         let step = |&(seen, flags): &(Seen, TcpFlags)| {
-            state = state.after(seen, flags);
+            state = state.after(&TABLE, seen, flags);
             state
         };
         steps.iter().map(step).collect()
@@ -183,11 +213,31 @@ mod tests {
     }
 
     #[test]
+    fn under_the_defence_the_server_has_to_agree() {
+        use Seen::{Input, InputOnly, Output};
+        let walk = |steps: &[(Seen, TcpFlags)]| {
+            steps.iter().fold(NO, |state, &(seen, flags)| state.after(&SECURE, seen, flags))
+        };
+        assert_eq!(walk(&[(Input, SYN), (Input, ACK)]), SR, "whatever a client says");
+        assert_eq!(walk(&[(Input, SYN), (Output, SYN | ACK)]), SA);
+        assert_eq!(walk(&[(Input, SYN), (Output, SYN | ACK), (Input, ACK), (Input, FIN)]), SA);
+        assert_eq!(walk(&[(Input, SYN), (Output, SYN | ACK), (Input, ACK), (Output, ACK)]), ES);
+        assert_eq!(walk(&[(Input, SYN), (Output, SYN | ACK), (Input, RST)]), CL);
+        assert_eq!(walk(&[(InputOnly, SYN), (InputOnly, ACK)]), ES, "where only the client is seen");
+        // All else is as without it.
+        let differences = |seen: Seen| {
+            let all = TABLE[seen as usize].iter().flatten().zip(SECURE[seen as usize].iter().flatten());
+            all.filter(|(a, b)| a != b).count()
+        };
+        assert_eq!([Input, Output, InputOnly].map(differences), [5, 2, 8]);
+    }
+
+    #[test]
     fn reset_counts_before_syn_before_fin_before_ack() {
-        assert_eq!(ES.after(Seen::Input, RST | SYN | FIN), CL);
-        assert_eq!(TW.after(Seen::Input, SYN | FIN), SR);
-        assert_eq!(ES.after(Seen::Input, FIN), CW);
-        assert_eq!(ES.after(Seen::Input, TcpFlags::empty()), CL, "nothing set makes no sense");
+        assert_eq!(ES.after(&TABLE, Seen::Input, RST | SYN | FIN), CL);
+        assert_eq!(TW.after(&TABLE, Seen::Input, SYN | FIN), SR);
+        assert_eq!(ES.after(&TABLE, Seen::Input, FIN), CW);
+        assert_eq!(ES.after(&TABLE, Seen::Input, TcpFlags::empty()), CL, "nothing set makes no sense");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use crate::wire::ipvs::{COMMAND_ATTRIBUTE_MAX, Command, command, controller};
 use crate::wire::message::{self, Generic, Header, flag};
 use crate::wire::{self, Writer};
-use crate::{Balancer, ServiceKey};
+use crate::{Balancer, ServiceKey, Sysctls};
 
 /// What is listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +13,7 @@ pub(super) enum Subject {
     Services,
     Destinations(ServiceKey),
     Connections,
+    Sysctls,
     Families,
     /// What there is none of: synchronization daemons.
     Nothing,
@@ -79,12 +80,28 @@ impl Dump {
                     }
                 }
             }
+            Subject::Sysctls => {
+                for &name in Sysctls::NAMES.iter().skip(self.written) {
+                    let value = balancer.sysctls().get(name).unwrap_or_default();
+                    message::write_ipvs(reply, Command::SetSysctl, flag::MULTI, ids, |w| write_sysctl(w, name, value));
+                    self.written += 1;
+                    if reply.len() >= limit {
+                        return false;
+                    }
+                }
+            }
             Subject::Families => write_family(reply, flag::MULTI, ids),
             Subject::Nothing => {}
         }
         message::write_done(reply, self.sequence, self.port);
         true
     }
+}
+
+/// Writes a knob.
+pub(super) fn write_sysctl(w: &mut Writer<'_>, name: &str, value: i32) {
+    let knob = wire::Sysctl { name: Some(name.as_bytes()), value: Some(value) };
+    w.nest(command::SYSCTL, |w| knob.write(w));
 }
 
 /// Writes CTRL_CMD_NEWFAMILY: the number of the "IPVS" family.

@@ -6,12 +6,12 @@
 
 use alloc::vec::Vec;
 
-use super::dump::{Dump, Subject, write_family};
+use super::dump::{Dump, Subject, write_family, write_sysctl};
 use super::frame::FrameError;
 use crate::wire::attribute::{Attribute, Attributes, Violation};
 use crate::wire::ipvs::{self, Command, command, controller, info};
 use crate::wire::message::{self, Message, flag};
-use crate::wire::{self, Destination, Service};
+use crate::wire::{self, Destination, Service, Sysctl};
 use crate::{Balancer, Errno, Family, Forward, ServiceFlags, ServiceKey, Timeouts};
 
 /// Carries out the message in `request`, a frame without its length, and appends framed replies to `reply`: at most one
@@ -63,6 +63,7 @@ fn dispatch(message: &Message<'_>, balancer: &mut Balancer, reply: &mut Vec<u8>)
         (Command::GetDest, true) => Ok(Some(destinations(attributes))),
         (Command::GetDaemon, true) => Ok(Some(Subject::Nothing)),
         (Command::GetConnection, true) => Ok(Some(Subject::Connections)),
+        (Command::GetSysctl, true) => Ok(Some(Subject::Sysctls)),
         // Linux has no dump of these, and these only as dumps; the two below are replies and no requests.
         (_, true) | (Command::GetDest | Command::GetDaemon | Command::GetConnection, _) => Err(Errno::NotSupported),
         (Command::SetInfo | Command::NewConnection, _) => Err(Errno::NotSupported),
@@ -74,6 +75,16 @@ fn dispatch(message: &Message<'_>, balancer: &mut Balancer, reply: &mut Vec<u8>)
                 w.nest(command::SERVICE, |w| Service::of_info(&found).write(w));
             });
             Ok(None)
+        }
+        (Command::GetSysctl, _) => {
+            let (name, _) = Request::read(attributes)?.sysctl()?;
+            let value = balancer.sysctls().get(name).ok_or(Errno::NotFound)?;
+            message::write_ipvs(reply, Command::SetSysctl, 0, ids, |w| write_sysctl(w, name, value));
+            Ok(None)
+        }
+        (Command::SetSysctl, _) => {
+            let (name, value) = Request::read(attributes)?.sysctl()?;
+            balancer.set_sysctl(name, value.ok_or(Errno::Invalid)?).map(|()| None)
         }
         (Command::GetConfig, _) => {
             Request::read(attributes)?;
@@ -136,6 +147,7 @@ fn errno(violation: Violation) -> Errno {
 struct Request<'a> {
     service: Option<Attribute<'a>>,
     destination: Option<Attribute<'a>>,
+    sysctl: Option<Attribute<'a>>,
     /// tcp, tcp_fin, udp.
     timeouts: [Option<u32>; 3],
 }
@@ -145,11 +157,12 @@ impl<'a> Request<'a> {
         let mut request = Request::default();
         for attribute in attributes {
             match attribute.kind {
-                command::SERVICE | command::DEST | command::DAEMON => {
+                command::SERVICE | command::DEST | command::DAEMON | command::SYSCTL => {
                     attribute.nested().map_err(errno)?;
                     match attribute.kind {
                         command::SERVICE => request.service = Some(attribute),
                         command::DEST => request.destination = Some(attribute),
+                        command::SYSCTL => request.sysctl = Some(attribute),
                         _ => {}
                     }
                 }
@@ -165,6 +178,13 @@ impl<'a> Request<'a> {
 
     fn service(&self) -> Result<Service<'a>, Errno> {
         Service::read(&self.service.ok_or(Errno::Invalid)?).map_err(|_| Errno::Invalid)
+    }
+
+    /// The name of a knob, and its value if there is one.
+    fn sysctl(&self) -> Result<(&'a str, Option<i32>), Errno> {
+        let knob = Sysctl::read(&self.sysctl.ok_or(Errno::Invalid)?).map_err(|_| Errno::Invalid)?;
+        let name = knob.name.ok_or(Errno::Invalid)?;
+        Ok((core::str::from_utf8(name).map_err(|_| Errno::NotFound)?, knob.value))
     }
 
     fn destination(&self) -> Result<Destination, Errno> {

@@ -114,6 +114,47 @@ fn services_and_destinations_come_and_go() {
 }
 
 #[test]
+fn knobs_are_set_asked_for_and_listed() {
+    let mut b = balancer();
+    let knob = |kind, name: &'static [u8], value| {
+        request(kind, ACK, |w| {
+            w.nest(command::SYSCTL, |w| wire::Sysctl { name: Some(name), value }.write(w));
+        })
+    };
+    let read = |message: &[u8]| {
+        let (_, attributes) = Message::read(message).unwrap().generic().unwrap();
+        let attribute = attributes.into_iter().next().unwrap();
+        let wire::Sysctl { name, value } = wire::Sysctl::read(&attribute).unwrap();
+        (std::string::String::from_utf8(name.unwrap().to_vec()).unwrap(), value.unwrap())
+    };
+    for (name, value, expected) in [
+        (&b"sloppy_tcp"[..], Some(1), 0),
+        (b"drop_entry", Some(4), -22),
+        (b"sloppy_tcp", None, -22),
+        (b"ip_forward", Some(1), -2),
+        (b"\xff", Some(1), -2),
+    ] {
+        assert_eq!(outcome(&mut b, &knob(Command::SetSysctl, name, value)), expected, "{name:?}");
+    }
+    assert_eq!(outcome(&mut b, &request(Command::SetSysctl, ACK, |_| ())), -22);
+    assert_eq!(outcome(&mut b, &knob(Command::GetSysctl, b"ip_forward", None)), -2);
+    let mut reply = vec![];
+    serve(&knob(Command::GetSysctl, b"sloppy_tcp", None), &mut b, &mut reply).unwrap();
+    assert_eq!(read(&messages(&reply)[0]), ("sloppy_tcp".into(), 1));
+    reply.clear();
+    let mut dump = serve(&request(Command::GetSysctl, DUMP, |_| ()), &mut b, &mut reply).unwrap().unwrap();
+    // A piece at a time, as a slow reader has it.
+    let mut limit = 1;
+    while !dump.fill(&b, &mut reply, limit) {
+        limit += 1;
+    }
+    let all = messages(&reply);
+    let listed: Vec<_> = all[..all.len() - 1].iter().map(|message| read(message)).collect();
+    let expected: Vec<_> = crate::Sysctls::NAMES.iter().map(|n| ((*n).into(), b.sysctls().get(n).unwrap())).collect();
+    assert_eq!(listed, expected);
+}
+
+#[test]
 fn what_linux_can_and_this_cannot_is_refused() {
     let mut b = balancer();
     let mark = ServiceKey::Mark { family: crate::Family::V4, mark: 7 };

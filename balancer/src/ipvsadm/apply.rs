@@ -32,7 +32,9 @@ pub fn apply(command: &Command, balancer: &mut Balancer) -> Result<(), Errno> {
         }
         Command::Zero(key) => balancer.zero(key.as_ref()),
         Command::SetTimeouts(timeouts) => balancer.set_timeouts(*timeouts),
+        Command::SetSysctl { name, value } => balancer.set_sysctl(name, *value),
         Command::StartDaemon(_) | Command::StopDaemon(_) => Err(Errno::NotSupported),
+        Command::ShowSysctl(_) => Err(Errno::Invalid),
         Command::List(_) | Command::Save | Command::Restore | Command::Help | Command::Version => Err(Errno::Invalid),
     }
 }

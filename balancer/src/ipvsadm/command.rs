@@ -198,6 +198,15 @@ pub enum Command {
     Zero(Option<ServiceKey>),
     /// `--set`: changes timeouts; 0 leaves one.
     SetTimeouts(Timeouts),
+    /// `sysctl NAME=VALUE`: gives a knob of net.ipv4.vs a value. Not of ipvsadm.
+    SetSysctl {
+        /// One of [`Sysctls::NAMES`](crate::Sysctls::NAMES).
+        name: &'static str,
+        /// The value.
+        value: i32,
+    },
+    /// `sysctl NAME`, or `sysctl` for all: shows knobs. Not of ipvsadm.
+    ShowSysctl(Option<&'static str>),
     /// `-L`: lists.
     List(Listing),
     /// `-S`: writes rules.

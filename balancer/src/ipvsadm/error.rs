@@ -129,6 +129,9 @@ pub enum Problem {
     /// The listing cannot show both.
     #[error("cannot be shown together with {0}: give one")]
     ListConflict(&'static str),
+    /// No knob.
+    #[error("no such knob, or none that is honoured here: `ringlet sysctl` lists those of net.ipv4.vs that are")]
+    Sysctl,
     /// Bytes that are no text.
     #[error("not UTF-8 text: is this a file of rules?")]
     NotText,

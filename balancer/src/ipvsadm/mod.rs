@@ -6,7 +6,7 @@
 //!
 //! The syntax is that of ipvsadm 1.31, options and defaults included, with these differences. Names of hosts and ports
 //! are not looked up: numbers only. An address in brackets may go without a port. Comments (`#`) are allowed in files.
-//! `ipvsadm-save` forgets thresholds; here they are saved.
+//! `ipvsadm-save` forgets thresholds; here they are saved. `sysctl NAME=VALUE` sets a knob of net.ipv4.vs.
 //!
 //! ```
 //! use ringlet_balancer::{ipvsadm, *};

@@ -6,7 +6,9 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::options::{Opt, Piece, Pieces};
 use super::show::SCHEDULER_FLAGS;
 use super::{Command, Daemon, DaemonRole, Listing, Name, ParseError, Problem, ServiceEntry};
-use crate::{DestinationConfig, DestinationKey, Family, Forward, Protocol, ServiceFlags, ServiceKey, Timeouts, Tunnel};
+use crate::{
+    DestinationConfig, DestinationKey, Family, Forward, Protocol, ServiceFlags, ServiceKey, Sysctls, Timeouts, Tunnel,
+};
 
 /// The scheduler of a service for which none is named: wlc.
 pub const DEFAULT_SCHEDULER: Name = match Name::new("wlc") {
@@ -23,6 +25,9 @@ pub const TIMEOUT_MAX: u32 = 31 * 24 * 60 * 60;
 /// # Errors
 /// The first word at fault.
 pub fn parse(words: &[&str]) -> Result<Command, ParseError> {
+    if let ["sysctl", rest @ ..] = words {
+        return sysctl(rest);
+    }
     let given = Given::read(words)?;
     let Some((command, word, value)) = given.command else {
         return match words.first() {
@@ -75,6 +80,22 @@ pub fn parse(words: &[&str]) -> Result<Command, ParseError> {
         Opt::StopDaemon => Command::StopDaemon(given.daemon(value.unwrap_or_default())?),
         _ => return Err(ParseError::new(word, Problem::NoCommand)),
     })
+}
+
+/// What follows `sysctl`: nothing, a name, or a name and a value, as `sysctl` of Linux takes them.
+fn sysctl(words: &[&str]) -> Result<Command, ParseError> {
+    // `a = 1` is three words for a shell, and one for sysctl.conf.
+    let text = words.concat();
+    let (name, value) = match text.split_once('=') {
+        Some((name, value)) => (name, Some(value)),
+        None if words.len() > 1 => return Err(ParseError::new(words[1], Problem::Stray)),
+        None if text.is_empty() => return Ok(Command::ShowSysctl(None)),
+        None => (text.as_str(), None),
+    };
+    let name = Sysctls::find(name).ok_or_else(|| ParseError::new(name, Problem::Sysctl))?;
+    let Some(value) = value else { return Ok(Command::ShowSysctl(Some(name))) };
+    let read = number(value, 0, i32::MAX as u32).ok_or_else(|| ParseError::new(value, Problem::Number("value")))?;
+    Ok(Command::SetSysctl { name, value: read as i32 })
 }
 
 /// The options that go with a command.

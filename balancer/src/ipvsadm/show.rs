@@ -6,6 +6,7 @@ use core::net::{Ipv4Addr, SocketAddr};
 use super::{Command, Daemon, DaemonRole, ServiceEntry};
 use crate::{
     DestinationConfig, DestinationKey, Family, Forward, Protocol, ServiceFlags, ServiceInfo, ServiceKey, Timeouts,
+    sysctl,
 };
 
 /// A service's name as options: `-t 10.0.0.100:80`, `-f 7 -6`.
@@ -138,6 +139,9 @@ impl fmt::Display for Command {
             Command::Zero(None) => f.write_str("-Z"),
             Command::Zero(Some(key)) => write!(f, "-Z {}", ServiceOptions(key)),
             Command::SetTimeouts(Timeouts { tcp, tcp_fin, udp }) => write!(f, "--set {tcp} {tcp_fin} {udp}"),
+            Command::SetSysctl { name, value } => write!(f, "sysctl {}{name}={value}", sysctl::PREFIX),
+            Command::ShowSysctl(None) => f.write_str("sysctl"),
+            Command::ShowSysctl(Some(name)) => write!(f, "sysctl {}{name}", sysctl::PREFIX),
             Command::List(list) => {
                 f.write_str("-L")?;
                 if let Some(key) = &list.service {

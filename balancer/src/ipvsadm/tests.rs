@@ -34,6 +34,9 @@ fn what_ipvsadm_saves_is_shown_the_same() {
     // Written by ipvsadm 1.31 on Linux 6.1 (-S -n).
     for line in [
         "-A -t 10.0.0.100:0 -s wlc -p 360",
+        "sysctl net.ipv4.vs.sloppy_tcp=1",
+        "sysctl net.ipv4.vs.drop_entry",
+        "sysctl",
         "-A -t 10.0.0.100:80 -s wlc",
         "-a -t 10.0.0.100:80 -r 10.0.0.11:80 -m -w 1",
         "-a -t 10.0.0.100:80 -r 10.0.0.12:80 -g -w 1",

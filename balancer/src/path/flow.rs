@@ -36,11 +36,40 @@ impl Balancer {
         }
     }
 
-    /// Whether a client uses the ports of a connection that is over for a new one: conn_reuse_mode 1 of Linux.
+    /// Whether a client uses the ports of a connection for a new one, and the old one is of no more use (sysctls
+    /// `conn_reuse_mode` and `expire_nodest_conn`).
     fn begins_anew(&self, place: u32, direction: Direction, transport: &Transport) -> bool {
-        transport.flags.contains(TcpFlags::SYN)
-            && direction == Direction::Inbound
-            && matches!(self.table.get(place).state(), TcpState::TimeWait | TcpState::Close)
+        if !transport.flags.contains(TcpFlags::SYN) || direction != Direction::Inbound {
+            return false;
+        }
+        let (entry, mode) = (self.table.get(place), self.sysctls.conn_reuse_mode);
+        let is_drained = self.services.pool[entry.destination as usize].config.weight == 0;
+        if self.sysctls.expire_nodest_conn != 0 && is_drained {
+            return true;
+        }
+        match entry.state() {
+            TcpState::TimeWait | TcpState::Close => mode != 0,
+            TcpState::FinWait => mode & 2 != 0 && entry.is_direct(),
+            _ => false,
+        }
+    }
+
+    /// A packet of a connection whose destination was removed: dropped until the connection ends, or the connection ends
+    /// now (sysctl `expire_nodest_conn`).
+    #[cold]
+    fn orphan(
+        &mut self,
+        packet: &mut Packet<'_>,
+        ip: &Ip,
+        transport: &Transport,
+        place: u32,
+        moment: &mut Moment<'_>,
+    ) -> Decision {
+        if self.sysctls.expire_nodest_conn == 0 {
+            return Err(Reason::DestinationGone);
+        }
+        self.end(place);
+        self.unknown(packet, ip, transport, moment)
     }
 
     /// From the client to its destination.
@@ -55,7 +84,7 @@ impl Balancer {
         let entry = self.table.get(place);
         let (is_direct, destination) = (entry.is_direct(), entry.destination);
         if !self.services.pool[destination as usize].available {
-            return Err(Reason::DestinationGone);
+            return self.orphan(packet, ip, transport, place, moment);
         }
         let bytes = ip.len() as u64;
         self.count(destination, |stats| {
@@ -127,7 +156,8 @@ impl Balancer {
             }
             self.table.set_active(place, active);
         }
-        self.table.touch(place, state, now, timeout);
+        let packets = u8::from(seen != Seen::Output);
+        self.table.touch(place, state, packets, now, timeout);
     }
 
     /// Ends a connection.

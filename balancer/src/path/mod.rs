@@ -3,6 +3,7 @@
 //! A burst goes through in phases, so that the cache misses of its packets overlap instead of adding up: all headers are
 //! read and hashed, then all chains looked up, then all connections, and only then is anything decided, in order.
 
+mod defense;
 mod flow;
 mod nat;
 mod related;
@@ -24,6 +25,7 @@ use crate::packet::{NextHop, Packet, Reason, Sink, Verdict};
 use crate::route::Way;
 use crate::time::Instant;
 
+pub(crate) use defense::{Defense, Scan};
 pub(crate) use timers::Timers;
 
 /// Frames whose lookups overlap.

@@ -7,7 +7,7 @@ use crate::frame::transport::{TcpFlags, Transport};
 use crate::frame::{Fragment, Ip, is_group};
 use crate::icmp::Problem;
 use crate::packet::{Packet, Reason, Verdict};
-use crate::scheduler::{Expirations, Request};
+use crate::scheduler::Request;
 use crate::service::{Forward, Protocol, ServiceFlags, ServiceKey};
 
 /// The source port of FTP data, which Linux never schedules.
@@ -38,6 +38,7 @@ impl Balancer {
             return Err(Reason::Fragment);
         }
         let begins = match transport.protocol {
+            Protocol::Tcp if self.sysctls.sloppy_tcp != 0 => !transport.flags.contains(TcpFlags::RST),
             Protocol::Tcp => transport.flags & (TcpFlags::SYN | TcpFlags::RST) == TcpFlags::SYN,
             _ => true,
         };
@@ -50,13 +51,16 @@ impl Balancer {
             port: transport.destination_port,
         };
         let Some(service) = self.services.find(&key) else { return Ok(Verdict::Local) };
+        if self.defense.drops_packet() {
+            return Err(Reason::Defense);
+        }
         let mut request = Request {
             client: ip.source,
             client_port: transport.source_port,
             destination: ip.destination,
             flags: ServiceFlags::empty(),
             now: moment.now,
-            expirations: Expirations::default(),
+            expirations: self.expirations(),
         };
         let Some(destination) = self.services.choose(service, &mut request) else {
             self.complain(packet, ip, Problem::PortUnreachable, moment);

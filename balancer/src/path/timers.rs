@@ -3,11 +3,11 @@
 use core::time::Duration;
 
 use super::Moment;
+use super::defense::{Defense, PERIOD};
 use crate::Balancer;
-use crate::connection::{STATES, Seen, TcpState, ticks};
+use crate::connection::{SECURE, STATES, Seen, States, TABLE, TcpState, seconds, ticks};
 use crate::frame::transport::Transport;
 use crate::neighbour::Outlet;
-use crate::scheduler::Expirations;
 use crate::service::{Protocol, Timeouts};
 use crate::stats::ESTIMATOR_PERIOD_SECS;
 use crate::time::Instant;
@@ -25,13 +25,17 @@ pub(crate) struct Timers {
     tcp: [u32; STATES],
     /// In ticks.
     udp: u32,
+    /// TCP's transitions: the usual ones, or those of the defence.
+    transitions: &'static States,
+    defense: Option<Instant>,
     estimate: Option<Instant>,
     sweep: Option<Instant>,
 }
 
 impl Timers {
     pub fn new(timeouts: &Timeouts) -> Self {
-        let mut timers = Timers { tcp: [0; STATES], udp: 0, estimate: None, sweep: None };
+        let mut timers =
+            Timers { tcp: [0; STATES], udp: 0, transitions: &TABLE, defense: None, estimate: None, sweep: None };
         timers.set(timeouts);
         timers
     }
@@ -48,11 +52,24 @@ impl Timers {
         self.udp = ticks(timeouts.udp);
     }
 
+    /// Whether TCP's states are those of the defence.
+    pub fn set_secure(&mut self, secure: bool) {
+        self.transitions = if secure { &SECURE } else { &TABLE };
+    }
+
+    /// Whole seconds a connection in this state lasts.
+    pub fn seconds(&self, protocol: Protocol, state: TcpState) -> u32 {
+        match protocol {
+            Protocol::Tcp => seconds(self.tcp[state as usize], 0),
+            _ => seconds(self.udp, 0),
+        }
+    }
+
     /// The state after a packet, and the ticks it lasts.
     pub fn after(&self, state: TcpState, seen: Seen, transport: &Transport) -> (TcpState, u32) {
         match transport.protocol {
             Protocol::Tcp => {
-                let state = state.after(seen, transport.flags);
+                let state = state.after(self.transitions, seen, transport.flags);
                 (state, self.tcp[state as usize])
             }
             _ => (TcpState::None, self.udp),
@@ -77,18 +94,35 @@ impl Balancer {
     pub(crate) fn tick(&mut self, moment: &mut Moment<'_>) -> Instant {
         let now = moment.now;
         self.expire(now, BUDGET);
+        if Defense::is_on(&self.sysctls) {
+            if is_due(&mut self.timers.defense, PERIOD, now) {
+                self.defend();
+            }
+        } else {
+            self.timers.defense = None;
+        }
+        self.drop_entries(now, BUDGET);
+        self.end_orphans(BUDGET);
         if is_due(&mut self.timers.estimate, ESTIMATOR_PERIOD, now) {
             self.services.estimate();
             self.total.estimate();
         }
         if is_due(&mut self.timers.sweep, SWEEP_PERIOD, now) {
             self.services.sweep_trash(now);
-            self.services.look(now, &Expirations::default());
+            self.services.look(now, &self.expirations());
         }
         let Moment { sink, .. } = moment;
         let mut outlet = Outlet { routes: &self.routes, sink: &mut **sink, counters: &mut self.counters };
         let neighbours = self.neighbours.poll(now, &mut outlet);
-        let deadlines = [self.timers.estimate, self.timers.sweep, self.table.deadline(), neighbours];
+        let unfinished = self.orphans.is_under_way() || self.defense.scan.is_under_way();
+        let deadlines = [
+            self.timers.estimate,
+            self.timers.sweep,
+            self.timers.defense,
+            self.table.deadline(),
+            neighbours,
+            unfinished.then_some(now),
+        ];
         deadlines.into_iter().flatten().min().unwrap_or(now + ESTIMATOR_PERIOD)
     }
 

@@ -62,11 +62,15 @@ pub enum Command {
     GetConnection = 64,
     /// Ringlet's own: carries a connection in a reply.
     NewConnection = 65,
+    /// Ringlet's own: asks for one knob of net.ipv4.vs, or for all as a dump.
+    GetSysctl = 66,
+    /// Ringlet's own: gives a knob a value; also carries one in a reply.
+    SetSysctl = 67,
 }
 
 impl Command {
     /// Every command of Linux, by its number less one, and then our own.
-    pub const ALL: [Command; 19] = [
+    pub const ALL: [Command; 21] = [
         Command::NewService,
         Command::SetService,
         Command::DelService,
@@ -86,6 +90,8 @@ impl Command {
         Command::Flush,
         Command::GetConnection,
         Command::NewConnection,
+        Command::GetSysctl,
+        Command::SetSysctl,
     ];
 
     /// The command of a number.
@@ -110,6 +116,16 @@ pub mod command {
     pub const TIMEOUT_UDP: u16 = 6;
     /// Ringlet's own: nest of [`connection`](super::connection).
     pub const CONNECTION: u16 = 64;
+    /// Ringlet's own: nest of [`sysctl`](super::sysctl).
+    pub const SYSCTL: u16 = 65;
+}
+
+/// Attributes of a knob: Ringlet's own.
+pub mod sysctl {
+    /// Its name without "net.ipv4.vs.", string.
+    pub const NAME: u16 = 1;
+    /// Its value, i32.
+    pub const VALUE: u16 = 2;
 }
 
 /// Attributes of a connection: Ringlet's own.

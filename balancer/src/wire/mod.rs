@@ -16,6 +16,7 @@
 //! | [`service`] | the service attribute |
 //! | [`destination`] | the destination attribute |
 //! | [`connection`] | the connection attribute, which Linux does not have |
+//! | [`sysctl`] | the attribute of a knob, which Linux does not have |
 //! | [`statistics`] | counters and rates, in 32 and 64 bits |
 
 pub mod attribute;
@@ -25,9 +26,11 @@ pub mod ipvs;
 pub mod message;
 pub mod service;
 pub mod statistics;
+pub mod sysctl;
 
 pub use attribute::{Attribute, Attributes, Violation, Writer};
 pub use destination::Destination;
 pub use ipvs::{FAMILY, FAMILY_ID, VERSION};
 pub use message::{Generic, Header, Message};
 pub use service::Service;
+pub use sysctl::Sysctl;

@@ -39,6 +39,7 @@ Examples:
   ringlet --features -mrg_rxbuf,-event_idx    without some features of the network device
   ringlet --for 10 --json                     ten seconds, one JSON object a line
   ringlet ipvsadm -L -n --stats               list the services of a running one
+  ringlet sysctl net.ipv4.vs.sloppy_tcp=1     one of its knobs
   ringlet vhost-user-backend --socket /tmp/net.sock
                                               the network device for another monitor's guest
   ringlet qemu --machine q35                  the same image in QEMU, where there is no KVM for instance
@@ -66,6 +67,13 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, num_args = 0..)]
         arguments: Vec<OsString>,
     },
+    /// Show or set the knobs of net.ipv4.vs of a running load balancer
+    #[command(disable_help_flag = true)]
+    Sysctl {
+        /// NAME or NAME=VALUE, any number; --help for more
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, num_args = 0..)]
+        arguments: Vec<OsString>,
+    },
     /// Measure what Ringlet claims, beside what one would take instead
     #[command(disable_help_flag = true)]
     Bench {
@@ -85,6 +93,7 @@ pub fn main(started: Instant) -> ExitCode {
         Command::VhostUserBackend(args) => crate::vhost_user::backend::run(&args, started),
         Command::Image { out } => crate::image::write(&out).map(|()| 0),
         Command::Ipvsadm { arguments } => Ok(crate::ipvsadm::run(arguments)),
+        Command::Sysctl { arguments } => Ok(crate::ipvsadm::run_sysctl(arguments)),
         Command::Bench { arguments } => crate::bench::run(arguments),
     };
     match result {

@@ -8,7 +8,7 @@ use ringlet_balancer::control::MAX_FRAME;
 use ringlet_balancer::ipvsadm::Command;
 use ringlet_balancer::wire::ipvs::{Command as Wire, command, info};
 use ringlet_balancer::wire::message::{self, Message, flag};
-use ringlet_balancer::wire::{Attribute, Destination, FAMILY_ID, Service, Writer};
+use ringlet_balancer::wire::{Attribute, Destination, FAMILY_ID, Service, Sysctl, Writer};
 use ringlet_balancer::{Errno, ServiceKey, Timeouts};
 
 /// Where `ringlet` publishes the control port on this host.
@@ -112,6 +112,11 @@ impl Client {
                     |_, _| Ok(()),
                 );
             }
+            Command::SetSysctl { name, value } => {
+                let knob = Sysctl { name: Some(name.as_bytes()), value: Some(*value) };
+                let attributes = |w: &mut Writer<'_>| _ = w.nest(command::SYSCTL, |w| knob.write(w));
+                return self.request(Wire::SetSysctl, flag::ACK, attributes, |_, _| Ok(()));
+            }
             Command::StartDaemon(_) => (Wire::NewDaemon, None, None),
             Command::StopDaemon(_) => (Wire::DelDaemon, None, None),
             other => return Err(Failure::NoRequest(*other)),
@@ -149,6 +154,33 @@ impl Client {
         let (Some(version), Some(size)) = (version, size) else { return Err(Failure::Nonsense("no version")) };
         let [_, major, minor, patch] = version.to_be_bytes();
         Ok(Info { version: [major, minor, patch], size })
+    }
+
+    /// One knob of net.ipv4.vs, or all: names and values.
+    ///
+    /// # Errors
+    /// [`Failure::Refused`], or what happened to the connection.
+    pub fn sysctls(&mut self, name: Option<&str>) -> Result<Vec<(String, i32)>, Failure> {
+        let mut found = Vec::new();
+        let flags = if name.is_some() { flag::ACK } else { flag::DUMP };
+        self.request(
+            Wire::GetSysctl,
+            flags,
+            |w| {
+                if let Some(name) = name {
+                    let knob = Sysctl { name: Some(name.as_bytes()), value: None };
+                    w.nest(command::SYSCTL, |w| knob.write(w));
+                }
+            },
+            |_, attribute| {
+                let knob = Sysctl::read(attribute).ok();
+                if let Some(Sysctl { name: Some(name), value: Some(value) }) = knob {
+                    found.push((String::from_utf8_lossy(name).into_owned(), value));
+                }
+                Ok(())
+            },
+        )?;
+        Ok(found)
     }
 
     /// The timeouts.

@@ -32,6 +32,8 @@ pub(super) fn of(command: &Command, failure: &Failure) -> String {
         (Command::StartDaemon(_) | Command::StopDaemon(_), EOPNOTSUPP) => {
             "Operation not supported: this balancer has no synchronization daemon"
         }
+        (Command::SetSysctl { .. } | Command::ShowSysctl(_), ENOENT) => "this balancer has no such knob",
+        (Command::SetSysctl { .. }, EINVAL) => "Invalid argument: the knob cannot have this value",
         (_, ESRCH) => "No such service",
         (_, EPERM) => "Permission denied (you must be root)",
         (_, EINVAL) => "Invalid operation.  Possibly wrong module version, address not unicast, ...",

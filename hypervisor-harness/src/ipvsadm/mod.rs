@@ -10,6 +10,7 @@ mod help;
 mod json;
 mod listing;
 mod messages;
+mod sysctl;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -50,6 +51,58 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         }
         Ok(()) => code,
     }
+}
+
+/// Runs `ringlet sysctl` with these arguments on the standard streams. Returns the exit code.
+pub fn run_sysctl(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    execute_sysctl(arguments, &mut io::stdout().lock(), &mut io::stderr().lock())
+}
+
+/// Runs `ringlet sysctl` on any streams.
+fn execute_sysctl(arguments: impl IntoIterator<Item = OsString>, out: &mut dyn Write, errors: &mut dyn Write) -> u8 {
+    let understood = split(arguments).and_then(|(connection, words)| {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        if matches!(words[..], ["-h" | "--help", ..]) {
+            return Ok((connection, None));
+        }
+        if connection.json {
+            return Err("`--json`: knobs are not printed so: leave it out".to_owned());
+        }
+        sysctl::commands(&words).map(|commands| (connection, Some(commands)))
+    });
+    let (connection, commands) = match understood {
+        Ok((connection, Some(commands))) => (connection, commands),
+        Ok((_, None)) => {
+            let _ = out.write_all(sysctl::HELP.as_bytes());
+            return 0;
+        }
+        Err(message) => {
+            let _ = writeln!(errors, "{message}\nTry `ringlet sysctl --help' for more information.");
+            return EXIT_USAGE;
+        }
+    };
+    let mut client = match Client::connect(&connection.address) {
+        Ok(client) => client,
+        Err(failure) => {
+            let _ = writeln!(errors, "{failure}");
+            return EXIT_USAGE;
+        }
+    };
+    for command in &commands {
+        // Like sysctl, says what is in effect then.
+        let done = match command {
+            Command::SetSysctl { name, .. } => {
+                client.apply(command).and_then(|()| sysctl::show(&mut client, Some(name), out))
+            }
+            Command::ShowSysctl(name) => sysctl::show(&mut client, *name, out),
+            other => client.apply(other),
+        };
+        if let Err(failure) = done {
+            let _ = writeln!(errors, "{}", messages::of(command, &failure));
+            return if matches!(failure, Failure::Refused(_)) { EXIT_REFUSED } else { EXIT_USAGE };
+        }
+    }
+    0
 }
 
 /// Runs a command on any streams. A stream that cannot be written is found out by whoever flushes it.
@@ -96,6 +149,7 @@ fn execute(
         Command::List(what) if connection.json => json::list(&mut client, what, out),
         Command::List(what) => table::list(&mut client, what, out),
         Command::Save => save(&mut client, out),
+        Command::ShowSysctl(name) => sysctl::show(&mut client, *name, out),
         command => client.apply(command),
     };
     match done {
@@ -111,8 +165,8 @@ fn execute(
     }
 }
 
-/// Takes our own options off and reads the rest as ipvsadm's.
-fn understand(arguments: impl IntoIterator<Item = OsString>) -> Result<(Connection, Command), String> {
+/// Takes our own options off.
+fn split(arguments: impl IntoIterator<Item = OsString>) -> Result<(Connection, Vec<String>), String> {
     let mut connection = Connection { address: DEFAULT_ADDRESS.to_owned(), json: false };
     let mut words = Vec::new();
     let mut arguments = arguments.into_iter();
@@ -129,6 +183,12 @@ fn understand(arguments: impl IntoIterator<Item = OsString>) -> Result<(Connecti
             words.push(word);
         }
     }
+    Ok((connection, words))
+}
+
+/// Takes our own options off and reads the rest as ipvsadm's.
+fn understand(arguments: impl IntoIterator<Item = OsString>) -> Result<(Connection, Command), String> {
+    let (connection, words) = split(arguments)?;
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let command = ipvsadm::parse(&words).map_err(|error: ParseError| error.to_string())?;
     if connection.json && !matches!(command, Command::List(_)) {
@@ -161,7 +221,16 @@ fn rules(input: &mut dyn Read, errors: &mut dyn Write) -> Option<Vec<(usize, Com
         },
     );
     for (line, command) in &found {
-        if matches!(command, Command::List(_) | Command::Save | Command::Restore | Command::Help | Command::Version) {
+        let shows = matches!(
+            command,
+            Command::List(_)
+                | Command::ShowSysctl(_)
+                | Command::Save
+                | Command::Restore
+                | Command::Help
+                | Command::Version
+        );
+        if shows {
             wrong.push(format!("line {line}: `{command}` changes nothing: rules are -A, -a and the like"));
         }
     }

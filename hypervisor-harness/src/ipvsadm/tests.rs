@@ -298,3 +298,33 @@ fn large_numbers_are_cut_as_ipvsadm_cuts_them() {
         assert_eq!((table::large(number, false), table::large(number, true)), (short.to_owned(), exact.to_owned()));
     }
 }
+
+#[test]
+fn knobs_are_shown_and_set() {
+    let guest = Guest::new(5);
+    let sysctl = |line: &str| {
+        let words = ["--connect", &guest.address].into_iter().chain(line.split_whitespace()).map(OsString::from);
+        let (mut out, mut errors) = (Vec::new(), Vec::new());
+        let code = execute_sysctl(words, &mut out, &mut errors);
+        (code, String::from_utf8(out).unwrap(), String::from_utf8(errors).unwrap())
+    };
+    let (code, all, _) = sysctl("");
+    assert_eq!((code, all.lines().count()), (0, ringlet_balancer::Sysctls::NAMES.len()));
+    assert!(all.contains("net.ipv4.vs.conn_reuse_mode = 1\n"), "{all}");
+    let (code, out, _) = sysctl("net.ipv4.vs.sloppy_tcp=1 drop_entry");
+    assert_eq!((code, &out[..]), (0, "net.ipv4.vs.sloppy_tcp = 1\nnet.ipv4.vs.drop_entry = 0\n"));
+    let (code, _, errors) = sysctl("drop_entry=4");
+    assert_eq!((code, &errors[..]), (255, "Invalid argument: the knob cannot have this value\n"));
+    assert_eq!(guest.run_with("-R", "sysctl net.ipv4.vs.drop_entry=3\n").0, 0);
+    assert_eq!(guest.run("sysctl drop_entry"), (0, "net.ipv4.vs.drop_entry = 3\n".into(), String::new()));
+    for (line, message) in [
+        ("net.ipv4.ip_forward=1", "`net.ipv4.ip_forward`: no such knob"),
+        ("sloppy_tcp=yes", "`yes`: no value"),
+        ("sloppy_tcp=-1", "`-1`: no value"),
+        ("--json sloppy_tcp", "`--json`: knobs are not printed so"),
+    ] {
+        let (code, _, errors) = sysctl(line);
+        assert!(code == 2 && errors.starts_with(message), "{line}: {errors}");
+    }
+    assert_eq!(sysctl("--help"), (0, sysctl::HELP.to_owned(), String::new()));
+}

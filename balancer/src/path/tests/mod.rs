@@ -9,6 +9,7 @@ mod miss;
 mod neighbours;
 mod properties;
 mod states;
+mod sysctls;
 
 use std::vec::Vec;
 

@@ -1,0 +1,115 @@
+//! The knobs Linux has under net.ipv4.vs, by its names and with its defaults.
+
+use crate::Errno;
+
+/// What the name of a knob begins with.
+pub const PREFIX: &str = "net.ipv4.vs.";
+
+macro_rules! knobs {
+    ($($(#[$doc:meta])* $name:ident = $default:literal in $least:literal ..= $most:expr,)*) => {
+        /// The knobs. There are no more than are honoured.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub struct Sysctls {
+            $($(#[$doc])* pub $name: i32,)*
+        }
+
+        impl Default for Sysctls {
+            fn default() -> Self {
+                Sysctls { $($name: $default,)* }
+            }
+        }
+
+        impl Sysctls {
+            /// Every name, without [`PREFIX`], in alphabetical order.
+            pub const NAMES: &'static [&'static str] = &[$(stringify!($name),)*];
+
+            /// The value of a knob.
+            pub fn get(&self, name: &str) -> Option<i32> {
+                match name {
+                    $(stringify!($name) => Some(self.$name),)*
+                    _ => None,
+                }
+            }
+
+            /// Gives a knob a value.
+            ///
+            /// # Errors
+            /// [`Errno::NotFound`] if there is none of that name; [`Errno::Invalid`] for a value it cannot have.
+            pub(crate) fn set(&mut self, name: &str, value: i32) -> Result<(), Errno> {
+                let (knob, range) = match name {
+                    $(stringify!($name) => (&mut self.$name, $least..=$most),)*
+                    _ => return Err(Errno::NotFound),
+                };
+                if !range.contains(&value) {
+                    return Err(Errno::Invalid);
+                }
+                *knob = value;
+                Ok(())
+            }
+        }
+    };
+}
+
+knobs! {
+    /// With `drop_packet` 3, one of so many packets that begin a connection is dropped; 0: none.
+    am_droprate = 10 in 0..=i32::MAX,
+    /// Memory is scarce when less than so many pages of 4 KiB are free. The memory that is meant here is that of the
+    /// connection table, 64 connections a page; Linux means all the machine has.
+    amemthresh = 1024 in 0..=i32::MAX,
+    /// When a client uses the ports of an old connection for a new one: 0 the old one goes on; 1 if it is in TIME_WAIT or
+    /// CLOSE, it ends and the new one is scheduled; 2 (a bit) also if it is in FIN_WAIT and replies do not come by.
+    conn_reuse_mode = 1 in 0..=i32::MAX,
+    /// Every second a part of the table is looked through for connections that hardly live: 0 never, 1 when memory is
+    /// scarce (it is 2 then, and back to 1), 3 always.
+    drop_entry = 0 in 0..=3,
+    /// Packets that begin a connection are dropped now and then: 0 never, 1 and 2 when memory is scarce, 3 always.
+    drop_packet = 0 in 0..=3,
+    /// Connections of a destination that was removed end at once, and their packets are scheduled anew; so are new
+    /// connections on ports of old ones whose destination has weight 0.
+    expire_nodest_conn = 0 in 0..=i32::MAX,
+    /// Seconds after which lblc forgets an address that nobody asks for.
+    lblc_expiration = 86400 in 0..=i32::MAX / 1000,
+    /// Seconds after which lblcr takes the most loaded destination out of a set that has not changed.
+    lblcr_expiration = 86400 in 0..=i32::MAX / 1000,
+    /// TCP's states are those of a defence against SYN floods, in which only the client's part of the handshake counts: 0
+    /// never, 1 and 2 when memory is scarce, 3 always.
+    secure_tcp = 0 in 0..=3,
+    /// A TCP connection may begin with any packet but RST.
+    sloppy_tcp = 0 in 0..=i32::MAX,
+}
+
+impl Sysctls {
+    /// The name as it is in [`Sysctls::NAMES`]: with or without [`PREFIX`], with dots or, as sysctl takes it too, slashes.
+    pub fn find(name: &str) -> Option<&'static str> {
+        let short = name.strip_prefix(PREFIX).or_else(|| name.strip_prefix("net/ipv4/vs/")).unwrap_or(name);
+        Self::NAMES.iter().find(|known| **known == short).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_found_in_every_form() {
+        for name in ["sloppy_tcp", "net.ipv4.vs.sloppy_tcp", "net/ipv4/vs/sloppy_tcp"] {
+            assert_eq!(Sysctls::find(name), Some("sloppy_tcp"));
+        }
+        assert_eq!((Sysctls::find("net.ipv4.ip_forward"), Sysctls::find("")), (None, None));
+        assert!(Sysctls::NAMES.is_sorted());
+    }
+
+    #[test]
+    fn each_has_its_default_and_takes_only_what_it_can_be() {
+        let mut knobs = Sysctls::default();
+        for name in Sysctls::NAMES {
+            let default = knobs.get(name).unwrap();
+            assert_eq!(knobs.set(name, -1), Err(Errno::Invalid));
+            assert_eq!(knobs.set(name, default), Ok(()));
+        }
+        assert_eq!(knobs, Sysctls::default());
+        assert_eq!((knobs.set("drop_entry", 4), knobs.set("drop_entry", 3)), (Err(Errno::Invalid), Ok(())));
+        assert_eq!(knobs.get("drop_entry"), Some(3));
+        assert_eq!((knobs.set("nosuch", 1), knobs.get("nosuch")), (Err(Errno::NotFound), None));
+    }
+}
