@@ -14,7 +14,7 @@ use crate::route::Routes;
 use crate::scheduler::Expirations;
 use crate::service::table::{Limits, Services};
 use crate::service::{
-    DestinationConfig, DestinationInfo, DestinationKey, ServiceConfig, ServiceInfo, ServiceKey, Timeouts,
+    DestinationConfig, DestinationInfo, DestinationKey, Forward, ServiceConfig, ServiceInfo, ServiceKey, Timeouts,
 };
 use crate::stats::{Meter, Rates, Stats};
 use crate::time::Instant;
@@ -203,7 +203,8 @@ impl Balancer {
     /// [`Errno::NoService`]; [`Errno::Exists`]; [`Errno::OutOfMemory`] if there are [`Config::destinations`] already;
     /// [`Errno::OutOfRange`] for a negative weight or a lower threshold above
     /// the upper; [`Errno::Invalid`] for an upper threshold above `i32::MAX`, an address that is no unicast address, is
-    /// one of our own, or is of another family than the service; [`Errno::NotSupported`] for tunnels, local and bypass.
+    /// one of our own, or is of another family than the service; a tunnel of a
+    /// kind there is not, GUE without a port; [`Errno::NotSupported`] for local and bypass.
     pub fn add_destination(
         &mut self,
         service: &ServiceKey,
@@ -333,8 +334,13 @@ impl Balancer {
     }
 
     fn connection(&self, place: u32, now: Instant) -> ConnectionInfo {
-        let New { protocol, client, client_port, virtual_address, virtual_port, address, port, forward, .. } =
+        let New { protocol, client, client_port, virtual_address, virtual_port, address, port, forward, destination } =
             self.table.parts(place);
+        // A tunnel may lead to the other family, for which the connection has no room.
+        let address = match forward {
+            Forward::Tunnel => self.services.pool[destination as usize].key.address,
+            _ => address,
+        };
         ConnectionInfo {
             protocol,
             client,

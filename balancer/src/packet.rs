@@ -2,6 +2,8 @@
 
 use core::net::IpAddr;
 
+use crate::frame::ETHERNET;
+
 /// A transport checksum that is not complete: its field holds the folded sum of the pseudo-header only (not
 /// complemented), and whoever sends the frame on sums from `start` to the end of the frame and stores the complement
 /// (VIRTIO_NET_HDR_F_NEEDS_CSUM, virtio 1.2 section 5.1.6.2).
@@ -36,6 +38,13 @@ pub struct Packet<'a> {
     /// The first bytes of the Ethernet frame, contiguous: all headers (at least 2048 bytes, or all there are). Headers
     /// are rewritten here.
     pub head: &'a mut [u8],
+    /// What lies in front of `head` in the same memory and belongs to nobody: headers of tunnels, up to 60 bytes, are
+    /// written at its end. A frame that is to be sent by a tunnel and has too little room is dropped.
+    pub room: &'a mut [u8],
+    /// Where the frame begins now, in bytes from the start of `head`: 0 when it comes in, and mostly afterwards. Below
+    /// that, so many bytes at the end of `room` belong to the frame; above, so many at the start of `head` do no more.
+    /// Offsets in `offload` count from here.
+    pub start: i16,
     /// Bytes of the whole frame, Ethernet header included, frame check sequence not. At least `head.len()`.
     pub len: usize,
     /// Checksum and segmentation metadata, in and out.
@@ -45,10 +54,27 @@ pub struct Packet<'a> {
 }
 
 impl<'a> Packet<'a> {
-    /// A frame that lies in `head` as a whole.
+    /// A frame that lies in `head` as a whole, without room in front of it.
     pub fn new(head: &'a mut [u8]) -> Self {
+        Self::with_room(&mut [], head)
+    }
+
+    /// A frame that lies in `head` as a whole, with `room` in front of it.
+    pub fn with_room(room: &'a mut [u8], head: &'a mut [u8]) -> Self {
         let len = head.len();
-        Packet { head, len, offload: Offload::default(), verdict: Verdict::Local }
+        Packet { head, room, start: 0, len, offload: Offload::default(), verdict: Verdict::Local }
+    }
+
+    /// The Ethernet header of the frame as it is now.
+    pub(crate) fn ethernet(&mut self) -> Option<&mut [u8; ETHERNET]> {
+        match usize::try_from(self.start) {
+            Ok(start) => self.head.get_mut(start..)?.first_chunk_mut(),
+            // A tunnel's headers are longer than this one, which thus lies in the room as a whole.
+            Err(_) => {
+                let start = self.room.len().checked_sub(self.start.unsigned_abs().into())?;
+                self.room[start..].first_chunk_mut()
+            }
+        }
     }
 }
 
@@ -123,6 +149,10 @@ reasons! {
     NoRoute = "no_route",
     /// The next hop does not answer.
     Unreachable = "unreachable",
+    /// An error about a tunnel's packet that is not sent on because of the rate limit.
+    Limited = "limited",
+    /// There is no room in front of the frame for the headers of a tunnel.
+    NoRoom = "no_room",
 }
 
 impl Reason {

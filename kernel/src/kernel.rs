@@ -141,6 +141,23 @@ fn apply(partial: Option<Partial>, frame: &mut Frame) {
     frame.set_header(header);
 }
 
+/// Lets a frame begin where the balancer has put its beginning: before, where a tunnel's headers were put in front of it, or
+/// behind. Whether that could be done.
+#[inline]
+fn shift(start: i16, frame: &mut Frame) -> bool {
+    if start >= 0 {
+        frame.trim_front(start.unsigned_abs().into());
+        return true;
+    }
+    let mut header = frame.header();
+    if header.is_gso() {
+        // It is to be segmented still, and that is no device's to do any more.
+        header.gso_type |= NetHdr::ENCAPSULATED;
+        frame.set_header(header);
+    }
+    frame.prepend(start.unsigned_abs().into()).is_ok()
+}
+
 /// A verdict without the next hop, which few have and which is much larger than the rest.
 #[derive(Debug, Clone, Copy)]
 enum Ruling {
@@ -343,7 +360,7 @@ impl Kernel {
         }
         balancer.process(&mut packets, Instant(now), &mut BalancerSink { egress: &mut egress, waiting });
         let (mut rulings, mut hops) =
-            (Burst::<(Ruling, Option<Partial>), BURST>::new(), Burst::<NextHop, BURST>::new());
+            (Burst::<(Ruling, Option<Partial>, i16), BURST>::new(), Burst::<NextHop, BURST>::new());
         for packet in &packets {
             let ruling = match packet.verdict {
                 Verdict::Transmit => Ruling::Transmit,
@@ -355,15 +372,20 @@ impl Kernel {
                     Ruling::Wait(place)
                 }
             };
-            let _ = rulings.push((ruling, packet.offload.partial));
+            let _ = rulings.push((ruling, packet.offload.partial, packet.start));
         }
         drop(packets);
         let (mut local, mut waits) = (false, false);
-        for (place, &(ruling, partial)) in frames.iter_mut().zip(&rulings) {
+        for (place, &(ruling, partial, start)) in frames.iter_mut().zip(&rulings) {
             let Some(mut frame) = place.take() else { continue };
             match ruling {
                 Ruling::Transmit => {
                     apply(partial, &mut frame);
+                    if start != 0 && !shift(start, &mut frame) {
+                        // The balancer has seen to it that there is room.
+                        egress.counters.lose(Loss::Unsendable);
+                        continue;
+                    }
                     egress.send(frame);
                 }
                 Ruling::Local => {
@@ -382,6 +404,10 @@ impl Kernel {
                 Ruling::Drop => {}
                 Ruling::Wait(hop) => {
                     apply(partial, &mut frame);
+                    if start != 0 && !shift(start, &mut frame) {
+                        egress.counters.lose(Loss::Unsendable);
+                        continue;
+                    }
                     if hops.get(usize::from(hop)).is_none_or(|hop| waiting.push(*hop, frame).is_err()) {
                         egress.counters.lose(Loss::WaitingFull);
                     }
@@ -611,7 +637,8 @@ impl Kernel {
 #[inline]
 fn packet_of(frame: &mut Frame) -> Packet<'_> {
     let (len, header) = (frame.len(), frame.header());
-    Packet { head: frame.head_mut(), len, offload: offload_of(&header), verdict: Verdict::Local }
+    let (room, head) = frame.room_and_head_mut();
+    Packet { head, room, start: 0, len, offload: offload_of(&header), verdict: Verdict::Local }
 }
 
 /// Sends, or drops, the frames of next hops that something has become of.

@@ -19,7 +19,7 @@ const OTHER: [u8; 6] = [2, 0, 0, 0, 0, 1];
 #[derive(Arbitrary, Debug)]
 struct Frame {
     v6: bool,
-    /// UDP, TCP, an ICMP error about one of them, raw bytes.
+    /// UDP, TCP, an ICMP error about one of them, or about one of them in a tunnel's packet of ours.
     kind: u8,
     from: u8,
     to: u8,
@@ -41,8 +41,8 @@ enum Step {
     AddService { service: u8, scheduler: u8 },
     EditService { service: u8, scheduler: u8 },
     DeleteService(u8),
-    AddDestination { service: u8, server: u8, direct: bool, weight: i8, upper: u8, lower: u8 },
-    EditDestination { service: u8, server: u8, direct: bool, weight: i8, upper: u8, lower: u8 },
+    AddDestination { service: u8, server: u8, forward: u8, weight: i8, upper: u8, lower: u8 },
+    EditDestination { service: u8, server: u8, forward: u8, weight: i8, upper: u8, lower: u8 },
     DeleteDestination { service: u8, server: u8 },
     Timeouts(u32, u32, u32),
     Zero,
@@ -78,10 +78,16 @@ fn transport(frame: &Frame, from: IpAddr, to: IpAddr, tcp: bool) -> Vec<u8> {
 
 fn bytes(frame: &Frame) -> Vec<u8> {
     let (from, to) = (address(frame.v6, frame.from), address(frame.v6, frame.to));
-    let mut bytes = match frame.kind % 4 {
-        0 | 1 => transport(frame, from, to, frame.kind % 4 == 1),
+    let mut bytes = match frame.kind % 6 {
+        0 | 1 => transport(frame, from, to, frame.kind % 6 == 1),
         kind => {
-            let quoted = transport(frame, to, from, kind == 2).split_off(14);
+            let mut quoted = transport(frame, to, from, kind % 2 == 0).split_off(14);
+            let (from, to) = if kind < 4 {
+                (from, to)
+            } else {
+                quoted = tunnelled(frame, &quoted);
+                (address(frame.v6, frame.to), address(frame.v6, 5))
+            };
             let ethernet = PacketBuilder::ethernet2(OTHER, MAC);
             let mut bytes = Vec::new();
             match (from, to) {
@@ -115,6 +121,43 @@ fn bytes(frame: &Frame) -> Vec<u8> {
     bytes
 }
 
+/// A frame as it comes, with or without room in front of it.
+fn packet<'a>(head: &'a mut [u8], room: &'a mut [u8; 116], frame: &Frame) -> Packet<'a> {
+    let room = &mut room[..if frame.beyond & 1 == 0 { 116 } else { usize::from(frame.beyond) % 116 }];
+    let mut packet = Packet::with_room(room, head);
+    packet.len += usize::from(frame.beyond);
+    let partial = frame.partial.map(|(start, offset)| Partial { start: start.into(), offset: offset.into() });
+    packet.offload =
+        Offload { partial, gso_size: frame.gso_size, fragments: frame.gso_size & 1 != 0, data_valid: false };
+    packet
+}
+
+/// A packet in a tunnel's packet from us to a server.
+fn tunnelled(frame: &Frame, inner: &[u8]) -> Vec<u8> {
+    let inner_v6 = inner.first().is_some_and(|first| first >> 4 == 6);
+    let number = if inner_v6 { 41 } else { 4 };
+    let (carried, mut between) = match frame.flags % 3 {
+        0 => (number, vec![]),
+        1 => (17, vec![0x99, 0x99, (PORTS[0] >> 8) as u8, PORTS[0] as u8, 0, 0, 0, 0, 0, number, 0, 0]),
+        _ => (47, [&[0, 0][..], if inner_v6 { &[0x86, 0xdd] } else { &[8, 0] }].concat()),
+    };
+    let mut packet = Vec::new();
+    match (address(frame.v6, 5), address(frame.v6, frame.from)) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            packet.extend([0x45, 0, 0, 0, 0, 0, 0, 0, 63, carried, 0, 0]);
+            packet.extend(from.octets().into_iter().chain(to.octets()));
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            packet.extend([0x60, 0, 0, 0, 0, 0, carried, 63]);
+            packet.extend(from.octets().into_iter().chain(to.octets()));
+        }
+        _ => unreachable!("one family"),
+    }
+    packet.append(&mut between);
+    packet.extend_from_slice(inner);
+    packet
+}
+
 #[derive(Default)]
 struct Network {
     resolved: Vec<NextHop>,
@@ -144,16 +187,24 @@ fn config(key: ServiceKey, scheduler: u8) -> ServiceConfig {
     ServiceConfig { flags, ..ServiceConfig::new(key.family(), scheduler) }
 }
 
-fn destination(direct: bool, weight: i8, upper: u8, lower: u8) -> DestinationConfig {
+fn destination(forward: u8, weight: i8, upper: u8, lower: u8) -> DestinationConfig {
+    let (forward, kind) = match forward % 6 {
+        0 => (Forward::Masquerade, 0),
+        1 => (Forward::Direct, 0),
+        kind => (Forward::Tunnel, kind - 2),
+    };
+    let tunnel = Tunnel { kind, port: PORTS[usize::from(upper) % 4], flags: u16::from(lower % 4) };
     DestinationConfig {
         upper_threshold: upper.into(),
         lower_threshold: lower.into(),
-        ..DestinationConfig::new(if direct { Forward::Direct } else { Forward::Masquerade }, weight.into())
+        tunnel,
+        ..DestinationConfig::new(forward, weight.into())
     }
 }
 
 fn server(service: u8, server: u8) -> DestinationKey {
-    DestinationKey { address: address(service & 1 != 0, server), port: 8080 }
+    // A tunnel may lead to the other family.
+    DestinationKey { address: address((service & 1 != 0) ^ (server & 8 != 0), server), port: 8080 }
 }
 
 fuzz_target!(|steps: Vec<Step>| {
@@ -169,26 +220,35 @@ fuzz_target!(|steps: Vec<Step>| {
     for number in 0..4 {
         let key = service(number);
         balancer.add_service(key, ServiceConfig::new(key.family(), Scheduler::ALL[usize::from(number)])).unwrap();
-        balancer.add_destination(&key, server(number, 2), destination(false, 1, 0, 0)).unwrap();
+        balancer.add_destination(&key, server(number, 2), destination(0, 1, 0, 0)).unwrap();
     }
     for step in steps {
         match step {
             Step::Burst(frames) => {
                 let mut bytes: Vec<_> = frames.iter().map(bytes).collect();
-                let packet = |(head, frame): (_, &Frame)| {
-                    let mut packet = Packet::new(head);
-                    packet.len += usize::from(frame.beyond);
-                    let partial = frame.partial.map(|(start, offset)| Partial { start: start.into(), offset: offset.into() });
-                    packet.offload = Offload { partial, gso_size: frame.gso_size, fragments: frame.gso_size & 1 != 0, data_valid: false };
-                    packet
-                };
-                let mut burst: Vec<_> = bytes.iter_mut().map(Vec::as_mut_slice).zip(&frames).map(packet).collect();
+                let mut rooms = vec![[0; 116]; frames.len()];
+                let mut burst: Vec<_> = bytes
+                    .iter_mut()
+                    .map(Vec::as_mut_slice)
+                    .zip(&mut rooms)
+                    .zip(&frames)
+                    .map(|((head, room), frame)| packet(head, room, frame))
+                    .collect();
                 balancer.process(&mut burst, now, &mut network);
                 for packet in &mut burst {
-                    if let Verdict::Wait(hop) = packet.verdict
-                        && balancer.complete(packet.head, hop) != Verdict::Transmit
-                    {
-                        balancer.undeliverable(packet, now, &mut network);
+                    let front = usize::from(packet.start.min(0).unsigned_abs());
+                    assert!(front <= 60 && front <= packet.room.len());
+                    if packet.start > 0 {
+                        assert!(usize::from(packet.start.unsigned_abs()) + 42 <= packet.head.len());
+                        continue;
+                    }
+                    if let Verdict::Wait(hop) = packet.verdict {
+                        // As it lies in memory now.
+                        let mut whole = [&packet.room[packet.room.len() - front..], &*packet.head].concat();
+                        if balancer.complete(&mut whole, hop) != Verdict::Transmit {
+                            let mut whole = Packet { offload: packet.offload, ..Packet::new(&mut whole) };
+                            balancer.undeliverable(&mut whole, now, &mut network);
+                        }
                     }
                 }
             }
@@ -207,12 +267,12 @@ fuzz_target!(|steps: Vec<Step>| {
                 let _ = balancer.edit_service(&key, config(key, scheduler));
             }
             Step::DeleteService(number) => drop(balancer.delete_service(&service(number))),
-            Step::AddDestination { service: number, server: to, direct, weight, upper, lower } => {
-                let config = destination(direct, weight, upper, lower);
+            Step::AddDestination { service: number, server: to, forward, weight, upper, lower } => {
+                let config = destination(forward, weight, upper, lower);
                 let _ = balancer.add_destination(&service(number), server(number, to), config);
             }
-            Step::EditDestination { service: number, server: to, direct, weight, upper, lower } => {
-                let config = destination(direct, weight, upper, lower);
+            Step::EditDestination { service: number, server: to, forward, weight, upper, lower } => {
+                let config = destination(forward, weight, upper, lower);
                 let _ = balancer.edit_destination(&service(number), &server(number, to), config);
             }
             Step::DeleteDestination { service: number, server: to } => {

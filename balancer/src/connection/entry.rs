@@ -47,6 +47,8 @@ mod flag {
     pub const DIRECT: u8 = 4;
     /// Counts as active.
     pub const ACTIVE: u8 = 8;
+    /// Forwarded by a tunnel: replies do not come by.
+    pub const TUNNEL: u8 = 16;
 }
 
 /// The three addresses of an IPv6 connection: client, virtual, destination.
@@ -89,11 +91,17 @@ impl Entry {
         if new.protocol == Protocol::Udp {
             flags |= flag::UDP;
         }
-        if new.forward == Forward::Direct {
-            flags |= flag::DIRECT;
+        match new.forward {
+            Forward::Direct => flags |= flag::DIRECT,
+            Forward::Tunnel => flags |= flag::TUNNEL,
+            _ => {}
         }
-        let addresses = match (new.client, new.virtual_address, new.address) {
-            (IpAddr::V4(c), IpAddr::V4(v), IpAddr::V4(d)) => [c.to_bits(), v.to_bits(), d.to_bits()],
+        let addresses = match (new.client, new.virtual_address) {
+            (IpAddr::V4(c), IpAddr::V4(v)) => {
+                // Where a tunnel of the other family ends, only the destination knows.
+                let d = if let IpAddr::V4(d) = new.address { d.to_bits() } else { 0 };
+                [c.to_bits(), v.to_bits(), d]
+            }
             _ => {
                 flags |= flag::V6;
                 [v6, 0, 0]
@@ -119,8 +127,21 @@ impl Entry {
         self.flags & flag::V6 != 0
     }
 
-    pub fn is_direct(&self) -> bool {
-        self.flags & flag::DIRECT != 0
+    /// Whether only the client's packets come by, and go on as they are.
+    pub fn is_one_way(&self) -> bool {
+        self.flags & (flag::DIRECT | flag::TUNNEL) != 0
+    }
+
+    pub fn is_tunnel(&self) -> bool {
+        self.flags & flag::TUNNEL != 0
+    }
+
+    fn forward(&self) -> Forward {
+        match self.flags & (flag::DIRECT | flag::TUNNEL) {
+            0 => Forward::Masquerade,
+            flag::DIRECT => Forward::Direct,
+            _ => Forward::Tunnel,
+        }
     }
 
     pub fn is_active(&self) -> bool {
@@ -167,7 +188,7 @@ impl Entry {
         }
     }
 
-    /// What the connection was made of.
+    /// What the connection was made of. The destination's address is of the client's family, and of no meaning if it was not.
     pub fn parts(&self, v6: &[AddressesV6]) -> New {
         let [client, virtual_address, address] = self.addresses(v6);
         New {
@@ -178,7 +199,7 @@ impl Entry {
             virtual_port: self.virtual_port,
             address,
             port: self.port,
-            forward: if self.is_direct() { Forward::Direct } else { Forward::Masquerade },
+            forward: self.forward(),
             destination: self.destination,
         }
     }

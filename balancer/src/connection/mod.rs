@@ -235,7 +235,7 @@ impl Table {
     fn forget(&mut self, place: u32) -> Entry {
         self.index.remove(&mut self.entries, place, Direction::Inbound);
         let entry = self.entries[place as usize];
-        if !entry.is_direct() {
+        if !entry.is_one_way() {
             self.index.remove(&mut self.entries, place, Direction::Outbound);
         }
         if let Some(v6) = entry.v6() {

@@ -3,6 +3,7 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::is_error;
+use crate::balancer::Counters;
 use crate::checksum::{Sum, ipv4_header};
 use crate::config::{is_unicast_v4, is_unicast_v6};
 use crate::frame::{ETHERNET, Fragment, Ip, protocol};
@@ -125,35 +126,67 @@ impl Errors {
         outlet.counters.icmp_sent += 1;
     }
 
+    /// Makes an error of somebody else about a packet of ours one about a packet of somebody else: writes the headers in front
+    /// of the quote in an IPv4 packet, which is cut to what errors may have. `header` is that of the error, `service` the TOS of
+    /// the quoted packet. Whether one may be sent, so many as were.
+    pub fn relay(
+        &mut self,
+        packet: &mut [u8],
+        header: [u8; HEADER],
+        service: u8,
+        ends: (Ipv4Addr, Ipv4Addr),
+        now: Instant,
+        counters: &mut Counters,
+    ) -> bool {
+        let limit = if header[..2] == [3, 4] { &mut self.limit_too_big } else { &mut self.limit };
+        if packet.len() < HEADER_V4 + HEADER || !limit.take(now) {
+            counters.icmp_limited += 1;
+            return false;
+        }
+        let len = packet.len().min(LONGEST_V4);
+        packet[HEADER_V4..HEADER_V4 + HEADER].copy_from_slice(&header);
+        self.finish_v4(&mut packet[..len], service, ends);
+        counters.icmp_sent += 1;
+        true
+    }
+
     fn fill_v4(
         &mut self,
         packet: &mut [u8],
         about: &Packet<'_>,
         ip: &Ip,
         problem: Problem,
-        (source, to): (Ipv4Addr, Ipv4Addr),
+        ends: (Ipv4Addr, Ipv4Addr),
     ) -> usize {
-        let (header, message) = packet[..LONGEST_V4].split_at_mut(HEADER_V4);
+        let message = &mut packet[HEADER_V4..LONGEST_V4];
         let len = HEADER + quote(&mut message[HEADER..], about, ip);
-        let message = &mut message[..len];
         message[..HEADER].copy_from_slice(&problem.header(false));
+        let service = about.head.get(ETHERNET + 1).copied().unwrap_or(0);
+        self.finish_v4(&mut packet[..HEADER_V4 + len], service, ends);
+        HEADER_V4 + len
+    }
+
+    /// Writes the IP header in front of a message, and the checksum of that.
+    fn finish_v4(&mut self, packet: &mut [u8], service: u8, (source, to): (Ipv4Addr, Ipv4Addr)) {
+        let (header, message) = packet.split_at_mut(HEADER_V4);
+        let len = message.len();
+        message[2..4].fill(0);
         let sum = Sum::ZERO.bytes(message).checksum();
         message[2..4].copy_from_slice(&sum.to_be_bytes());
 
         self.identification = self.identification.wrapping_add(1);
-        let service = about.head.get(ETHERNET + 1).copied().unwrap_or(0);
         header[0] = 0x45;
         // Internetwork control, with the service that was asked for (RFC 1812 section 4.3.2.5).
         header[1] = 0xc0 | service & 0x1e;
         header[2..4].copy_from_slice(&((HEADER_V4 + len) as u16).to_be_bytes());
         header[4..6].copy_from_slice(&self.identification.to_be_bytes());
+        header[6..8].fill(0);
         header[8] = HOPS;
         header[9] = protocol::ICMP;
         header[12..16].copy_from_slice(&source.octets());
         header[16..20].copy_from_slice(&to.octets());
         let sum = ipv4_header(header);
         header[10..12].copy_from_slice(&sum.to_be_bytes());
-        HEADER_V4 + len
     }
 }
 

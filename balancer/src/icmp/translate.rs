@@ -10,7 +10,7 @@ use crate::frame::{ETHERNET, Ip, protocol};
 use crate::service::Protocol;
 
 /// Bytes of an ICMP error before what it quotes.
-const HEADER: usize = 8;
+pub(crate) const HEADER: usize = 8;
 const HEADER_V4: usize = 20;
 const HEADER_V6: usize = 40;
 
@@ -48,12 +48,45 @@ pub(crate) struct Quote {
 pub(crate) fn parse(head: &[u8], ip: &Ip) -> Result<Option<Quote>, Reason> {
     let end = ip.end.min(head.len());
     let message = head.get(ip.payload..end).ok_or(Reason::Malformed)?;
-    let header = message.first_chunk::<HEADER>().ok_or(Reason::Malformed)?;
-    if !is_translated(header[0], ip.is_v6()) {
-        return Ok(None);
+    if message.len() < HEADER {
+        return Err(Reason::Malformed);
     }
-    let packet = &message[HEADER..];
-    let inner = if ip.is_v6() { inner_v6(packet)? } else { inner_v4(packet)? };
+    let Some((_, packet)) = error(message, ip.is_v6()) else { return Ok(None) };
+    let Some(quoted) = quoted(packet, ip.is_v6())? else { return Ok(None) };
+    Ok(Some(Quote {
+        protocol: quoted.protocol,
+        source: quoted.source,
+        source_port: quoted.source_port,
+        destination: quoted.destination,
+        destination_port: quoted.destination_port,
+        outer: *ip,
+        transport: ip.payload + HEADER + quoted.len,
+    }))
+}
+
+/// The header of an error that is translated, and what it quotes. `None` if it is anything else.
+pub(crate) fn error(message: &[u8], is_v6: bool) -> Option<(&[u8; HEADER], &[u8])> {
+    message.split_first_chunk::<HEADER>().filter(|(header, _)| is_translated(header[0], is_v6))
+}
+
+/// A packet of which an error has at least the ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Quoted {
+    pub protocol: Protocol,
+    pub source: IpAddr,
+    pub source_port: u16,
+    pub destination: IpAddr,
+    pub destination_port: u16,
+    /// Bytes before the transport header.
+    len: usize,
+}
+
+/// Reads a packet that an error quotes. `None` if it is neither TCP nor UDP, or a later fragment.
+///
+/// # Errors
+/// [`Reason::Malformed`] if it is cut short before 8 bytes of the transport header, or of the other family.
+pub(crate) fn quoted(packet: &[u8], is_v6: bool) -> Result<Option<Quoted>, Reason> {
+    let inner = if is_v6 { inner_v6(packet)? } else { inner_v4(packet)? };
     let Some(inner) = inner else { return Ok(None) };
     let protocol = match inner.protocol {
         protocol::TCP => Protocol::Tcp,
@@ -61,14 +94,13 @@ pub(crate) fn parse(head: &[u8], ip: &Ip) -> Result<Option<Quote>, Reason> {
         _ => return Ok(None),
     };
     let ports = packet.get(inner.len..).and_then(|transport| transport.first_chunk::<8>()).ok_or(Reason::Malformed)?;
-    Ok(Some(Quote {
+    Ok(Some(Quoted {
         protocol,
         source: inner.source,
         source_port: u16::from_be_bytes([ports[0], ports[1]]),
         destination: inner.destination,
         destination_port: u16::from_be_bytes([ports[2], ports[3]]),
-        outer: *ip,
-        transport: ip.payload + HEADER + inner.len,
+        len: inner.len,
     }))
 }
 

@@ -49,7 +49,7 @@ impl Balancer {
         }
         match entry.state() {
             TcpState::TimeWait | TcpState::Close => mode != 0,
-            TcpState::FinWait => mode & 2 != 0 && entry.is_direct(),
+            TcpState::FinWait => mode & 2 != 0 && entry.is_one_way(),
             _ => false,
         }
     }
@@ -82,7 +82,7 @@ impl Balancer {
         moment: &mut Moment<'_>,
     ) -> Decision {
         let entry = self.table.get(place);
-        let (is_direct, destination) = (entry.is_direct(), entry.destination);
+        let (is_one_way, is_tunnel, destination) = (entry.is_one_way(), entry.is_tunnel(), entry.destination);
         if !self.services.pool[destination as usize].available {
             return self.orphan(packet, ip, transport, place, moment);
         }
@@ -91,12 +91,16 @@ impl Balancer {
             stats.in_packets += 1;
             stats.in_bytes += bytes;
         });
-        let seen = if is_direct { Seen::InputOnly } else { Seen::Input };
+        let seen = if is_one_way { Seen::InputOnly } else { Seen::Input };
         self.track(place, seen, transport, moment.now);
-        self.may_pass(packet, ip, ip.payload - ETHERNET + transport.header, moment)?;
+        let headers = ip.payload - ETHERNET + transport.header;
+        if is_tunnel {
+            return self.tunnel(packet, ip, headers, place, moment);
+        }
+        self.may_pass(packet, ip, headers, self.config.mtu, moment)?;
         let (address, port) = self.table.server(place);
         let way = self.route(packet, ip, &address, moment)?;
-        if is_direct {
+        if is_one_way {
             direct(way)?;
             nat::decrement_hops(packet.head, ip)?;
         } else {
@@ -115,7 +119,7 @@ impl Balancer {
         place: u32,
         moment: &mut Moment<'_>,
     ) -> Decision {
-        self.may_pass(packet, ip, ip.payload - ETHERNET + transport.header, moment)?;
+        self.may_pass(packet, ip, ip.payload - ETHERNET + transport.header, self.config.mtu, moment)?;
         let way = self.route(packet, ip, &ip.destination, moment)?;
         let destination = self.table.get(place).destination;
         if self.services.pool[destination as usize].available {

@@ -9,6 +9,7 @@ mod nat;
 mod related;
 mod schedule;
 mod timers;
+mod tunnel;
 mod undeliverable;
 
 use alloc::boxed::Box;
@@ -18,8 +19,8 @@ use crate::Balancer;
 use crate::config::{is_unicast_v4, is_unicast_v6};
 use crate::connection::{Direction, Node, Tuple};
 use crate::frame::transport::Transport;
-use crate::frame::{self, ETHERNET, Fragment, Headers, Ip, Kind, protocol};
-use crate::icmp::Problem;
+use crate::frame::{self, Fragment, Headers, Ip, Kind, protocol};
+use crate::icmp::{self, Problem};
 use crate::neighbour::Outlet;
 use crate::packet::{NextHop, Packet, Reason, Sink, Verdict};
 use crate::route::Way;
@@ -27,6 +28,7 @@ use crate::time::Instant;
 
 pub(crate) use defense::{Defense, Scan};
 pub(crate) use timers::Timers;
+pub(crate) use tunnel::TunnelEnd;
 
 /// Frames whose lookups overlap.
 const BURST: usize = 32;
@@ -86,6 +88,17 @@ fn tuple(ip: &Ip, transport: &Transport) -> Tuple {
     }
 }
 
+/// The tuple of a packet that an ICMP error quotes.
+fn tuple_of(quoted: &icmp::Quoted) -> Tuple {
+    Tuple {
+        protocol: quoted.protocol,
+        source: quoted.source,
+        source_port: quoted.source_port,
+        destination: quoted.destination,
+        destination_port: quoted.destination_port,
+    }
+}
+
 /// Whether a packet can go to a server as it is. A gateway would send it back to us: it is still addressed to the service.
 fn direct(way: Way) -> Result<(), Reason> {
     if way == Way::Link { Ok(()) } else { Err(Reason::NoRoute) }
@@ -109,7 +122,9 @@ impl Balancer {
     fn settle(&mut self, burst: &mut [Packet<'_>]) {
         for packet in burst {
             let Verdict::Wait(hop) = packet.verdict else { continue };
-            packet.verdict = self.complete(packet.head, hop);
+            let Some(ethernet) = packet.ethernet() else { continue };
+            let verdict = self.complete(ethernet, hop);
+            packet.verdict = verdict;
             match packet.verdict {
                 Verdict::Wait(_) => continue,
                 Verdict::Transmit => self.counters.forwarded += 1,
@@ -229,6 +244,10 @@ impl Balancer {
                 self.learn(packet, moment)?;
             } else if let Some(verdict) = self.related(packet, ip, moment)? {
                 return Ok(verdict);
+            } else if self.routes.is_own(ip.destination)
+                && let Some(verdict) = self.tunnel_error(packet, ip, moment)?
+            {
+                return Ok(verdict);
             }
         }
         if self.services.is_virtual(&ip.destination) && ip.fragment != Fragment::Whole {
@@ -260,13 +279,14 @@ impl Balancer {
         self.errors.send(packet, ip, problem, is_to_us, *now, &mut outlet);
     }
 
-    /// Whether a packet may go on: it has hops left and is not too large. If not, its source is told. `segment` is the
-    /// length of the headers within the IP packet that each segment of a super-frame repeats.
+    /// Whether a packet may go on: it has hops left and is not larger than `mtu`. If not, its source is told. `segment` is
+    /// the length of the headers within the IP packet that each segment of a super-frame repeats.
     fn may_pass(
         &mut self,
         packet: &Packet<'_>,
         ip: &Ip,
         segment: usize,
+        mtu: u16,
         moment: &mut Moment<'_>,
     ) -> Result<(), Reason> {
         if ip.hops <= 1 {
@@ -278,9 +298,9 @@ impl Balancer {
         let segment =
             if packet.offload.fragments && !ip.is_v6() { segment.saturating_sub(UDP_HEADER) } else { segment };
         let len = if gso_size == 0 { ip.len() } else { ip.len().min(segment + gso_size) };
-        if len > usize::from(self.config.mtu) {
+        if len > usize::from(mtu) {
             if ip.dont_fragment {
-                self.complain(packet, ip, Problem::TooBig { mtu: self.config.mtu }, moment);
+                self.complain(packet, ip, Problem::TooBig { mtu }, moment);
             }
             return Err(Reason::TooBig);
         }
@@ -298,7 +318,7 @@ impl Balancer {
 
     /// Sends a finished packet on its way to an address.
     fn transmit(&mut self, packet: &mut Packet<'_>, way: Way, to: &IpAddr, moment: &mut Moment<'_>) -> Decision {
-        let Some(ethernet) = packet.head.first_chunk_mut::<ETHERNET>() else { return Err(Reason::Malformed) };
+        let Some(ethernet) = packet.ethernet() else { return Err(Reason::Malformed) };
         let Moment { now, sink } = moment;
         let hop = self.routes.neighbour(way, to);
         let mut outlet = Outlet { routes: &self.routes, sink: &mut **sink, counters: &mut self.counters };

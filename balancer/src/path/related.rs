@@ -33,7 +33,7 @@ impl Balancer {
             return Err(Reason::Malformed);
         }
         let entry = self.table.get(place);
-        let (is_direct, destination) = (entry.is_direct(), entry.destination);
+        let (is_one_way, is_tunnel, destination) = (entry.is_one_way(), entry.is_tunnel(), entry.destination);
         if self.services.pool[destination as usize].available {
             let bytes = ip.len() as u64;
             self.count(destination, |stats| match direction {
@@ -45,13 +45,16 @@ impl Balancer {
                 }
             });
         }
-        self.may_pass(packet, ip, ip.len(), moment)?;
+        if is_tunnel && direction == Direction::Inbound {
+            return self.tunnel(packet, ip, ip.len(), place, moment).map(Some);
+        }
+        self.may_pass(packet, ip, ip.len(), self.config.mtu, moment)?;
         let (server, server_port) = self.table.server(place);
         let to = if direction == Direction::Inbound { server } else { ip.destination };
         let way = self.route(packet, ip, &to, moment)?;
         match direction {
             // About a reply, to the virtual address: the server made it.
-            Direction::Inbound if is_direct => direct(way)?,
+            Direction::Inbound if is_one_way => direct(way)?,
             Direction::Inbound => quote.for_server(packet.head, server, server_port)?,
             // About a request, to the client, as the server or a router on the way saw it.
             Direction::Outbound => {

@@ -90,7 +90,7 @@ impl Balancer {
             forward: to.config.forward,
             destination,
         };
-        let seen = if new.forward == Forward::Direct { Seen::InputOnly } else { Seen::Input };
+        let seen = if new.forward == Forward::Masquerade { Seen::Input } else { Seen::InputOnly };
         let (_, timeout) = self.timers.after(TcpState::None, seen, transport);
         let place = match self.table.insert(&new, moment.now, timeout) {
             Ok(place) => place,

@@ -14,19 +14,30 @@ impl Balancer {
     /// Tells the source of a packet that waited in vain. The packet is made again as it came in, since that is what its
     /// source knows; one whose connection is gone cannot be, and one that is an ICMP error is not told of.
     pub(crate) fn give_up(&mut self, packet: &mut Packet<'_>, moment: &mut Moment<'_>) {
-        let Some((ip, transport)) = self.read(packet) else { return };
+        if !self.give_up_one(packet, moment)
+            && let Some(mut inner) = self.unwrap(packet)
+        {
+            self.give_up_one(&mut inner, moment);
+        }
+    }
+
+    /// Tells the source of a packet that is in no tunnel. Whether it is one of a connection.
+    fn give_up_one(&mut self, packet: &mut Packet<'_>, moment: &mut Moment<'_>) -> bool {
+        let Some((ip, transport)) = self.read(packet) else { return false };
         let now = tuple(&ip, &transport);
         let undone = match self.before(&now) {
             Some((end, address, port)) => nat::rewrite(packet, &ip, &transport, end, address, port),
-            // With direct routing nothing but the hops was changed.
+            // With direct routing nothing but the hops was changed, and a tunnel is off by now.
             None if self.table.find(&now).is_some() => Ok(()),
-            None => return,
+            None => return false,
         };
         if undone.and_then(|()| nat::set_hops(packet.head, &ip, ip.hops.saturating_add(1))).is_err() {
-            return;
+            return true;
         }
-        let Some((ip, _)) = self.read(packet) else { return };
-        self.complain(packet, &ip, Problem::HostUnreachable, moment);
+        if let Some((ip, _)) = self.read(packet) {
+            self.complain(packet, &ip, Problem::HostUnreachable, moment);
+        }
+        true
     }
 
     fn read(&self, packet: &Packet<'_>) -> Option<(Ip, Transport)> {

@@ -272,7 +272,7 @@ pub enum Forward {
     Masquerade = 0,
     /// The local stack. Named only: refused with [`Errno::NotSupported`].
     Local = 1,
-    /// A tunnel. Named only: refused with [`Errno::NotSupported`].
+    /// A tunnel: the packet travels to the destination as it is, but for a hop, in a packet from us.
     Tunnel = 2,
     /// Direct routing: only the Ethernet destination changes.
     Direct = 3,
@@ -294,15 +294,29 @@ impl Forward {
     }
 }
 
-/// How a tunnel is made; kept for the wire form.
+/// How a tunnel is made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tunnel {
     /// 0 IPIP, 1 GUE, 2 GRE (IP_VS_CONN_F_TUNNEL_TYPE_*).
     pub kind: u8,
     /// Destination port of GUE, in host order.
     pub port: u16,
-    /// IP_VS_TUNNEL_ENCAP_FLAG_*.
+    /// IP_VS_TUNNEL_ENCAP_FLAG_*: 1 a checksum over everything, 2 the sender's checksum left to the receiver (GUE). Bits that
+    /// are not known are kept and ignored, as in Linux.
     pub flags: u16,
+}
+
+impl Tunnel {
+    /// [`Tunnel::kind`]: IP in IP.
+    pub const IPIP: u8 = 0;
+    /// [`Tunnel::kind`]: generic UDP encapsulation.
+    pub const GUE: u8 = 1;
+    /// [`Tunnel::kind`]: generic routing encapsulation.
+    pub const GRE: u8 = 2;
+    /// In [`Tunnel::flags`]: the outer header has a checksum.
+    pub const CHECKSUM: u16 = 1;
+    /// In [`Tunnel::flags`]: a transport checksum that is not complete is left to the other end of the tunnel.
+    pub const REMOTE_CHECKSUM: u16 = 2;
 }
 
 /// What is configured of a destination.

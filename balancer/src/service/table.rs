@@ -7,10 +7,11 @@ use core::time::Duration;
 
 use super::{
     DestinationConfig, DestinationInfo, DestinationKey, Family, Forward, Protocol, ServiceConfig, ServiceFlags,
-    ServiceInfo, ServiceKey,
+    ServiceInfo, ServiceKey, Tunnel,
 };
 use crate::Errno;
 use crate::config::{is_unicast_v4, is_unicast_v6};
+use crate::path::TunnelEnd;
 use crate::scheduler::{Expirations, List, Request, State};
 use crate::stats::Meter;
 use crate::time::Instant;
@@ -56,6 +57,8 @@ pub(crate) struct Destination {
     pub last_weight: i32,
     /// Tells it from what else was or will be in its place.
     pub incarnation: u32,
+    /// What there is to know of the tunnel to it.
+    pub tunnel: TunnelEnd,
     service_id: u64,
     service_key: ServiceKey,
     /// Since when it lies in the trash without connections.
@@ -78,6 +81,7 @@ impl Destination {
             templates: 0,
             last_weight: weight,
             incarnation: 0,
+            tunnel: TunnelEnd::default(),
             service_id: 0,
             service_key: ServiceKey::tcp(address, 80),
             idle_since: None,
@@ -210,6 +214,12 @@ fn check_service(key: &ServiceKey, config: &ServiceConfig) -> Result<(), Errno> 
     Ok(())
 }
 
+/// Whether there are such tunnels. Linux takes any kind, and makes IPIP of those it does not know.
+fn check_tunnel(tunnel: &Tunnel) -> Result<(), Errno> {
+    let no_port = tunnel.kind == Tunnel::GUE && tunnel.port == 0;
+    if no_port || tunnel.kind > Tunnel::GRE { Err(Errno::Invalid) } else { Ok(()) }
+}
+
 /// What a destination must be to be served here.
 fn check_destination(service: &ServiceKey, key: &DestinationKey, config: &DestinationConfig) -> Result<(), Errno> {
     if config.weight < 0 || config.lower_threshold > config.upper_threshold {
@@ -227,7 +237,8 @@ fn check_destination(service: &ServiceKey, key: &DestinationKey, config: &Destin
     }
     match config.forward {
         Forward::Masquerade | Forward::Direct => Ok(()),
-        Forward::Local | Forward::Tunnel | Forward::Bypass => Err(Errno::NotSupported),
+        Forward::Tunnel => check_tunnel(&config.tunnel),
+        Forward::Local | Forward::Bypass => Err(Errno::NotSupported),
     }
 }
 
@@ -449,6 +460,7 @@ impl Services {
                     templates: 0,
                     last_weight: config.weight,
                     incarnation: self.next_incarnation,
+                    tunnel: TunnelEnd::default(),
                     service_id: id,
                     service_key: *service,
                     idle_since: None,

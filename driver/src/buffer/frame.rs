@@ -112,6 +112,20 @@ impl Frame {
         unsafe { core::slice::from_raw_parts_mut(data(slot), usize::from(slot.filled.get())) }
     }
 
+    /// The room in front of the frame, which [`Frame::prepend`] makes part of it from its end on, and the first bytes of the
+    /// frame, as [`Frame::head_mut`].
+    #[inline]
+    #[must_use]
+    pub fn room_and_head_mut(&mut self) -> (&mut [u8], &mut [u8]) {
+        let slot = self.slot();
+        let (start, filled) = (usize::from(slot.start.get()), usize::from(slot.filled.get()));
+        let room = start.saturating_sub(NetHdr::LEN);
+        // SAFETY: `start - room .. start + filled` lies in the buffer, which is initialised and belongs to this frame, and `self` is
+        // borrowed mutably.
+        let bytes = unsafe { core::slice::from_raw_parts_mut(data(slot).sub(room), room + filled) };
+        bytes.split_at_mut(room)
+    }
+
     /// All pieces of the frame, in order.
     pub fn segments(&self) -> impl Iterator<Item = &[u8]> {
         self.slots().map(|slot| {

@@ -34,7 +34,17 @@ pub enum Invalid {
 /// # Errors
 /// See [`Invalid`].
 pub fn check_exact(header: &NetHdr, head: &[u8], length: usize) -> Result<Option<Headers>, Invalid> {
-    let headers = check(header, head, length)?;
+    check_exact_with(header, head, length, Headers::parse)
+}
+
+/// The same of a frame whose headers are read by `parse`.
+pub(super) fn check_exact_with(
+    header: &NetHdr,
+    head: &[u8],
+    length: usize,
+    parse: impl FnOnce(&[u8]) -> Option<Headers>,
+) -> Result<Option<Headers>, Invalid> {
+    let headers = check_with(header, head, length, parse)?;
     match &headers {
         Some(headers) if headers.packet_end(head) != length => Err(Invalid::Length),
         _ => Ok(headers),
@@ -53,6 +63,15 @@ pub(super) const FRAGMENT_UNIT: usize = 8;
 /// # Errors
 /// See [`Invalid`].
 pub fn check(header: &NetHdr, head: &[u8], length: usize) -> Result<Option<Headers>, Invalid> {
+    check_with(header, head, length, Headers::parse)
+}
+
+fn check_with(
+    header: &NetHdr,
+    head: &[u8],
+    length: usize,
+    parse: impl FnOnce(&[u8]) -> Option<Headers>,
+) -> Result<Option<Headers>, Invalid> {
     if header.needs_csum() {
         let field = usize::from(header.csum_start) + usize::from(header.csum_offset);
         if field + 2 > length.min(head.len()) {
@@ -75,7 +94,7 @@ pub fn check(header: &NetHdr, head: &[u8], length: usize) -> Result<Option<Heade
     if !header.needs_csum() {
         return Err(Invalid::GsoWithoutChecksum);
     }
-    let headers = Headers::parse(head).ok_or(Invalid::GsoHeaders)?;
+    let headers = parse(head).ok_or(Invalid::GsoHeaders)?;
     let right_kind = network.is_none_or(|network| network == headers.network) && transport == headers.transport;
     let right_checksum =
         usize::from(header.csum_start) == headers.transport_start && header.csum_offset == transport.checksum_offset();

@@ -99,8 +99,18 @@ impl Headers {
             ether_type = be16(head, 16)?;
             network_start += VLAN_TAG;
         }
-        let (network, protocol, transport_start) = match ether_type {
-            ETHER_TYPE_IPV4 => {
+        let network = match ether_type {
+            ETHER_TYPE_IPV4 => Network::V4,
+            ETHER_TYPE_IPV6 => Network::V6,
+            _ => return None,
+        };
+        Self::parse_at(head, network, network_start)
+    }
+
+    /// Reads the headers of an IP packet that begins somewhere in `head`. As [`Headers::parse`].
+    pub(super) fn parse_at(head: &[u8], network: Network, network_start: usize) -> Option<Self> {
+        let (protocol, transport_start) = match network {
+            Network::V4 => {
                 let first = *head.get(network_start)?;
                 let length = usize::from(first & 0xf) * 4;
                 // More fragments, or not the first one: a transport header cannot be relied upon.
@@ -108,17 +118,14 @@ impl Headers {
                 if first >> 4 != 4 || length < 20 || fragment {
                     return None;
                 }
-                (Network::V4, *head.get(network_start + 9)?, network_start + length)
+                (*head.get(network_start + 9)?, network_start + length)
             }
-            ETHER_TYPE_IPV6 => {
+            Network::V6 => {
                 if head.get(network_start)? >> 4 != 6 {
                     return None;
                 }
-                let (protocol, transport) =
-                    skip_extensions(head, *head.get(network_start + 6)?, network_start + IPV6_HEADER)?;
-                (Network::V6, protocol, transport)
+                skip_extensions(head, *head.get(network_start + 6)?, network_start + IPV6_HEADER)?
             }
-            _ => return None,
         };
         let (transport, transport_length) = match protocol {
             PROTOCOL_TCP => (Transport::Tcp, usize::from(head.get(transport_start + 12)? >> 4) * 4),

@@ -7,7 +7,8 @@
 //! super-frames of what a device with RSC_EXT has put together.
 //!
 //! Frames may lie in several pieces: everything here reads them through [`Bytes`]. Only their headers must be contiguous.
-//! Tunnels are not looked into: what is inside one cannot be segmented, here or by the device.
+//! Tunnels are not looked into where frames come in. A frame that was put into one since then, which its header says by
+//! [`NetHdr::ENCAPSULATED`], is cut into segments of which each is in the tunnel.
 
 mod bytes;
 mod check;
@@ -17,12 +18,16 @@ mod headers;
 mod segment;
 #[cfg(test)]
 mod tests;
+mod tunnel;
 
 pub use bytes::{Bytes, BytesMut};
 pub use check::{Invalid, check, check_exact};
 pub use coalesced::{Coalesced, coalesced};
 pub use headers::{Headers, MAX_HEADERS, Network, Transport};
 pub use segment::{Finish, Segmenter, Unsegmentable};
+
+#[cfg(doc)]
+use crate::wire::NetHdr;
 
 /// The sum that completes a partial checksum (virtio 1.3, section 5.1.6.2): over everything from `start` to the end of the
 /// frame, in which the checksum field itself holds the sum of the pseudo-header. The result is to be stored, big-endian, at

@@ -2,9 +2,11 @@
 
 use super::bytes::{fold, sum, sum_slice};
 use super::check::FRAGMENT_UNIT;
+use super::check::check_exact_with;
 use super::fragment::{self, FRAGMENT_HEADER};
 use super::headers::{IPV6_HEADER, TCP_FLAGS};
-use super::{Bytes, BytesMut, Headers, Invalid, MAX_HEADERS, Network, Transport, check_exact, finished};
+use super::tunnel::Tunnel;
+use super::{Bytes, BytesMut, Headers, Invalid, MAX_HEADERS, Network, Transport, finished};
 use crate::wire::NetHdr;
 
 /// Why a super-frame cannot be cut.
@@ -53,6 +55,8 @@ pub struct Segmenter {
     /// How long that is.
     prefix: usize,
     headers: Headers,
+    /// The tunnel they are in.
+    tunnel: Option<Tunnel>,
     manner: Manner,
     /// Where in the super-frame that begins which is cut up.
     start: usize,
@@ -83,7 +87,13 @@ impl Segmenter {
         template[..copied].copy_from_slice(&head[..copied]);
         let private = template;
         let head = &private[..copied];
-        let headers = check_exact(header, head, total)?.ok_or(Unsegmentable::NotGso)?;
+        let (mut header, mut tunnel) = (*header, None);
+        if header.gso_type & NetHdr::ENCAPSULATED == NetHdr::ENCAPSULATED {
+            header.gso_type &= !NetHdr::ENCAPSULATED;
+            tunnel = Some(Tunnel::parse(head).ok_or(Invalid::GsoHeaders)?);
+        }
+        let parse = |head: &[u8]| tunnel.map_or_else(|| Headers::parse(head), |tunnel| tunnel.headers(head));
+        let headers = check_exact_with(&header, head, total, parse)?.ok_or(Unsegmentable::NotGso)?;
         let mut size = usize::from(header.gso_size);
         let (prefix, start, manner) = if header.gso_type == NetHdr::GSO_UDP {
             size = size / FRAGMENT_UNIT * FRAGMENT_UNIT;
@@ -96,10 +106,11 @@ impl Segmenter {
         // IPv6 does not count its own header.
         let counted =
             if headers.network == Network::V6 { headers.network_start + IPV6_HEADER } else { headers.network_start };
+        let counted = tunnel.map_or(counted, |tunnel| tunnel.uncounted().min(counted));
         if prefix - counted + size.min(total - start) > usize::from(u16::MAX) {
             return Err(Unsegmentable::TooLarge);
         }
-        Ok(Self { template, prefix, headers, manner, start, size, total, done: 0, index: 0 })
+        Ok(Self { template, prefix, headers, tunnel, manner, start, size, total, done: 0, index: 0 })
     }
 
     /// Gives a number to datagrams that are cut into IP fragments and have none of their own, which is to say IPv6, and IPv4
@@ -159,6 +170,9 @@ impl Segmenter {
                 let head = into.head_mut();
                 self.network_header(head, length);
                 self.transport_header(head, length, first, last);
+                if let Some(tunnel) = &self.tunnel {
+                    tunnel.finish_headers(head, length, self.index);
+                }
                 self.checksum(into, length, finish)
             }
             Manner::Fragments { checksum } => {
@@ -167,6 +181,10 @@ impl Segmenter {
                     // `check` has seen to it that it lies in the first fragment.
                     let field = self.headers.transport_start - self.start + self.prefix;
                     into.put(field + usize::from(Transport::Udp.checksum_offset()), &checksum.to_be_bytes());
+                }
+                if let Some(tunnel) = &self.tunnel {
+                    tunnel.finish_headers(into.head_mut(), length, self.index);
+                    tunnel.finish_checksum(into, length, None);
                 }
                 NetHdr::default()
             }
@@ -217,14 +235,21 @@ impl Segmenter {
         let pseudo = self.headers.pseudo_sum(segment.head_mut(), length - transport_start);
         let field = transport_start + usize::from(offset);
         put16(segment.head_mut(), field, pseudo);
-        match finish {
-            Finish::Partial => NetHdr::partial_checksum(start, offset),
+        let remote = self.tunnel.is_some_and(|tunnel| tunnel.is_remote());
+        let (header, partial) = match finish {
+            // It is completed at the other end of the tunnel.
+            _ if remote => (NetHdr::default(), None),
+            Finish::Partial => (NetHdr::partial_checksum(start, offset), Some((transport_start, field))),
             Finish::Complete => {
                 let sum = finished(sum(segment, transport_start..length), offset);
                 put16(segment.head_mut(), field, sum);
-                NetHdr::default()
+                (NetHdr::default(), None)
             }
+        };
+        if let Some(tunnel) = &self.tunnel {
+            tunnel.finish_checksum(segment, length, partial);
         }
+        header
     }
 }
 

@@ -12,6 +12,8 @@ use crate::buffer::Pool;
 use crate::fake::FakeHal;
 use crate::wire::NetHdr;
 
+mod tunnel;
+
 /// What a super-frame looks like.
 #[derive(Debug, Clone)]
 struct Shape {

@@ -48,6 +48,10 @@ impl NetHdr {
     pub const GSO_UDP_L4: u8 = 5;
     /// Bit beside a TCP type: the segment has ECN's CWR set.
     pub const GSO_ECN: u8 = 0x80;
+    /// Bits beside any type: the frame was put into a tunnel, and what is to be segmented is inside. The specification has a bit
+    /// for UDP tunnels over either version of IP, and never both of them, so that no device can say this, or is told it: it is
+    /// for the [`Segmenter`](crate::offload::Segmenter) alone.
+    pub const ENCAPSULATED: u8 = 0x60;
     /// TCP over IPv4, with ECN's CWR set.
     pub const GSO_TCPV4_ECN: u8 = Self::GSO_TCPV4 | Self::GSO_ECN;
     /// TCP over IPv6, with ECN's CWR set.

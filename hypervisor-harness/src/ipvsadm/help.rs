@@ -56,7 +56,7 @@ Rules (-R, and `ringlet --rules FILE`) are one command a line, as -S writes them
 -R changes nothing if a line cannot be read. A rule that is refused does not stop the others.
 
 The rest of ipvsadm's syntax is read too, and refused by the balancer as a kernel without it does: firewall marks (-f),
-SCTP, persistence (-p, -M, --pe), one-packet scheduling (-o), tunnels (-i), the synchronization daemon.
+SCTP, persistence (-p, -M, --pe), one-packet scheduling (-o), the synchronization daemon.
 
 Exit code: 0; 1 no such service to list; 2 wrong usage, or no balancer reached; 255 refused by the balancer.
 ";

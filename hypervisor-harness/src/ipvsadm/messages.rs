@@ -44,7 +44,7 @@ pub(super) fn of(command: &Command, failure: &Failure) -> String {
         (_, EPROTONOSUPPORT) => "Protocol not supported: this balancer balances TCP and UDP",
         // ipvsadm blames IPv6 here, for which Linux once had this number.
         (_, EOPNOTSUPP) => {
-            "Operation not supported by this balancer: no firewall marks, persistence, one-packet scheduling or tunnels"
+            "Operation not supported by this balancer: no firewall marks, persistence or one-packet scheduling"
         }
         (_, EAFNOSUPPORT) => "Operation not supported with specified address family",
         (_, other) => {

@@ -10,6 +10,7 @@ mod neighbours;
 mod properties;
 mod states;
 mod sysctls;
+mod tunnel;
 
 use std::vec::Vec;
 
