@@ -69,8 +69,8 @@ impl RoundTrip {
     pub const LENGTH: usize = 64;
 }
 
-/// The default of `idle_spin=`, in microseconds: about what being woken costs on the slowest host we know.
-pub const DEFAULT_IDLE_SPIN_US: u64 = 50;
+/// The default of `idle_spin=`, in microseconds.
+pub const DEFAULT_IDLE_SPIN_US: u64 = 1000;
 
 impl Default for Options {
     fn default() -> Self {

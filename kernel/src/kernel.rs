@@ -17,6 +17,7 @@ use crate::dataplane::{BURST, Backlog, BalancerSink, Egress, FragmentIds, Link, 
 use crate::platform::Platform;
 use crate::round_trip::RoundTrip;
 use crate::services::{Services, View, iperf3};
+use crate::spin::Spin;
 use crate::stack::{LinkFacts, Stack};
 use crate::status::{Counters, Facts, Gauges, Loss};
 use crate::{info, report, warn};
@@ -88,9 +89,7 @@ pub struct Kernel {
     due: Due,
     /// The least of `due`: the only thing a busy turn looks at.
     next_due: u64,
-    /// When there was something to do last.
-    busy_at: u64,
-    idle_spin: u64,
+    spin: Spin,
     /// How long the processor was asleep, in nanoseconds.
     idle_ns: u64,
     status_period: u64,
@@ -210,8 +209,7 @@ impl Kernel {
                 round_trip: if options.round_trip.is_some() { now } else { u64::MAX },
             },
             next_due: now,
-            busy_at: now,
-            idle_spin: options.idle_spin_us.saturating_mul(1000),
+            spin: Spin::new(options.idle_spin_us.saturating_mul(1000), now),
             idle_ns: 0,
             status_period,
             queue_reset_period,
@@ -291,7 +289,7 @@ impl Kernel {
             }
         }
         if received > 0 {
-            self.busy_at = now;
+            self.spin.worked(now);
             self.counters.bursts += 1;
             local = self.burst(received, link, now);
         }
@@ -300,7 +298,7 @@ impl Kernel {
         }
         link.transmit.flush()?;
         link.receive.refill();
-        if received == 0 && now.saturating_sub(self.busy_at) >= self.idle_spin && now < self.next_due {
+        if received == 0 && self.spin.in_vain(now) && now < self.next_due {
             self.sleep(link, platform)?;
         }
         Ok(())
@@ -603,6 +601,7 @@ impl Kernel {
             if platform.now_ns().saturating_add(EARLY) < until {
                 self.counters.wakeups += 1;
                 self.woken = true;
+                self.spin.woken(platform.now_ns());
             }
             // Whatever ended the sleep. Why the device interrupted is not asked: that would be an exit. If there is no frame behind
             // it, the configuration is read again.

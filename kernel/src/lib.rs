@@ -24,6 +24,7 @@ mod report;
 mod round_trip;
 mod run;
 pub mod services;
+mod spin;
 pub mod stack;
 pub mod status;
 pub use run::run;
