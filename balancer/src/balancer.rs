@@ -7,7 +7,7 @@ use core::time::Duration;
 use crate::config::Config;
 use crate::connection::{ConnectionInfo, New, Table};
 use crate::icmp::Errors;
-use crate::neighbour::Neighbours;
+use crate::neighbour::{Hop, Neighbours};
 use crate::packet::{NextHop, Packet, Reason, Sink, Verdict};
 use crate::path::{Defense, Moment, Scan, Timers, Workbench};
 use crate::route::Routes;
@@ -57,6 +57,8 @@ pub struct Balancer {
     pub(crate) timers: Timers,
     pub(crate) routes: Routes,
     pub(crate) neighbours: Neighbours,
+    /// To the gateways, IPv4's and IPv6's.
+    pub(crate) gateways: [Hop; 2],
     pub(crate) errors: Errors,
     /// There except while a burst is worked on.
     pub(crate) bench: Option<Box<Workbench>>,
@@ -84,6 +86,7 @@ impl Balancer {
             timers: Timers::new(&timeouts),
             routes: Routes::new(&config),
             neighbours: Neighbours::new(&config),
+            gateways: [Hop::UNKNOWN; 2],
             errors: Errors::new(&config),
             bench: Some(Box::new(Workbench::new())),
             config,

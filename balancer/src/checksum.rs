@@ -65,9 +65,8 @@ impl Sum {
         let mut sum = self.0;
         let (chunks, rest) = bytes.as_chunks::<16>();
         for chunk in chunks {
-            let [a, b, c, d] = [0, 4, 8, 12]
-                .map(|i| u64::from(u32::from_be_bytes([chunk[i], chunk[i + 1], chunk[i + 2], chunk[i + 3]])));
-            sum += a + b + c + d;
+            let (longs, _) = chunk.as_chunks::<4>();
+            sum += longs.iter().map(|long| u64::from(u32::from_be_bytes(*long))).sum::<u64>();
         }
         let (pairs, last) = rest.as_chunks::<2>();
         for &pair in pairs {

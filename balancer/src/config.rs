@@ -42,6 +42,13 @@ impl Cidr {
             _ => false,
         }
     }
+
+    /// The network's address and its mask, if it is one of IPv4.
+    pub(crate) fn mask_v4(&self) -> Option<[u32; 2]> {
+        let IpAddr::V4(address) = self.address else { return None };
+        let mask = mask_v4(self.prefix);
+        Some([address.to_bits() & mask, mask])
+    }
 }
 
 fn mask_v4(prefix: u8) -> u32 {

@@ -11,6 +11,8 @@ use crate::{Cidr, Config};
 pub(crate) struct Routes {
     /// Longest prefix first; among equals in the order given.
     networks: Vec<Cidr>,
+    /// Those of IPv4 again, as address and mask.
+    masks: Vec<[u32; 2]>,
     gateway_v4: Option<IpAddr>,
     gateway_v6: Option<IpAddr>,
 }
@@ -33,7 +35,8 @@ impl Routes {
             let reached = |gateway: &&IpAddr| networks.iter().any(|network| network.contains(gateway));
             config.gateways.iter().filter(|gateway| gateway.is_ipv4() == is_v4).find(reached).copied()
         };
-        Routes { gateway_v4: gateway(true), gateway_v6: gateway(false), networks }
+        let masks = networks.iter().filter_map(Cidr::mask_v4).collect();
+        Routes { gateway_v4: gateway(true), gateway_v6: gateway(false), masks, networks }
     }
 
     /// Which way packets to `to` go, or `None` if no route leads there. Not meaningful for multicast and broadcast addresses.
@@ -69,8 +72,13 @@ impl Routes {
     /// IPv6 at all.
     #[inline]
     pub fn is_on_link(&self, address: IpAddr) -> bool {
-        let is_link_local = |address| matches!(address, IpAddr::V6(a) if a.is_unicast_link_local());
-        self.network(address).is_some() || is_link_local(address) && self.networks.iter().any(|n| n.address.is_ipv6())
+        match address {
+            IpAddr::V4(a) => self.masks.iter().any(|[network, mask]| a.to_bits() & mask == *network),
+            IpAddr::V6(a) => {
+                self.network(address).is_some()
+                    || a.is_unicast_link_local() && self.networks.iter().any(|n| n.address.is_ipv6())
+            }
+        }
     }
 
     /// Our address to speak from to `to`: the one in the same network, else the one in the gateway's, else any of the

@@ -9,6 +9,7 @@
 //! that asks for one of our addresses; the latter replaces only what is stale. Requests are limited to [`RATE`].
 
 mod arp;
+mod hop;
 mod ndp;
 mod table;
 
@@ -21,6 +22,7 @@ use crate::limit::TokenBucket;
 use crate::packet::{NextHop, Sink};
 use crate::route::Routes;
 use crate::{Config, Instant, Reason};
+pub(crate) use hop::Hop;
 use table::{Entry, Evict, State, Table};
 
 /// An Ethernet address.
@@ -36,6 +38,8 @@ const TRIES: u8 = 3;
 const RATE: u32 = 1000;
 /// Timers go off at multiples of this, so that one pass over the table serves many.
 const TICK: Duration = Duration::from_millis(16);
+/// Nanoseconds, as a shift, for which a [`Hop`] is good at most: about a second.
+const SECOND_SHIFT: u32 = 30;
 
 /// What the cache needs from around it: where to ask from, where to send, and what to count in.
 pub(crate) struct Outlet<'a> {
@@ -55,6 +59,10 @@ pub(crate) struct Neighbours {
     /// Not later than the first timer.
     due: Option<Instant>,
     requests: TokenBucket,
+    /// Changes with everything that a [`Hop`] rests on; never 0.
+    generation: u64,
+    /// The second of the last packets.
+    second: u64,
 }
 
 impl Neighbours {
@@ -65,7 +73,30 @@ impl Neighbours {
             table: Table::new(config.neighbours, config.seed),
             due: None,
             requests: TokenBucket::new(RATE, RATE),
+            generation: 1,
+            second: 0,
         }
+    }
+
+    /// The generation of what is known: a [`Hop`] of another one is worthless.
+    #[inline(always)]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Says that packets follow, which is to be said before they ask for a [`Neighbours::generation`].
+    #[inline]
+    pub fn at(&mut self, now: Instant) {
+        let second = now.nanos() >> SECOND_SHIFT;
+        if second != self.second {
+            self.second = second;
+            self.change();
+        }
+    }
+
+    /// Makes every [`Hop`] worthless.
+    fn change(&mut self) {
+        self.generation += 1;
     }
 
     /// The Ethernet address of a next hop that a packet is about to be sent to; `None` if it is being asked for, as
@@ -182,6 +213,7 @@ impl Neighbours {
             let mut next = at;
             if at <= now && tries >= TRIES {
                 self.table.remove(slot);
+                self.change();
                 // Nothing waits for one that was known: its packets went where it was.
                 if known.is_none() {
                     outlet.sink.unreachable(NextHop(address));
@@ -210,6 +242,7 @@ impl Neighbours {
         let sent = self.request(hop.0, None, now, outlet);
         let at = later(now, if sent { RETRANSMIT } else { TICK });
         let state = State::Incomplete { tries: sent.into(), at };
+        self.change();
         // There is always somebody who may leave.
         if let Ok(Some(evicted)) = self.table.insert(hop.0, state, [0; 6], now, Evict::Any)
             && evicted.known().is_none()
@@ -276,7 +309,10 @@ impl Neighbours {
         match self.table.get(&address) {
             Some(_) => self.announced(address, mac, now, outlet),
             // Only stale ones leave for it, and nothing waits for those.
-            None => drop(self.table.insert(address, State::Stale, mac, now, Evict::Stale)),
+            None => {
+                let _ = self.table.insert(address, State::Stale, mac, now, Evict::Stale);
+                self.change();
+            }
         }
     }
 
@@ -312,6 +348,7 @@ impl Neighbours {
 
     /// Enters what was learnt about a neighbour that has an entry, and tells of it if packets wait.
     fn set(&mut self, address: IpAddr, mac: Mac, state: State, now: Instant, outlet: &mut Outlet<'_>) {
+        self.change();
         let Some(entry) = self.table.get_mut(&address) else { return };
         let was_known = entry.known().is_some();
         (entry.mac, entry.state, entry.used) = (mac, state, now);

@@ -97,7 +97,7 @@ impl Table {
             IpAddr::V4(a) => a.to_ipv6_mapped().to_bits(),
             IpAddr::V6(a) => a.to_bits(),
         };
-        self.key.hash([(bits >> 64) as u64, bits as u64]) as usize & (self.heads.len() - 1)
+        self.key.hash([(bits >> 64) as u64, bits as u64, 0]) as usize & (self.heads.len() - 1)
     }
 
     fn position(&self, address: &IpAddr) -> Option<u16> {

@@ -99,14 +99,17 @@ impl Balancer {
         }
         self.may_pass(packet, ip, headers, self.config.mtu, moment)?;
         let (address, port) = self.table.server(place);
-        let way = self.route(packet, ip, &address, moment)?;
+        let way = match self.services.pool[destination as usize].hop.get(self.neighbours.generation()) {
+            Some((way, _)) => way,
+            None => self.route(packet, ip, &address, moment)?,
+        };
         if is_one_way {
             direct(way)?;
             nat::decrement_hops(packet.head, ip)?;
         } else {
             nat::rewrite(packet, ip, transport, nat::End::Destination, address, port)?;
         }
-        self.transmit(packet, way, &address, moment)
+        self.transmit_to(packet, destination, way, &address, moment)
     }
 
     /// From the destination to the client, under NAT. Linux forwards before it looks for the connection, so a packet that

@@ -21,7 +21,7 @@ use crate::connection::{Direction, Node, Tuple};
 use crate::frame::transport::Transport;
 use crate::frame::{self, Fragment, Headers, Ip, Kind, protocol};
 use crate::icmp::{self, Problem};
-use crate::neighbour::Outlet;
+use crate::neighbour::{Hop, Mac, Outlet};
 use crate::packet::{NextHop, Packet, Reason, Sink, Verdict};
 use crate::route::Way;
 use crate::time::Instant;
@@ -51,28 +51,37 @@ pub(crate) struct Moment<'a> {
     pub sink: &'a mut dyn Sink,
 }
 
-/// Where the connection of a packet was looked for.
+/// What is found out about a packet before anything is decided.
 #[derive(Clone, Copy, Debug)]
-struct Lookup {
+struct Item {
+    headers: Headers,
+    kind: Result<Kind, Reason>,
+    /// Of its tuple, and where connections of this hash begin.
     hash: u32,
     chain: Node,
+    /// Its connection, if it has one.
     found: Option<(u32, Direction)>,
 }
 
-const NOWHERE: Lookup = Lookup { hash: 0, chain: Node::NONE, found: None };
+impl Item {
+    const NONE: Self =
+        Self { headers: Headers::NONE, kind: Err(Reason::Malformed), hash: 0, chain: Node::NONE, found: None };
+
+    /// The tuple of a packet that has one.
+    #[inline(always)]
+    fn tuple(&self) -> Tuple {
+        tuple(&self.headers.ip, &self.headers.transport)
+    }
+}
 
 /// Where the headers of a burst and what is found of them are kept. In one place for good: it would be much to clear each time.
 #[derive(Debug)]
-pub(crate) struct Workbench {
-    headers: [Headers; BURST],
-    kinds: [Result<Kind, Reason>; BURST],
-    lookups: [Lookup; BURST],
-}
+pub(crate) struct Workbench([Item; BURST]);
 
 impl Workbench {
     /// An empty one.
     pub fn new() -> Self {
-        Self { headers: [Headers::NONE; BURST], kinds: [Err(Reason::Malformed); BURST], lookups: [NOWHERE; BURST] }
+        Self([Item::NONE; BURST])
     }
 }
 
@@ -108,6 +117,7 @@ impl Balancer {
     /// Decides on any number of frames.
     pub(crate) fn run(&mut self, burst: &mut [Packet<'_>], moment: &mut Moment<'_>) {
         let waiting = self.counters.waiting;
+        self.neighbours.at(moment.now);
         for packets in burst.chunks_mut(BURST) {
             self.burst(packets, moment);
         }
@@ -137,37 +147,33 @@ impl Balancer {
     fn burst(&mut self, packets: &mut [Packet<'_>], moment: &mut Moment<'_>) {
         // It is put back below; nothing in between comes here.
         let mut bench = self.bench.take().unwrap_or_else(|| Box::new(Workbench::new()));
-        let Workbench { headers, kinds, lookups } = &mut *bench;
-        for (((packet, headers), kind), lookup) in packets.iter().zip(&mut *headers).zip(&mut *kinds).zip(&mut *lookups)
-        {
+        let items = &mut bench.0[..packets.len()];
+        for (packet, item) in packets.iter().zip(&mut *items) {
             let len = packet.len.max(packet.head.len());
-            *kind = frame::parse_into(headers, packet.head, len, &self.config.mac);
-            lookup.hash = match kind {
-                Ok(Kind::Flow) => self.table.hash(&tuple(&headers.ip, &headers.transport)),
+            item.kind = frame::parse_into(&mut item.headers, packet.head, len, &self.config.mac);
+            item.hash = match item.kind {
+                Ok(Kind::Flow) => self.table.hash(&item.tuple()),
                 _ => 0,
             };
         }
-        for lookup in &mut lookups[..packets.len()] {
-            lookup.chain = self.table.first(lookup.hash);
+        for item in &mut *items {
+            item.chain = self.table.first(item.hash);
         }
-        for ((headers, kind), lookup) in headers.iter().zip(&*kinds).zip(&mut *lookups).take(packets.len()) {
-            if let Ok(Kind::Flow) = kind {
-                let tuple = tuple(&headers.ip, &headers.transport);
-                lookup.found = self.table.find_from(lookup.chain, lookup.hash, &tuple);
+        for item in &mut *items {
+            if let Ok(Kind::Flow) = item.kind {
+                item.found = self.table.find_from(item.chain, item.hash, &item.tuple());
             }
         }
         let version = self.table.version();
-        for (((packet, headers), kind), lookup) in packets.iter_mut().zip(&*headers).zip(&*kinds).zip(&mut *lookups) {
-            if let Ok(Kind::Flow) = kind
+        for (packet, item) in packets.iter_mut().zip(items) {
+            if let Ok(Kind::Flow) = item.kind
                 && self.table.version() != version
             {
                 // A packet before this one has brought or ended a connection.
-                let chain = self.table.first(lookup.hash);
-                let tuple = tuple(&headers.ip, &headers.transport);
-                lookup.found = self.table.find_from(chain, lookup.hash, &tuple);
+                item.found = self.table.find_from(self.table.first(item.hash), item.hash, &item.tuple());
             }
-            let decision = match *kind {
-                Ok(kind) => self.decide(packet, kind, headers, lookup.found, moment),
+            let decision = match item.kind {
+                Ok(kind) => self.decide(packet, kind, &item.headers, item.found, moment),
                 Err(reason) => Err(reason),
             };
             self.counters.frames += 1;
@@ -317,20 +323,65 @@ impl Balancer {
     }
 
     /// Sends a finished packet on its way to an address.
+    #[inline]
     fn transmit(&mut self, packet: &mut Packet<'_>, way: Way, to: &IpAddr, moment: &mut Moment<'_>) -> Decision {
-        let Some(ethernet) = packet.ethernet() else { return Err(Reason::Malformed) };
+        if way == Way::Link {
+            return self.resolve(packet, way, to, moment);
+        }
+        let family = usize::from(to.is_ipv6());
+        if let Some((_, mac)) = self.gateways[family].get(self.neighbours.generation()) {
+            return self.depart(packet, mac);
+        }
+        let decision = self.resolve(packet, way, to, moment)?;
+        self.gateways[family] = self.hop(packet, decision, way);
+        Ok(decision)
+    }
+
+    /// Sends a finished packet to a destination, and remembers the way.
+    #[inline]
+    fn transmit_to(
+        &mut self,
+        packet: &mut Packet<'_>,
+        destination: u32,
+        way: Way,
+        to: &IpAddr,
+        moment: &mut Moment<'_>,
+    ) -> Decision {
+        if let Some((_, mac)) = self.services.pool[destination as usize].hop.get(self.neighbours.generation()) {
+            return self.depart(packet, mac);
+        }
+        let decision = self.resolve(packet, way, to, moment)?;
+        self.services.pool[destination as usize].hop = self.hop(packet, decision, way);
+        Ok(decision)
+    }
+
+    /// What is to be remembered after a packet has been addressed, if it was.
+    fn hop(&self, packet: &mut Packet<'_>, decision: Verdict, way: Way) -> Hop {
+        match (decision, packet.ethernet().and_then(|ethernet| ethernet.first_chunk())) {
+            (Verdict::Transmit, Some(mac)) => Hop::new(self.neighbours.generation(), way, *mac),
+            _ => Hop::UNKNOWN,
+        }
+    }
+
+    /// Addresses a finished packet to the neighbour at the beginning of its way.
+    fn resolve(&mut self, packet: &mut Packet<'_>, way: Way, to: &IpAddr, moment: &mut Moment<'_>) -> Decision {
         let Moment { now, sink } = moment;
         let hop = self.routes.neighbour(way, to);
         let mut outlet = Outlet { routes: &self.routes, sink: &mut **sink, counters: &mut self.counters };
         match self.neighbours.resolve(hop, *now, &mut outlet) {
-            Some(mac) => {
-                ethernet[..6].copy_from_slice(&mac);
-                ethernet[6..12].copy_from_slice(&self.config.mac);
-                Ok(Verdict::Transmit)
-            }
+            Some(mac) => self.depart(packet, mac),
             // Both addresses stay as they are: whom the packet came from is told if it waits in vain.
             None => Ok(Verdict::Wait(NextHop(*hop))),
         }
+    }
+
+    /// Writes the Ethernet addresses.
+    #[inline]
+    fn depart(&self, packet: &mut Packet<'_>, mac: Mac) -> Decision {
+        let Some(ethernet) = packet.ethernet() else { return Err(Reason::Malformed) };
+        ethernet[..6].copy_from_slice(&mac);
+        ethernet[6..12].copy_from_slice(&self.config.mac);
+        Ok(Verdict::Transmit)
     }
 }
 

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::Errno;
 use crate::config::{is_unicast_v4, is_unicast_v6};
+use crate::neighbour::Hop;
 use crate::path::TunnelEnd;
 use crate::scheduler::{Expirations, List, Request, State};
 use crate::stats::Meter;
@@ -41,6 +42,8 @@ pub(crate) struct Destination {
     pub key: DestinationKey,
     pub config: DestinationConfig,
     pub meter: Meter,
+    /// How packets to it begin their way.
+    pub hop: Hop,
     /// The place of its service; [`NONE`] once the service is gone.
     pub service: u32,
     /// It is in its service's list. If not, it is in the trash, or its place is free.
@@ -73,6 +76,7 @@ impl Destination {
             key: DestinationKey { address, port: 80 },
             config: DestinationConfig::new(Forward::Masquerade, weight),
             meter: Meter::default(),
+            hop: Hop::UNKNOWN,
             service: 0,
             available: true,
             overloaded: false,
@@ -452,6 +456,7 @@ impl Services {
                     key,
                     config,
                     meter: Meter::default(),
+                    hop: Hop::UNKNOWN,
                     service: at,
                     available: true,
                     overloaded: false,
