@@ -81,13 +81,14 @@ impl Sum {
     /// The sum in 16 bits.
     #[inline]
     pub fn fold(self) -> u16 {
-        let sum = (self.0 >> 32) + (self.0 & 0xffff_ffff);
-        let sum = (sum >> 16) + (sum & 0xffff);
-        let sum = (sum >> 16) + (sum & 0xffff);
-        ((sum >> 16) + (sum & 0xffff)) as u16
+        // Carries come in again at the other end, first those out of 32 bits, then those out of 16: a sum with its own halves
+        // exchanged has in its upper half what both halves make, and the carry of the lower half.
+        let (sum, carry) = (self.0 as u32).overflowing_add((self.0 >> 32) as u32);
+        let sum = sum.wrapping_add(carry.into());
+        (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
     }
 
-    /// The checksum: the complement of the sum.
+    /// The checksum that makes the sum of everything, itself included, all ones.
     #[inline]
     pub fn checksum(self) -> u16 {
         !self.fold()
@@ -185,6 +186,14 @@ pub(crate) fn adjust_transport(field: u16, is_udp: bool, is_partial: bool, addre
     }
 }
 
+/// Whether an IPv4 header with its checksum in it, a multiple of four bytes, is right. In which order the bytes of its words are
+/// read does not matter for that (RFC 1071, section 2(B)).
+#[inline]
+pub(crate) fn is_header_intact(header: &[u8]) -> bool {
+    let (longs, _) = header.as_chunks::<4>();
+    Sum(longs.iter().map(|long| u64::from(u32::from_ne_bytes(*long))).sum()).is_intact()
+}
+
 /// The checksum of an IPv4 header, whose field may hold anything.
 pub(crate) fn ipv4_header(header: &[u8]) -> u16 {
     match header.split_at_checked(10) {
@@ -244,6 +253,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn folding_is_the_remainder_by_all_ones(sum in prop_oneof![any::<u64>(), 0u64..0x3_0000, Just(u64::from(u32::MAX))]) {
+            // Of the two zeros there are, only nothing at all makes the first.
+            let expected = if sum == 0 { 0 } else { ((sum - 1) % 0xffff + 1) as u16 };
+            prop_assert_eq!(Sum(sum).fold(), expected);
+        }
+
         #[test]
         fn bytes_are_summed_as_word_by_word(bytes: Vec<u8>, split: prop::sample::Index) {
             let split = split.index(bytes.len() + 1) & !1;
@@ -307,7 +323,9 @@ mod tests {
             header[0] = 0x45;
             let sum = ipv4_header(&header);
             header[10..12].copy_from_slice(&sum.to_be_bytes());
-            prop_assert!(Sum::ZERO.bytes(&header).is_intact());
+            prop_assert!(Sum::ZERO.bytes(&header).is_intact() && is_header_intact(&header));
+            header[5] ^= 0x10;
+            prop_assert!(!is_header_intact(&header));
         }
     }
 }

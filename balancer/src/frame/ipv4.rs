@@ -3,7 +3,7 @@
 use core::net::{IpAddr, Ipv4Addr};
 
 use super::{ETHERNET, Fragment, Ip};
-use crate::checksum::Sum;
+use crate::checksum::is_header_intact;
 use crate::packet::Reason;
 
 /// Bytes of a header without options.
@@ -19,11 +19,14 @@ pub(super) fn parse(ip: &mut Ip, head: &[u8], len: usize) -> Result<(), Reason> 
     let Some(h) = packet.first_chunk::<HEADER>() else { return Err(Reason::Malformed) };
     let header = usize::from(h[0] & 0xf) * 4;
     let total = usize::from(u16::from_be_bytes([h[2], h[3]]));
-    let Some(bytes) = packet.get(..header) else { return Err(Reason::Malformed) };
     if h[0] >> 4 != 4 || header < HEADER || total < header || ETHERNET + total > len {
         return Err(Reason::Malformed);
     }
-    if !Sum::ZERO.bytes(bytes).is_intact() {
+    let is_intact = match header {
+        HEADER => is_header_intact(h),
+        _ => is_header_intact(packet.get(..header).ok_or(Reason::Malformed)?),
+    };
+    if !is_intact {
         return Err(Reason::BadHeaderChecksum);
     }
     let flags = u16::from_be_bytes([h[6], h[7]]);

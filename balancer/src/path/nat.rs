@@ -44,21 +44,23 @@ pub(super) fn rewrite(
         }
         _ => false,
     };
-    let (old_address, old_port, port_at) = match end {
-        End::Source => (ip.source, transport.source_port, ip.payload),
-        End::Destination => (ip.destination, transport.destination_port, ip.payload + 2),
+    let (old_address, old_port) = match end {
+        End::Source => (ip.source, transport.source_port),
+        End::Destination => (ip.destination, transport.destination_port),
     };
+    let cut = packet.head.get_mut(ETHERNET..).and_then(|head| head.split_at_mut_checked(ip.payload - ETHERNET));
+    let Some((header, segment)) = cut else { return Err(Reason::Malformed) };
     let addresses = match (old_address, address) {
         (IpAddr::V4(old), IpAddr::V4(new)) => {
             let addresses = Delta::ZERO.v4(old, new);
-            let header = field::<20>(packet.head, ETHERNET)?;
+            let Some(header) = header.first_chunk_mut::<20>() else { return Err(Reason::Malformed) };
             let at = if end == End::Source { 12 } else { 16 };
             header[at..at + 4].copy_from_slice(&new.octets());
             set_hops_v4(header, ip.hops.saturating_sub(1), addresses);
             addresses
         }
         (IpAddr::V6(old), IpAddr::V6(new)) => {
-            let header = field::<40>(packet.head, ETHERNET)?;
+            let Some(header) = header.first_chunk_mut::<40>() else { return Err(Reason::Malformed) };
             let at = if end == End::Source { 8 } else { 24 };
             header[at..at + 16].copy_from_slice(&new.octets());
             header[7] = ip.hops.saturating_sub(1);
@@ -66,9 +68,10 @@ pub(super) fn rewrite(
         }
         _ => return Err(Reason::Malformed),
     };
-    *field(packet.head, port_at)? = port.to_be_bytes();
-    let checksum = field::<2>(packet.head, ip.payload + transport.checksum_offset())?;
     let ports = Delta::ZERO.word(old_port, port);
+    let port_at = if end == End::Source { 0 } else { 2 };
+    *field(segment, port_at)? = port.to_be_bytes();
+    let checksum = field(segment, transport.checksum_offset())?;
     *checksum = adjust_transport(u16::from_be_bytes(*checksum), is_udp, is_partial, addresses, ports).to_be_bytes();
     Ok(())
 }
