@@ -199,3 +199,56 @@ fn whose_wait_ends_within_its_burst_does_not_wait() {
     let waits = Verdict::Wait(NextHop(server(true).address));
     assert_eq!(burst.map(|packet| packet.verdict), [Verdict::Drop(Reason::Unreachable), waits]);
 }
+
+/// Where the balancer sends a packet of the client, and where one of the server.
+fn addressed(world: &mut World) -> [Result<Vec<u8>, Verdict>; 2] {
+    let (client, server) = (end(CLIENT, 4000), end("10.0.0.11", 8080));
+    [udp(client, end(VIRTUAL, 80)), udp(server, client)]
+        .map(|segment| world.frame(segment.frame(b"")).map(|frame| frame[..6].to_vec()))
+}
+
+#[test]
+fn a_neighbour_that_moves_is_followed_at_once() {
+    let (gateway, before, after) = (OTHER_MAC, SERVER_MAC, [2, 0, 0, 0, 0, 9]);
+    let mut world = World::new(Forward::Masquerade);
+    // Asked for, and answered.
+    let _ = addressed(&mut world);
+    let _ = world.frame(super::arp_reply([10, 0, 0, 11], before));
+    let _ = world.frame(super::arp_reply([10, 0, 0, 1], gateway));
+    for _ in 0..2 {
+        assert_eq!(addressed(&mut world), [Ok(before.to_vec()), Ok(gateway.to_vec())]);
+    }
+    let mut burst = [
+        udp(end(CLIENT, 4000), end(VIRTUAL, 80)).frame(b""),
+        super::arp_reply([10, 0, 0, 11], after),
+        udp(end(CLIENT, 4000), end(VIRTUAL, 80)).frame(b""),
+        udp(end("10.0.0.11", 8080), end(CLIENT, 4000)).frame(b""),
+    ];
+    let mut packets: Vec<_> = burst.iter_mut().map(|frame| Packet::new(frame)).collect();
+    world.balancer.process(&mut packets, world.now, &mut world.said);
+    assert_eq!(
+        [burst[0][..6].to_vec(), burst[2][..6].to_vec(), burst[3][..6].to_vec()],
+        [before.to_vec(), after.to_vec(), gateway.to_vec()]
+    );
+    let _ = world.frame(super::arp_reply([10, 0, 0, 1], before));
+    assert_eq!(addressed(&mut world), [Ok(after.to_vec()), Ok(before.to_vec())]);
+}
+
+#[test]
+fn a_neighbour_in_use_is_asked_again_in_time() {
+    let mut world = World::new(Forward::Masquerade);
+    let _ = addressed(&mut world);
+    let _ = world.frame(super::arp_reply([10, 0, 0, 11], SERVER_MAC));
+    let _ = world.frame(super::arp_reply([10, 0, 0, 1], OTHER_MAC));
+    let asked = |world: &World| world.balancer.counters().neighbour_requests;
+    let before = asked(&world);
+    // 30 seconds, and up to one more for as long as the way is remembered.
+    for second in 1..=32 {
+        world.seconds(1);
+        for _ in 0..3 {
+            assert!(addressed(&mut world).iter().all(Result::is_ok));
+        }
+        assert!(second > 29 || asked(&world) == before, "{second}");
+    }
+    assert!(asked(&world) >= before + 2, "each of the two");
+}
