@@ -66,7 +66,14 @@ impl<'a> Packet<'a> {
     }
 
     /// The Ethernet header of the frame as it is now.
+    #[inline(always)]
     pub(crate) fn ethernet(&mut self) -> Option<&mut [u8; ETHERNET]> {
+        if self.start == 0 { self.head.first_chunk_mut() } else { self.moved() }
+    }
+
+    /// The same, where it does not begin with the head.
+    #[inline(never)]
+    fn moved(&mut self) -> Option<&mut [u8; ETHERNET]> {
         match usize::try_from(self.start) {
             Ok(start) => self.head.get_mut(start..)?.first_chunk_mut(),
             // A tunnel's headers are longer than this one, which thus lies in the room as a whole.

@@ -95,12 +95,19 @@ impl Wheel {
     }
 
     /// Gives an entry another end.
+    #[inline]
     pub fn set(&mut self, entries: &mut [Entry], place: u32, expires: u32) {
         let entry = &mut entries[place as usize];
         entry.expires = expires;
-        if expires.wrapping_sub(entry.filed) as i32 >= 0 {
-            return;
+        // The wheel looks at it at the old end, and finds the new one.
+        if (expires.wrapping_sub(entry.filed) as i32) < 0 {
+            self.refile(entries, place);
         }
+    }
+
+    /// Files an entry that ends sooner than it was filed for.
+    #[inline(never)]
+    fn refile(&mut self, entries: &mut [Entry], place: u32) {
         self.remove(entries, place);
         self.insert(entries, place);
     }

@@ -13,7 +13,7 @@ const MORE_FRAGMENTS: u16 = 0x2000;
 const OFFSET: u16 = 0x1fff;
 
 /// Reads the header and verifies its checksum. Options are stepped over.
-#[inline]
+#[inline(always)]
 pub(super) fn parse(ip: &mut Ip, head: &[u8], len: usize) -> Result<(), Reason> {
     let Some(packet) = head.get(ETHERNET..) else { return Err(Reason::Malformed) };
     let Some(h) = packet.first_chunk::<HEADER>() else { return Err(Reason::Malformed) };

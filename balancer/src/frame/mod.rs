@@ -143,6 +143,7 @@ pub(crate) fn parse(head: &[u8], len: usize, mac: &[u8; 6]) -> Result<Content, R
 
 /// Reads the headers of a frame of `len` bytes whose first bytes are `head`, and which was sent to `mac` or to a group, into a
 /// place of the caller's, of which only what belongs to that kind of frame means something.
+#[inline(always)]
 pub(crate) fn parse_into(headers: &mut Headers, head: &[u8], len: usize, mac: &[u8; 6]) -> Result<Kind, Reason> {
     let Some(ethernet) = head.first_chunk::<ETHERNET>() else { return Err(Reason::Malformed) };
     if ethernet[..6] != mac[..] && ethernet[0] & 1 == 0 {

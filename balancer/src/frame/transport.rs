@@ -41,7 +41,7 @@ pub(crate) fn checksum_offset(protocol: Protocol) -> usize {
 }
 
 /// Reads the transport header of a packet that has one. Whether it has: it is neither TCP nor UDP otherwise.
-#[inline]
+#[inline(always)]
 pub(super) fn parse(transport: &mut Transport, head: &[u8], ip: &Ip) -> Result<bool, Reason> {
     let protocol = match ip.protocol {
         protocol::TCP => Protocol::Tcp,
@@ -51,7 +51,7 @@ pub(super) fn parse(transport: &mut Transport, head: &[u8], ip: &Ip) -> Result<b
     header(transport, head, ip, protocol).ok_or(Reason::Malformed).map(|()| true)
 }
 
-#[inline]
+#[inline(always)]
 fn header(transport: &mut Transport, head: &[u8], ip: &Ip, protocol: Protocol) -> Option<()> {
     let bytes = head.get(ip.payload..)?;
     let (flags, header) = match protocol {

@@ -99,10 +99,7 @@ impl Balancer {
         }
         self.may_pass(packet, ip, headers, self.config.mtu, moment)?;
         let (address, port) = self.table.server(place);
-        let way = match self.services.pool[destination as usize].hop.get(self.neighbours.generation()) {
-            Some((way, _)) => way,
-            None => self.route(packet, ip, &address, moment)?,
-        };
+        let way = self.route_to(packet, ip, destination, &address, moment)?;
         if is_one_way {
             direct(way)?;
             nat::decrement_hops(packet.head, ip)?;
@@ -150,6 +147,7 @@ impl Balancer {
     }
 
     /// The next state of a connection, and the time it has from now on.
+    #[inline(always)]
     fn track(&mut self, place: u32, seen: Seen, transport: &Transport, now: Instant) {
         let entry = self.table.get(place);
         let (state, timeout) = self.timers.after(entry.state(), seen, transport);

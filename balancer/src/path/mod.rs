@@ -278,6 +278,7 @@ impl Balancer {
     }
 
     /// Tells the source of a packet, which must be as it came in, about a problem.
+    #[cold]
     fn complain(&mut self, packet: &Packet<'_>, ip: &Ip, problem: Problem, moment: &mut Moment<'_>) {
         let is_to_us = self.is_ours(ip.destination);
         let Moment { now, sink } = moment;
@@ -287,6 +288,7 @@ impl Balancer {
 
     /// Whether a packet may go on: it has hops left and is not larger than `mtu`. If not, its source is told. `segment` is
     /// the length of the headers within the IP packet that each segment of a super-frame repeats.
+    #[inline(always)]
     fn may_pass(
         &mut self,
         packet: &Packet<'_>,
@@ -337,8 +339,24 @@ impl Balancer {
         Ok(decision)
     }
 
-    /// Sends a finished packet to a destination, and remembers the way.
-    #[inline]
+    /// The way of a packet to a destination, as it was last time or found anew.
+    #[inline(always)]
+    fn route_to(
+        &mut self,
+        packet: &Packet<'_>,
+        ip: &Ip,
+        destination: u32,
+        to: &IpAddr,
+        moment: &mut Moment<'_>,
+    ) -> Result<Way, Reason> {
+        match self.services.pool[destination as usize].hop.get(self.neighbours.generation()) {
+            Some((way, _)) => Ok(way),
+            None => self.route(packet, ip, to, moment),
+        }
+    }
+
+    /// Sends a finished packet to a destination.
+    #[inline(always)]
     fn transmit_to(
         &mut self,
         packet: &mut Packet<'_>,
@@ -347,9 +365,22 @@ impl Balancer {
         to: &IpAddr,
         moment: &mut Moment<'_>,
     ) -> Decision {
-        if let Some((_, mac)) = self.services.pool[destination as usize].hop.get(self.neighbours.generation()) {
-            return self.depart(packet, mac);
+        match self.services.pool[destination as usize].hop.get(self.neighbours.generation()) {
+            Some((_, mac)) => self.depart(packet, mac),
+            None => self.transmit_first(packet, destination, way, to, moment),
         }
+    }
+
+    /// Sends a finished packet to a destination to which the way is not known, and remembers it.
+    #[cold]
+    fn transmit_first(
+        &mut self,
+        packet: &mut Packet<'_>,
+        destination: u32,
+        way: Way,
+        to: &IpAddr,
+        moment: &mut Moment<'_>,
+    ) -> Decision {
         let decision = self.resolve(packet, way, to, moment)?;
         self.services.pool[destination as usize].hop = self.hop(packet, decision, way);
         Ok(decision)
@@ -376,7 +407,7 @@ impl Balancer {
     }
 
     /// Writes the Ethernet addresses.
-    #[inline]
+    #[inline(always)]
     fn depart(&self, packet: &mut Packet<'_>, mac: Mac) -> Decision {
         let Some(ethernet) = packet.ethernet() else { return Err(Reason::Malformed) };
         ethernet[..6].copy_from_slice(&mac);

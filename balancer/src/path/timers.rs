@@ -66,6 +66,7 @@ impl Timers {
     }
 
     /// The state after a packet, and the ticks it lasts.
+    #[inline]
     pub fn after(&self, state: TcpState, seen: Seen, transport: &Transport) -> (TcpState, u32) {
         match transport.protocol {
             Protocol::Tcp => {

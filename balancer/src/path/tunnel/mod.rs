@@ -86,7 +86,7 @@ impl Balancer {
             return Err(Reason::TooBig);
         }
         self.may_pass(packet, ip, headers, mtu, moment)?;
-        let way = self.route(packet, ip, &to, moment)?;
+        let way = self.route_to(packet, ip, destination as u32, &to, moment)?;
         let Some(start) = packet.room.len().checked_sub(overhead) else { return Err(Reason::NoRoom) };
         let tunnel = &mut self.services.pool[destination].tunnel;
         let source = match tunnel.source {
@@ -130,7 +130,7 @@ impl Balancer {
             }
         }
         packet.start = -(overhead as i16);
-        self.transmit(packet, way, &to, moment)
+        self.transmit_to(packet, destination as u32, way, &to, moment)
     }
 
     /// Takes a packet out of the tunnel's packet that this balancer has put it into: `packet` begins with an Ethernet header of
