@@ -337,8 +337,18 @@ impl Balancer {
     }
 
     fn connection(&self, place: u32, now: Instant) -> ConnectionInfo {
-        let New { protocol, client, client_port, virtual_address, virtual_port, address, port, forward, destination } =
-            self.table.parts(place);
+        let New {
+            protocol,
+            client,
+            client_port,
+            virtual_address,
+            virtual_port,
+            address,
+            port,
+            forward,
+            destination,
+            template,
+        } = self.table.parts(place);
         // A tunnel may lead to the other family, for which the connection has no room.
         let address = match forward {
             Forward::Tunnel => self.services.pool[destination as usize].key.address,
@@ -354,6 +364,8 @@ impl Balancer {
             destination_port: port,
             forward,
             state: self.table.get(place).state(),
+            template,
+            assured: self.table.get(place).is_assured(),
             expires: self.table.remaining(place, now),
         }
     }

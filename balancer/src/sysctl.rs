@@ -67,6 +67,8 @@ knobs! {
     /// Connections of a destination that was removed end at once, and their packets are scheduled anew; so are new
     /// connections on ports of old ones whose destination has weight 0.
     expire_nodest_conn = 0 in 0..=i32::MAX,
+    /// Clients leave a destination of weight 0 in spite of persistence.
+    expire_quiescent_template = 0 in 0..=i32::MAX,
     /// Seconds after which lblc forgets an address that nobody asks for.
     lblc_expiration = 86400 in 0..=i32::MAX / 1000,
     /// Seconds after which lblcr takes the most loaded destination out of a set that has not changed.

@@ -38,8 +38,9 @@ enum Step {
     Burst(Vec<Frame>),
     Raw(Vec<u8>),
     Pass(u32),
-    AddService { service: u8, scheduler: u8 },
-    EditService { service: u8, scheduler: u8 },
+    AddService { service: u8, scheduler: u8, flags: u8 },
+    EditService { service: u8, scheduler: u8, flags: u8 },
+    Sysctl { which: u8, value: u8 },
     DeleteService(u8),
     AddDestination { service: u8, server: u8, forward: u8, weight: i8, upper: u8, lower: u8 },
     EditDestination { service: u8, server: u8, forward: u8, weight: i8, upper: u8, lower: u8 },
@@ -177,14 +178,16 @@ impl Sink for Network {
 
 fn service(number: u8) -> ServiceKey {
     let address = address(number & 1 != 0, 4);
-    if number & 2 != 0 { ServiceKey::tcp(address, 80) } else { ServiceKey::udp(address, 80) }
+    let port = if number & 12 == 12 { 0 } else { 80 };
+    if number & 2 != 0 { ServiceKey::tcp(address, port) } else { ServiceKey::udp(address, port) }
 }
 
-/// Any scheduler, and in the high bits its flags.
-fn config(key: ServiceKey, scheduler: u8) -> ServiceConfig {
-    let flags = ServiceFlags::from_bits_retain(u32::from(scheduler >> 6) << 3);
-    let scheduler = Scheduler::ALL[usize::from(scheduler & 63) % Scheduler::ALL.len()];
-    ServiceConfig { flags, ..ServiceConfig::new(key.family(), scheduler) }
+/// Any scheduler, and any flags and timeout.
+fn config(key: ServiceKey, scheduler: u8, flags: u8) -> ServiceConfig {
+    let scheduler = Scheduler::ALL[usize::from(scheduler) % Scheduler::ALL.len()];
+    let timeout = u32::from(flags >> 5) * 40;
+    let flags = ServiceFlags::from_bits_retain(u32::from(flags) & 0x1f);
+    ServiceConfig { flags, timeout, ..ServiceConfig::new(key.family(), scheduler) }
 }
 
 fn destination(forward: u8, weight: i8, upper: u8, lower: u8) -> DestinationConfig {
@@ -258,13 +261,17 @@ fuzz_target!(|steps: Vec<Step>| {
                 // Every call does some of what is due.
                 while balancer.poll(now, &mut network) <= now {}
             }
-            Step::AddService { service: number, scheduler } => {
+            Step::AddService { service: number, scheduler, flags } => {
                 let key = service(number);
-                let _ = balancer.add_service(key, config(key, scheduler));
+                let _ = balancer.add_service(key, config(key, scheduler, flags));
             }
-            Step::EditService { service: number, scheduler } => {
+            Step::EditService { service: number, scheduler, flags } => {
                 let key = service(number);
-                let _ = balancer.edit_service(&key, config(key, scheduler));
+                let _ = balancer.edit_service(&key, config(key, scheduler, flags));
+            }
+            Step::Sysctl { which, value } => {
+                let name = Sysctls::NAMES[usize::from(which) % Sysctls::NAMES.len()];
+                let _ = balancer.set_sysctl(name, value.into());
             }
             Step::DeleteService(number) => drop(balancer.delete_service(&service(number))),
             Step::AddDestination { service: number, server: to, forward, weight, upper, lower } => {

@@ -37,6 +37,8 @@ pub(crate) struct New {
     pub forward: Forward,
     /// Place of the destination in the pool.
     pub destination: u32,
+    /// It is no connection but a persistence template: where a client's connections go.
+    pub template: bool,
 }
 
 /// Flags of [`Entry::flags`].
@@ -49,6 +51,10 @@ mod flag {
     pub const ACTIVE: u8 = 8;
     /// Forwarded by a tunnel: replies do not come by.
     pub const TUNNEL: u8 = 16;
+    /// A persistence template.
+    pub const TEMPLATE: u8 = 32;
+    /// Of no protocol: a template of a mark.
+    pub const ANY: u8 = 64;
 }
 
 /// The three addresses of an IPv6 connection: client, virtual, destination.
@@ -71,6 +77,8 @@ pub(crate) struct Entry {
     state: u8,
     /// Packets from the client; no more than a byte can count.
     in_packets: u8,
+    /// A connection: its template, place plus one, 0 for none. A template: how many connections it has.
+    pub control: u32,
     /// Place of the destination in the pool.
     pub destination: u32,
     /// Tick at which the connection ends.
@@ -90,6 +98,12 @@ impl Entry {
         let mut flags = 0;
         if new.protocol == Protocol::Udp {
             flags |= flag::UDP;
+        }
+        if new.protocol == Protocol::Ip {
+            flags |= flag::ANY;
+        }
+        if new.template {
+            flags |= flag::TEMPLATE;
         }
         match new.forward {
             Forward::Direct => flags |= flag::DIRECT,
@@ -120,7 +134,41 @@ impl Entry {
     }
 
     pub fn protocol(&self) -> Protocol {
-        if self.flags & flag::UDP != 0 { Protocol::Udp } else { Protocol::Tcp }
+        match self.flags & (flag::UDP | flag::ANY) {
+            0 => Protocol::Tcp,
+            flag::UDP => Protocol::Udp,
+            _ => Protocol::Ip,
+        }
+    }
+
+    /// Whether it is a persistence template.
+    pub fn is_template(&self) -> bool {
+        self.flags & flag::TEMPLATE != 0
+    }
+
+    /// Whether replies to it are found: those of templates do not exist, those of others may not come by.
+    pub fn is_two_way(&self) -> bool {
+        self.flags & (flag::DIRECT | flag::TUNNEL | flag::TEMPLATE) == 0
+    }
+
+    /// The place of the template a connection came from.
+    pub fn template(&self) -> Option<u32> {
+        if self.is_template() { None } else { self.control.checked_sub(1) }
+    }
+
+    /// Whether a template has connections: then it stays.
+    pub fn is_controlling(&self) -> bool {
+        self.is_template() && self.control != 0
+    }
+
+    /// Whether a template had a connection that came about (IP_VS_CTPL_S_ASSURED).
+    pub fn is_assured(&self) -> bool {
+        self.is_template() && self.state != 0
+    }
+
+    /// Says that a template had a connection that came about.
+    pub fn assure(&mut self) {
+        self.state = 1;
     }
 
     pub fn is_v6(&self) -> bool {
@@ -154,7 +202,7 @@ impl Entry {
 
     /// The state; of TCP connections only.
     pub fn state(&self) -> TcpState {
-        TcpState::from_number(self.state)
+        TcpState::from_number(if self.is_template() { 0 } else { self.state })
     }
 
     pub fn set_state(&mut self, state: TcpState) {
@@ -201,17 +249,33 @@ impl Entry {
             port: self.port,
             forward: self.forward(),
             destination: self.destination,
+            template: self.is_template(),
         }
+    }
+
+    /// Whether this is the template of a client and a service.
+    pub fn is_template_of(&self, key: &Tuple, v6: &[AddressesV6]) -> bool {
+        self.is_template() && self.protocol() == key.protocol && self.joins(Direction::Inbound, key, v6)
     }
 
     /// Whether a packet with this tuple is one of this connection in this direction.
     #[inline(always)]
     pub fn matches(&self, direction: Direction, tuple: &Tuple, v6: &[AddressesV6]) -> bool {
+        let expected = match tuple.protocol {
+            Protocol::Udp => flag::UDP,
+            _ => 0,
+        };
+        self.flags & (flag::UDP | flag::TEMPLATE) == expected && self.joins(direction, tuple, v6)
+    }
+
+    /// Whether addresses and ports are those of a tuple.
+    #[inline(always)]
+    fn joins(&self, direction: Direction, tuple: &Tuple, v6: &[AddressesV6]) -> bool {
         let (from, to, ports) = match direction {
             Direction::Inbound => (0, 1, [self.client_port, self.virtual_port]),
             Direction::Outbound => (2, 0, [self.port, self.client_port]),
         };
-        if ports != [tuple.source_port, tuple.destination_port] || self.protocol() != tuple.protocol {
+        if ports != [tuple.source_port, tuple.destination_port] {
             return false;
         }
         match (tuple.source, tuple.destination, self.v6()) {

@@ -25,6 +25,9 @@ pub(crate) use wheel::{seconds, ticks};
 use crate::service::{Forward, Protocol};
 use crate::time::Instant;
 
+/// How much longer a template stays whose time is over while it has connections.
+const CONTROLLING: u32 = ticks(60);
+
 /// The connection table.
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -98,7 +101,16 @@ impl Table {
     #[inline(always)]
     pub fn hash(&self, tuple: &Tuple) -> u32 {
         let ports = u64::from(tuple.source_port) << 16 | u64::from(tuple.destination_port);
-        let rest = u64::from(tuple.protocol.number()) << 32 | ports;
+        self.hash_with(tuple, u64::from(tuple.protocol.number()) << 32 | ports)
+    }
+
+    /// The hash under which the template of a client and a service is found: no packet's.
+    fn template_hash(&self, key: &Tuple) -> u32 {
+        self.hash_with(key, 1 << 48 | u64::from(key.protocol.number()) << 32 | u64::from(key.destination_port))
+    }
+
+    #[inline(always)]
+    fn hash_with(&self, tuple: &Tuple, rest: u64) -> u32 {
         match (tuple.source, tuple.destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 self.key.hash([u64::from(source.to_bits()) << 32 | u64::from(destination.to_bits()), rest])
@@ -139,6 +151,52 @@ impl Table {
     pub fn find(&self, tuple: &Tuple) -> Option<(u32, Direction)> {
         let hash = self.hash(tuple);
         self.find_from(self.first(hash), hash, tuple)
+    }
+
+    /// The template of a client (as far as the netmask of the service tells it from others) and a service, or a mark in
+    /// the place of its address.
+    pub fn find_template(&self, key: &Tuple) -> Option<u32> {
+        let hash = self.template_hash(key);
+        let mut node = self.first(hash);
+        while let Some((place, direction)) = node.get() {
+            let entry = &self.entries[place as usize];
+            if direction == Direction::Inbound && entry.hashes[0] == hash && entry.is_template_of(key, &self.v6) {
+                return Some(place);
+            }
+            node = Index::next(&self.entries, node);
+        }
+        None
+    }
+
+    /// Lets a template be found no more; it stays until its time is over. Its ports tell of it, as in Linux.
+    pub fn invalidate(&mut self, place: u32) {
+        self.index.remove(&mut self.entries, place, Direction::Inbound);
+        let entry = &mut self.entries[place as usize];
+        (entry.client_port, entry.virtual_port, entry.port) = (0, u16::MAX, u16::MAX);
+        let [client, address, _] = entry.addresses(&self.v6);
+        let protocol = entry.protocol();
+        let key = Tuple { protocol, source: client, source_port: 0, destination: address, destination_port: u16::MAX };
+        // Not under the hash by which templates are looked for: a service can have port 65535.
+        self.entries[place as usize].hashes[0] = !self.template_hash(&key);
+        self.index.insert(&mut self.entries, place, Direction::Inbound);
+        self.version += 1;
+    }
+
+    /// Says that a connection comes from a template, which stays as long as the connection.
+    pub fn set_template(&mut self, place: u32, template: u32) {
+        self.entries[template as usize].control += 1;
+        self.entries[place as usize].control = template + 1;
+    }
+
+    /// Gives a template another time to end, `timeout` ticks from now.
+    pub fn renew(&mut self, place: u32, now: Instant, timeout: u32) {
+        let expires = (tick(now) as u32).wrapping_add(timeout);
+        self.wheel.set(&mut self.entries, place, expires);
+    }
+
+    /// Says that a template had a connection that came about.
+    pub fn assure(&mut self, template: u32) {
+        self.entries[template as usize].assure();
     }
 
     pub fn get(&self, place: u32) -> &Entry {
@@ -184,7 +242,8 @@ impl Table {
             destination: new.client,
             destination_port: new.client_port,
         };
-        let mut entry = Entry::new(new, v6, [self.hash(&inbound), self.hash(&outbound)]);
+        let inbound = if new.template { self.template_hash(&inbound) } else { self.hash(&inbound) };
+        let mut entry = Entry::new(new, v6, [inbound, self.hash(&outbound)]);
         entry.expires = (tick(now) as u32).wrapping_add(timeout);
         let place = match self.free.checked_sub(1) {
             Some(place) => {
@@ -198,7 +257,7 @@ impl Table {
             }
         };
         self.index.insert(&mut self.entries, place, Direction::Inbound);
-        if new.forward == Forward::Masquerade {
+        if entry.is_two_way() {
             self.index.insert(&mut self.entries, place, Direction::Outbound);
         }
         self.wheel.insert(&mut self.entries, place);
@@ -235,7 +294,10 @@ impl Table {
     fn forget(&mut self, place: u32) -> Entry {
         self.index.remove(&mut self.entries, place, Direction::Inbound);
         let entry = self.entries[place as usize];
-        if !entry.is_one_way() {
+        if let Some(template) = entry.template() {
+            self.entries[template as usize].control -= 1;
+        }
+        if entry.is_two_way() {
             self.index.remove(&mut self.entries, place, Direction::Outbound);
         }
         if let Some(v6) = entry.v6() {
@@ -272,8 +334,15 @@ impl Table {
 
     /// Takes out the next connection whose time is over; `None` if there is none, or once `budget` was used up.
     pub fn expire(&mut self, now: Instant, budget: &mut usize) -> Option<Entry> {
-        let place = self.wheel.expire(&mut self.entries, now, budget)?;
-        Some(self.forget(place))
+        loop {
+            let place = self.wheel.expire(&mut self.entries, now, budget)?;
+            let entry = &mut self.entries[place as usize];
+            if !entry.is_controlling() {
+                return Some(self.forget(place));
+            }
+            entry.expires = (tick(now) as u32).wrapping_add(CONTROLLING);
+            self.wheel.insert(&mut self.entries, place);
+        }
     }
 
     /// When [`Table::expire`] has something to do next.
@@ -318,6 +387,11 @@ pub struct ConnectionInfo {
     pub forward: Forward,
     /// State of a TCP connection; of no meaning for UDP, which has only one.
     pub state: TcpState,
+    /// It is no connection but a persistence template: the client's address is cut off by the netmask, its port is 0; the
+    /// virtual address of a mark's template is the mark, and its protocol is [`Protocol::Ip`].
+    pub template: bool,
+    /// A template of which a connection came about.
+    pub assured: bool,
     /// Seconds left without a further packet, rounded down.
     pub expires: u32,
 }

@@ -17,6 +17,7 @@ fn connection(client: u16, v6: bool, forward: Forward) -> New {
         port: 8080,
         forward,
         destination: 7,
+        template: false,
     }
 }
 

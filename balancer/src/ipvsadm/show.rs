@@ -20,6 +20,8 @@ impl fmt::Display for ServiceOptions<'_> {
                     Protocol::Tcp => "-t",
                     Protocol::Udp => "-u",
                     Protocol::Sctp => "--sctp-service",
+                    // No service is of it.
+                    Protocol::Ip => "--ip-service",
                 };
                 write!(f, "{option} {}", SocketAddr::new(address, port))
             }

@@ -118,6 +118,9 @@ impl Defense {
     }
 
     fn drops(&mut self, entry: &Entry, idle: u32) -> bool {
+        if entry.is_template() {
+            return !entry.is_assured();
+        }
         match (entry.protocol(), entry.state()) {
             (Protocol::Tcp, TcpState::SynReceived | TcpState::SynAck) => true,
             (Protocol::Tcp, TcpState::Established) | (Protocol::Udp, _) => self.drops_idle(entry.in_packets(), idle),
@@ -147,10 +150,13 @@ impl Balancer {
                 continue;
             }
             let entry = self.table.get(place);
+            if entry.is_controlling() {
+                continue;
+            }
             let lasts = self.timers.seconds(entry.protocol(), entry.state());
             let idle = lasts.saturating_sub(self.table.remaining(place, now));
             if self.defense.drops(entry, idle) {
-                self.end(place);
+                self.end_with_template(place, false);
             }
         }
     }
@@ -162,8 +168,12 @@ impl Balancer {
                 return;
             }
             let Some(place) = self.orphans.next(self.table.places()) else { continue };
-            if self.table.is_used(place) && !self.services.pool[self.table.get(place).destination as usize].available {
-                self.end(place);
+            if !self.table.is_used(place) {
+                continue;
+            }
+            let entry = self.table.get(place);
+            if !entry.is_controlling() && !self.services.pool[entry.destination as usize].available {
+                self.end_with_template(place, true);
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use super::{Decision, Moment, direct, nat};
 use crate::Balancer;
-use crate::connection::{Direction, Seen, TcpState};
+use crate::connection::{Direction, Entry, Seen, TcpState};
 use crate::frame::transport::{TcpFlags, Transport};
 use crate::frame::{ETHERNET, Fragment, Ip, is_group};
 use crate::packet::{Packet, Reason};
@@ -46,6 +46,9 @@ impl Balancer {
         let is_drained = self.services.pool[entry.destination as usize].config.weight == 0;
         if self.sysctls.expire_nodest_conn != 0 && is_drained {
             return true;
+        }
+        if entry.template().is_some() {
+            return false;
         }
         match entry.state() {
             TcpState::TimeWait | TcpState::Close => mode != 0,
@@ -151,6 +154,7 @@ impl Balancer {
     fn track(&mut self, place: u32, seen: Seen, transport: &Transport, now: Instant) {
         let entry = self.table.get(place);
         let (state, timeout) = self.timers.after(entry.state(), seen, transport);
+        let is_controlled = entry.template().is_some();
         let active = transport.protocol == Protocol::Tcp && state.is_active();
         if active != entry.is_active() {
             let destination = &mut self.services.pool[entry.destination as usize];
@@ -163,11 +167,24 @@ impl Balancer {
         }
         let packets = u8::from(seen != Seen::Output);
         self.table.touch(place, state, packets, now, timeout);
+        if is_controlled {
+            self.assure(place, seen);
+        }
     }
 
     /// Ends a connection.
     pub(super) fn end(&mut self, place: u32) {
         let entry = self.table.remove(place);
-        self.services.pool[entry.destination as usize].unbind(entry.is_active());
+        self.unbind(&entry);
+    }
+
+    /// Takes a connection or template that has ended off the counts of its destination.
+    pub(super) fn unbind(&mut self, entry: &Entry) {
+        let destination = &mut self.services.pool[entry.destination as usize];
+        if entry.is_template() {
+            destination.templates = destination.templates.saturating_sub(1);
+        } else {
+            destination.unbind(entry.is_active());
+        }
     }
 }

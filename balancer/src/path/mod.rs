@@ -6,6 +6,7 @@
 mod defense;
 mod flow;
 mod nat;
+mod persist;
 mod related;
 mod schedule;
 mod timers;

@@ -1,19 +1,30 @@
 //! Packets of no connection: new ones are scheduled, the rest is the local stack's or nobody's.
 
-use super::{Decision, Moment};
+use super::{Decision, Moment, tuple};
 use crate::Balancer;
-use crate::connection::{Full, New, Seen, TcpState};
+use crate::connection::{Full, New, Seen, TcpState, Tuple};
 use crate::frame::transport::{TcpFlags, Transport};
 use crate::frame::{Fragment, Ip, is_group};
 use crate::icmp::Problem;
 use crate::packet::{Packet, Reason, Verdict};
 use crate::scheduler::Request;
-use crate::service::{Forward, Protocol, ServiceFlags, ServiceKey};
+use crate::service::table::FTP_DATA;
+use crate::service::{Forward, Protocol, ServiceFlags};
+use crate::time::Instant;
 
-/// The source port of FTP data, which Linux never schedules.
-const FTP_DATA: u16 = 20;
 /// Timers looked at to make room in a full table.
 const ROOM: usize = 64;
+
+/// Where a new connection goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Chosen {
+    /// Place in the pool.
+    pub destination: u32,
+    /// Port there.
+    pub port: u16,
+    /// The template it comes from.
+    pub template: Option<u32>,
+}
 
 impl Balancer {
     /// A TCP or UDP packet of no connection.
@@ -45,60 +56,90 @@ impl Balancer {
         if !begins || transport.source_port == FTP_DATA {
             return Ok(Verdict::Local);
         }
-        let key = ServiceKey::Address {
-            protocol: transport.protocol,
-            address: ip.destination,
-            port: transport.destination_port,
-        };
-        let Some(service) = self.services.find(&key) else { return Ok(Verdict::Local) };
+        let tuple = tuple(ip, transport);
+        let Some(service) = self.services.lookup(&tuple) else { return Ok(Verdict::Local) };
         if self.defense.drops_packet() {
             return Err(Reason::Defense);
         }
+        match self.schedule(service, &tuple, moment) {
+            Ok(chosen) => {
+                let place = self.begin(&tuple, transport, &chosen, moment).map_err(|Full| Reason::TableFull)?;
+                let decision = self.inbound(packet, ip, transport, place, moment);
+                if self.services.is_one_packet(service, transport.protocol) {
+                    self.end(place);
+                }
+                decision
+            }
+            Err(Reason::NoDestination) if self.services.is_ftp_data(service, &tuple) => Ok(Verdict::Local),
+            Err(reason) => {
+                if reason == Reason::NoDestination {
+                    self.complain(packet, ip, Problem::PortUnreachable, moment);
+                }
+                Err(reason)
+            }
+        }
+    }
+
+    /// Chooses where a new connection goes.
+    fn schedule(&mut self, service: u32, tuple: &Tuple, moment: &mut Moment<'_>) -> Result<Chosen, Reason> {
         let mut request = Request {
-            client: ip.source,
-            client_port: transport.source_port,
-            destination: ip.destination,
+            client: tuple.source,
+            client_port: tuple.source_port,
+            destination: tuple.destination,
             flags: ServiceFlags::empty(),
             now: moment.now,
             expirations: self.expirations(),
         };
-        let Some(destination) = self.services.choose(service, &mut request) else {
-            self.complain(packet, ip, Problem::PortUnreachable, moment);
+        if self.services.is_persistent(service) {
+            return self.persist(service, tuple, &mut request, moment);
+        }
+        if self.services.is_other_port(service, tuple) {
             return Err(Reason::NoDestination);
-        };
-        let place = self.begin(ip, transport, destination, moment).map_err(|Full| Reason::TableFull)?;
-        self.inbound(packet, ip, transport, place, moment)
+        }
+        let destination = self.services.choose(service, &mut request).ok_or(Reason::NoDestination)?;
+        let port = self.services.pool[destination as usize].key.port;
+        let port = if port == 0 { tuple.destination_port } else { port };
+        Ok(Chosen { destination, port, template: None })
+    }
+
+    /// Puts a connection or template into the table. If that is full, what is over is taken out first.
+    pub(super) fn insert(&mut self, new: &New, now: Instant, timeout: u32) -> Result<u32, Full> {
+        self.table.insert(new, now, timeout).or_else(|Full| {
+            self.expire(now, ROOM);
+            self.table.insert(new, now, timeout)
+        })
     }
 
     /// Puts a connection into the table and binds it to its destination.
     fn begin(
         &mut self,
-        ip: &Ip,
+        tuple: &Tuple,
         transport: &Transport,
-        destination: u32,
+        chosen: &Chosen,
         moment: &mut Moment<'_>,
     ) -> Result<u32, Full> {
+        let &Chosen { destination, port, template } = chosen;
         let to = &self.services.pool[destination as usize];
         let new = New {
-            protocol: transport.protocol,
-            client: ip.source,
-            client_port: transport.source_port,
-            virtual_address: ip.destination,
-            virtual_port: transport.destination_port,
+            protocol: tuple.protocol,
+            client: tuple.source,
+            client_port: tuple.source_port,
+            virtual_address: tuple.destination,
+            virtual_port: tuple.destination_port,
             address: to.key.address,
-            port: if to.key.port == 0 { transport.destination_port } else { to.key.port },
+            port,
             forward: to.config.forward,
             destination,
+            template: false,
         };
         let seen = if new.forward == Forward::Masquerade { Seen::Input } else { Seen::InputOnly };
         let (_, timeout) = self.timers.after(TcpState::None, seen, transport);
-        let place = match self.table.insert(&new, moment.now, timeout) {
-            Ok(place) => place,
-            Err(Full) => {
-                self.expire(moment.now, ROOM);
-                self.table.insert(&new, moment.now, timeout)?
-            }
-        };
+        // A template that is over must not be taken out to make room for its own connection: it has the time it was given
+        // just now.
+        let place = self.insert(&new, moment.now, timeout)?;
+        if let Some(template) = template {
+            self.table.set_template(place, template);
+        }
         self.services.pool[destination as usize].bind();
         self.count(destination, |stats| stats.connections += 1);
         Ok(place)

@@ -130,7 +130,7 @@ impl Balancer {
     /// Ends connections whose time is over.
     pub(super) fn expire(&mut self, now: Instant, mut budget: usize) {
         while let Some(entry) = self.table.expire(now, &mut budget) {
-            self.services.pool[entry.destination as usize].unbind(entry.is_active());
+            self.unbind(&entry);
         }
     }
 }

@@ -57,7 +57,7 @@ impl<T: Copy> Cache<T> {
             IpAddr::V4(a) => u128::from(a.to_bits()),
             IpAddr::V6(a) => a.to_bits(),
         };
-        self.key.hash([(bits >> 64) as u64, bits as u64]) as usize & (self.buckets.len() - 1)
+        self.key.hash([(bits >> 64) as u64, bits as u64, 0]) as usize & (self.buckets.len() - 1)
     }
 
     /// What is remembered of an address; it counts as used now.
@@ -161,6 +161,8 @@ mod tests {
         assert!(!cache.insert(address(3), 3, Instant::ZERO));
         assert_eq!(cache.get(&address(1), Instant::ZERO), Some(&mut 1));
         assert_eq!(cache.get(&address(3), Instant::ZERO), None);
+        let v6 = "fd00::ffff:ffff:ffff:ffff".parse().unwrap();
+        assert_eq!(cache.get(&v6, Instant::ZERO), None);
     }
 
     #[test]

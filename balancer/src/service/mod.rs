@@ -20,6 +20,8 @@ pub enum Protocol {
     Udp,
     /// SCTP, protocol number 132. Named only: services of it are refused with [`Errno::Protocol`].
     Sctp,
+    /// Any protocol, number 0: of the persistence templates of marks. No service is of it.
+    Ip,
 }
 
 impl Protocol {
@@ -29,6 +31,7 @@ impl Protocol {
             Protocol::Tcp => 6,
             Protocol::Udp => 17,
             Protocol::Sctp => 132,
+            Protocol::Ip => 0,
         }
     }
 
@@ -186,11 +189,11 @@ bitflags::bitflags! {
     /// Flags of a service (IP_VS_SVC_F_*).
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
     pub struct ServiceFlags: u32 {
-        /// Clients stay with their destination. Refused with [`Errno::NotSupported`].
+        /// Clients stay with their destination for [`ServiceConfig::timeout`].
         const PERSISTENT = 0x01;
         /// The service is in the table: set by the balancer on every service.
         const HASHED = 0x02;
-        /// Every packet is scheduled alone. Refused with [`Errno::NotSupported`].
+        /// Every packet of UDP is scheduled alone, and leaves no connection.
         const ONE_PACKET = 0x04;
         /// First flag of the scheduler: fallback of sh and mh; the others ignore it, as in Linux.
         const SCHEDULER_1 = 0x08;

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::Errno;
 use crate::config::{is_unicast_v4, is_unicast_v6};
+use crate::connection::Tuple;
 use crate::neighbour::Hop;
 use crate::path::TunnelEnd;
 use crate::scheduler::{Expirations, List, Request, State};
@@ -19,6 +20,12 @@ use crate::time::Instant;
 
 /// No place.
 pub(crate) const NONE: u32 = u32::MAX;
+
+/// FTP's port, and that of its data connections.
+pub(crate) const FTP: u16 = 21;
+pub(crate) const FTP_DATA: u16 = 20;
+/// Ports from here on may be those of FTP's passive data connections (net.ipv4.ip_unprivileged_port_start).
+const UNPRIVILEGED: u16 = 1024;
 
 /// How long a destination without connections lies in the trash before it is forgotten.
 const TRASH_IDLE: Duration = Duration::from_secs(120);
@@ -179,6 +186,9 @@ pub(crate) struct Services {
     /// Places of services, oldest first.
     order: Vec<u32>,
     index: BTreeMap<ServiceKey, u32>,
+    /// Services of port 0, and TCP services of FTP's port: most often there are none.
+    any_port: u32,
+    ftp: u32,
     next_id: u64,
     next_incarnation: u32,
     /// Secret from which those of the schedulers come.
@@ -195,7 +205,7 @@ pub(crate) struct Services {
 fn check_service(key: &ServiceKey, config: &ServiceConfig) -> Result<(), Errno> {
     match key {
         ServiceKey::Mark { .. } => return Err(Errno::NotSupported),
-        ServiceKey::Address { protocol: Protocol::Sctp, .. } => return Err(Errno::Protocol),
+        ServiceKey::Address { protocol: Protocol::Sctp | Protocol::Ip, .. } => return Err(Errno::Protocol),
         ServiceKey::Address { address, port, .. } => {
             let unicast = match address {
                 IpAddr::V4(a) => is_unicast_v4(*a),
@@ -208,9 +218,6 @@ fn check_service(key: &ServiceKey, config: &ServiceConfig) -> Result<(), Errno> 
     }
     if config.persistence_engine.is_some() {
         return Err(Errno::NotFound);
-    }
-    if config.flags.intersects(ServiceFlags::PERSISTENT | ServiceFlags::ONE_PACKET) {
-        return Err(Errno::NotSupported);
     }
     if key.family() == Family::V6 && !(1..=128).contains(&config.netmask) {
         return Err(Errno::Invalid);
@@ -246,6 +253,15 @@ fn check_destination(service: &ServiceKey, key: &DestinationKey, config: &Destin
     }
 }
 
+/// How many services of port 0, and how many of FTP's, one of this name is.
+fn special(key: &ServiceKey) -> (u32, u32) {
+    match key {
+        ServiceKey::Address { port: 0, .. } => (1, 0),
+        ServiceKey::Address { protocol: Protocol::Tcp, port: FTP, .. } => (0, 1),
+        _ => (0, 0),
+    }
+}
+
 impl Services {
     /// No services yet, and no more than that ever.
     pub fn new(limits: Limits, seed: u64) -> Self {
@@ -255,6 +271,44 @@ impl Services {
     /// The place of a service.
     pub fn find(&self, key: &ServiceKey) -> Option<u32> {
         self.index.get(key).copied()
+    }
+
+    /// The service a packet that begins a connection is for (ip_vs_service_find).
+    pub fn lookup(&self, tuple: &Tuple) -> Option<u32> {
+        let named = |port| ServiceKey::Address { protocol: tuple.protocol, address: tuple.destination, port };
+        let port = tuple.destination_port;
+        let mut found = self.find(&named(port));
+        let is_data = tuple.protocol == Protocol::Tcp && (port == FTP_DATA || port >= UNPRIVILEGED);
+        if found.is_none() && self.ftp > 0 && is_data {
+            found = self.find(&named(FTP));
+        }
+        if found.is_none() && self.any_port > 0 {
+            found = self.find(&named(0));
+        }
+        found
+    }
+
+    /// Whether a service keeps clients with their destinations.
+    pub fn is_persistent(&self, place: u32) -> bool {
+        self.service(place).is_some_and(|s| s.config.flags.contains(ServiceFlags::PERSISTENT))
+    }
+
+    /// Whether connections of a service last one packet.
+    pub fn is_one_packet(&self, place: u32, protocol: Protocol) -> bool {
+        protocol == Protocol::Udp
+            && self.service(place).is_some_and(|s| s.config.flags.contains(ServiceFlags::ONE_PACKET))
+    }
+
+    /// Whether a packet is for another port than that of its service, which is no mark.
+    pub fn is_other_port(&self, place: u32, tuple: &Tuple) -> bool {
+        let key = self.service(place).map(|s| s.key);
+        matches!(key, Some(ServiceKey::Address { port, .. }) if port != tuple.destination_port)
+    }
+
+    /// Whether a packet came to a service of FTP by a port that may be one of its data connections.
+    pub fn is_ftp_data(&self, place: u32, tuple: &Tuple) -> bool {
+        let key = self.service(place).map(|s| s.key);
+        matches!(key, Some(ServiceKey::Address { port: FTP, .. }) if tuple.destination_port != FTP)
     }
 
     pub fn service(&self, place: u32) -> Option<&Service> {
@@ -311,6 +365,8 @@ impl Services {
             }
         } as u32;
         self.index.insert(key, place);
+        let (any_port, ftp) = special(&key);
+        (self.any_port, self.ftp) = (self.any_port + any_port, self.ftp + ftp);
         self.order.push(place);
         self.revision += 1;
         self.addresses_changed();
@@ -349,6 +405,8 @@ impl Services {
             }
         }
         self.index.remove(key);
+        let (any_port, ftp) = special(key);
+        (self.any_port, self.ftp) = (self.any_port - any_port, self.ftp - ftp);
         self.order.retain(|&p| p != place);
         self.revision += 1;
         self.addresses_changed();

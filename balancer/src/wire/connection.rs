@@ -5,6 +5,14 @@ use super::ipvs::connection as kind;
 use super::service::{address, address_bytes, family, family_number};
 use crate::{ConnectionInfo, Errno, Family, Forward, Protocol, TcpState};
 
+/// IP_VS_CONN_F_TEMPLATE.
+const TEMPLATE: u32 = 0x1000;
+
+/// The protocol of a number: also 0, which the templates of marks have.
+fn protocol_of(number: u16) -> Result<Protocol, Errno> {
+    if number == 0 { Ok(Protocol::Ip) } else { Protocol::from_number(number) }
+}
+
 /// Writes a connection.
 pub(crate) fn write(info: &ConnectionInfo, w: &mut Writer<'_>) {
     w.u16(kind::AF, family_number(Family::of(&info.client)))
@@ -16,8 +24,9 @@ pub(crate) fn write(info: &ConnectionInfo, w: &mut Writer<'_>) {
         .put(kind::DEST_ADDR, &address_bytes(&info.destination))
         .be16(kind::DEST_PORT, info.destination_port)
         .u32(kind::FWD_METHOD, info.forward as u32)
-        .u16(kind::STATE, info.state as u16)
-        .u32(kind::EXPIRES, info.expires);
+        .u16(kind::STATE, if info.template { info.assured.into() } else { info.state as u16 })
+        .u32(kind::EXPIRES, info.expires)
+        .u32(kind::FLAGS, if info.template { TEMPLATE } else { 0 });
 }
 
 /// The connection in a nest.
@@ -29,6 +38,7 @@ pub fn read(nest: &Attribute<'_>) -> Result<ConnectionInfo, Errno> {
     // By attribute types: 3, 5, 7 and 4, 6, 8.
     let (mut addresses, mut ports) = ([None; 3], [None; 3]);
     let (mut number, mut protocol, mut forward, mut state, mut expires) = (None, None, None, None, None);
+    let mut flags = 0;
     for attribute in nest.nested().map_err(invalid)? {
         let place = usize::from(attribute.kind.saturating_sub(kind::CLIENT_ADDR) / 2);
         match attribute.kind {
@@ -42,6 +52,7 @@ pub fn read(nest: &Attribute<'_>) -> Result<ConnectionInfo, Errno> {
             }
             kind::FWD_METHOD => forward = Some(attribute.u32().map_err(invalid)?),
             kind::STATE => state = Some(attribute.u16().map_err(invalid)?),
+            kind::FLAGS => flags = attribute.u32().map_err(invalid)?,
             kind::EXPIRES => expires = Some(attribute.u32().map_err(invalid)?),
             _ => {}
         }
@@ -54,8 +65,10 @@ pub fn read(nest: &Attribute<'_>) -> Result<ConnectionInfo, Errno> {
         return Err(Errno::Invalid);
     };
     let family = family(number.ok_or(Errno::Invalid)?)?;
+    let template = flags & TEMPLATE != 0;
+    let state = state.ok_or(Errno::Invalid)?;
     Ok(ConnectionInfo {
-        protocol: Protocol::from_number(protocol.ok_or(Errno::Invalid)?)?,
+        protocol: protocol_of(protocol.ok_or(Errno::Invalid)?)?,
         client: address(family, client),
         client_port,
         virtual_address: address(family, virtual_address),
@@ -63,7 +76,9 @@ pub fn read(nest: &Attribute<'_>) -> Result<ConnectionInfo, Errno> {
         destination: address(family, destination),
         destination_port,
         forward: Forward::from_flags(forward.ok_or(Errno::Invalid)?)?,
-        state: TcpState::from_number(state.and_then(|state| u8::try_from(state).ok()).ok_or(Errno::Invalid)?),
+        state: TcpState::from_number(if template { 0 } else { u8::try_from(state).map_err(|_| Errno::Invalid)? }),
+        template,
+        assured: template && state != 0,
         expires: expires.ok_or(Errno::Invalid)?,
     })
 }
@@ -88,14 +103,21 @@ mod tests {
                 destination_port: 8080,
                 forward: Forward::Direct,
                 state: TcpState::CloseWait,
+                template: false,
+                assured: false,
                 expires: 899,
             };
+            let template =
+                ConnectionInfo { protocol: Protocol::Ip, state: TcpState::None, template: true, assured: true, ..info };
+            let mut bytes = vec![];
+            Writer::new(&mut bytes).nest(64, |w| write(&template, w));
+            assert_eq!(read(&Attributes::new(&bytes).next().unwrap()), Ok(template));
             let mut bytes = vec![];
             Writer::new(&mut bytes).nest(64, |w| write(&info, w));
             assert_eq!(read(&Attributes::new(&bytes).next().unwrap()), Ok(info));
-            // Nothing can be left out: cut the list after each attribute but the last.
+            // Nothing but the flags can be left out: cut the list after each attribute but the last two.
             let mut end = 4;
-            for attribute in Attributes::new(&bytes[4..]) {
+            for attribute in Attributes::new(&bytes[4..]).take_while(|attribute| attribute.kind != kind::FLAGS) {
                 let cut = Attribute { kind: 64, payload: &bytes[4..end] };
                 assert!(read(&cut).is_err(), "{}", attribute.kind);
                 end += (4 + attribute.payload.len()).next_multiple_of(4);

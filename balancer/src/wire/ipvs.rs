@@ -152,6 +152,9 @@ pub mod connection {
     pub const STATE: u16 = 10;
     /// Seconds left without a further packet, u32.
     pub const EXPIRES: u16 = 11;
+    /// Flags, u32 (IP_VS_CONN_F_TEMPLATE 0x1000); none if it is missing. The state of a template is 0 or, once a
+    /// connection of it came about, 1.
+    pub const FLAGS: u16 = 12;
 }
 
 /// Attributes of a service (IPVS_SVC_ATTR_*).

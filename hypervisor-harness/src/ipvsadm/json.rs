@@ -39,11 +39,16 @@ pub(super) fn list(client: &mut Client, what: &Listing, out: &mut dyn Write) -> 
 
 fn connection(info: &ConnectionInfo) -> Value {
     json!({
-        "protocol": if info.protocol == Protocol::Tcp { "tcp" } else { "udp" },
+        "protocol": match info.protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+            _ => "ip",
+        },
+        "template": info.template,
         "client": SocketAddr::new(info.client, info.client_port),
         "service": SocketAddr::new(info.virtual_address, info.virtual_port),
         "destination": SocketAddr::new(info.destination, info.destination_port),
-        "state": (info.protocol == Protocol::Tcp).then(|| info.state.name()),
+        "state": (info.protocol == Protocol::Tcp && !info.template).then(|| info.state.name()),
         "expires": info.expires,
     })
 }

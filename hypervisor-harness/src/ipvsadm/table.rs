@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ringlet_balancer::ipvsadm::{Listing, ServiceEntry};
 use ringlet_balancer::{ConnectionInfo, DestinationInfo, Family, Forward, Protocol, ServiceFlags, ServiceKey};
@@ -58,7 +58,13 @@ fn connections(client: &mut Client, only: Option<&ServiceKey>, out: &mut dyn Wri
         let (protocol, state) = match info.protocol {
             Protocol::Tcp => ("TCP", info.state.name()),
             Protocol::Udp => ("UDP", "UDP"),
+            Protocol::Ip => ("IP", "NONE"),
             _ => ("?", "?"),
+        };
+        let state = match (info.template, info.assured) {
+            (false, _) => state,
+            (true, false) => "NONE",
+            (true, true) => "ASSURED",
         };
         let expire = format!("{:02}:{:02}", info.expires / 60, info.expires % 60);
         let source = SocketAddr::new(info.client, info.client_port).to_string();
@@ -69,8 +75,15 @@ fn connections(client: &mut Client, only: Option<&ServiceKey>, out: &mut dyn Wri
     Ok(())
 }
 
-/// The service a connection is of.
+/// The service a connection is of. A template of a mark has that in the place of the address.
 pub(super) fn service_of(info: &ConnectionInfo) -> ServiceKey {
+    if info.protocol == Protocol::Ip {
+        let (family, mark) = match info.virtual_address {
+            IpAddr::V4(a) => (Family::V4, a.to_bits()),
+            IpAddr::V6(a) => (Family::V6, (a.to_bits() >> 96) as u32),
+        };
+        return ServiceKey::Mark { family, mark };
+    }
     ServiceKey::Address { protocol: info.protocol, address: info.virtual_address, port: info.virtual_port }
 }
 

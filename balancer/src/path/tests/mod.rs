@@ -7,6 +7,7 @@ mod forward;
 mod hostile;
 mod miss;
 mod neighbours;
+mod persistence;
 mod properties;
 mod states;
 mod sysctls;

@@ -42,6 +42,11 @@ enum Step {
     Reschedule {
         service: usize,
         scheduler: usize,
+        persistent: bool,
+    },
+    Knob {
+        which: usize,
+        value: i32,
     },
 }
 
@@ -61,7 +66,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0usize..4, 0u8..4).prop_map(|(service, server)| Step::Remove { service, server }),
         1 => (0usize..4, 0u8..4, 0..3).prop_map(|(service, server, weight)| Step::Weight { service, server, weight }),
         1 => (0usize..4, 0..SCHEDULERS).prop_map(|(service, scheduler)| Step::Reset { service, scheduler }),
-        1 => (0usize..4, 0..SCHEDULERS).prop_map(|(service, scheduler)| Step::Reschedule { service, scheduler }),
+        1 => (0usize..4, 0..SCHEDULERS, any::<bool>())
+            .prop_map(|(service, scheduler, persistent)| Step::Reschedule { service, scheduler, persistent }),
+        1 => (0..crate::Sysctls::NAMES.len(), 0..4).prop_map(|(which, value)| Step::Knob { which, value }),
     ]
 }
 
@@ -72,11 +79,13 @@ fn server_key(service: usize, server: u8) -> DestinationKey {
 
 /// Counts every connection again and compares.
 fn recount(world: &World) {
-    let mut expected: BTreeMap<(Protocol, IpAddr, IpAddr), (u32, u32)> = BTreeMap::new();
+    let mut expected: BTreeMap<(Protocol, IpAddr, IpAddr), (u32, u32, u32)> = BTreeMap::new();
     let list: Vec<_> = world.balancer.connection_list(world.now).collect();
     for c in &list {
         let count = expected.entry((c.protocol, c.virtual_address, c.destination)).or_default();
-        if c.protocol == Protocol::Tcp && c.state.is_active() {
+        if c.template {
+            count.2 += 1;
+        } else if c.protocol == Protocol::Tcp && c.state.is_active() {
             count.0 += 1;
         } else {
             count.1 += 1;
@@ -90,7 +99,7 @@ fn recount(world: &World) {
         let Ok(destinations) = world.balancer.destinations(&service) else { continue };
         for d in destinations {
             let count = expected.get(&(protocol, address, d.key.address)).copied().unwrap_or_default();
-            assert_eq!((d.active, d.inactive), count, "{:?}", d.key);
+            assert_eq!((d.active, d.inactive, d.persistent), count, "{:?}", d.key);
         }
     }
 }
@@ -130,7 +139,7 @@ proptest! {
                     let alive = world
                         .balancer
                         .connection_list(world.now)
-                        .any(|c| (c.destination, c.client) == (from.0, to.0) && (c.protocol == Protocol::Tcp) == flags.is_some());
+                        .any(|c| !c.template && (c.destination, c.client) == (from.0, to.0) && (c.protocol == Protocol::Tcp) == flags.is_some());
                     match world.send(Segment { from, to, flags }) {
                         Ok(sent) => {
                             forwarded += 1;
@@ -163,9 +172,15 @@ proptest! {
                     let config = ServiceConfig::new(key.family(), Scheduler::ALL[scheduler]);
                     world.balancer.add_service(key, config).unwrap();
                 }
-                Step::Reschedule { service, scheduler } => {
+                Step::Knob { which, value } => {
+                    world.balancer.set_sysctl(crate::Sysctls::NAMES[which], value).unwrap();
+                }
+                Step::Reschedule { service, scheduler, persistent } => {
                     let key = services()[service];
-                    let config = ServiceConfig::new(key.family(), Scheduler::ALL[scheduler]);
+                    let mut config = ServiceConfig::new(key.family(), Scheduler::ALL[scheduler]);
+                    if persistent {
+                        (config.flags, config.timeout) = (ServiceFlags::PERSISTENT, 100);
+                    }
                     world.balancer.edit_service(&key, config).unwrap();
                 }
             }
@@ -174,7 +189,8 @@ proptest! {
         let c = world.balancer.counters();
         prop_assert_eq!(c.forwarded + c.waiting, forwarded);
         // However it went, in the end all are gone and nothing is left of them.
-        world.seconds(901);
+        // Templates have a minute more than the last connection.
+        world.seconds(1000);
         recount(&world);
         prop_assert_eq!(world.balancer.connections(), 0);
     }
