@@ -18,7 +18,7 @@ use crate::service::{
 };
 use crate::stats::{Meter, Rates, Stats};
 use crate::time::Instant;
-use crate::{Cidr, Errno, Sysctls};
+use crate::{Cidr, Errno, MarkRule, Sysctls};
 
 /// What was counted besides services and destinations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -286,6 +286,38 @@ impl Balancer {
             self.defend();
         }
         Ok(())
+    }
+
+    /// Adds a rule that gives packets a mark, after the others: of several that fit the last counts. Rules matter to packets
+    /// that are of no connection.
+    ///
+    /// # Errors
+    /// [`Errno::Exists`]; [`Errno::Invalid`] for mark 0, networks of different families, a first port above the last, or a
+    /// protocol that is neither TCP nor UDP; [`Errno::OutOfMemory`] if there are [`MARK_RULES_MAX`](crate::MARK_RULES_MAX)
+    /// already.
+    pub fn add_mark_rule(&mut self, rule: MarkRule) -> Result<(), Errno> {
+        self.services.change_marks(|marks| marks.add(rule))
+    }
+
+    /// Removes a rule that gives packets a mark.
+    ///
+    /// # Errors
+    /// [`Errno::NotFound`].
+    pub fn delete_mark_rule(&mut self, rule: &MarkRule) -> Result<(), Errno> {
+        self.services.change_marks(|marks| marks.delete(rule))
+    }
+
+    /// Removes every rule that gives packets a mark.
+    pub fn clear_mark_rules(&mut self) {
+        let _ = self.services.change_marks(|marks| {
+            marks.clear();
+            Ok(())
+        });
+    }
+
+    /// The rules that give packets marks, in order.
+    pub fn mark_rules(&self) -> impl Iterator<Item = &MarkRule> + '_ {
+        self.services.marks.iter()
     }
 
     /// After which time schedulers forget.

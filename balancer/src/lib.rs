@@ -36,6 +36,7 @@ mod frame;
 mod icmp;
 pub mod ipvsadm;
 mod limit;
+mod mark;
 mod neighbour;
 mod packet;
 mod path;
@@ -51,6 +52,7 @@ pub use balancer::{Balancer, Counters};
 pub use config::{Cidr, CidrError, Config};
 pub use connection::{ConnectionInfo, TcpState};
 pub use errno::Errno;
+pub use mark::{MarkRule, RULES_MAX as MARK_RULES_MAX};
 pub use packet::{NextHop, Offload, Packet, Partial, Reason, Sink, Verdict};
 pub use service::{
     DestinationConfig, DestinationInfo, DestinationKey, Family, Forward, PersistenceEngine, Protocol, Scheduler,

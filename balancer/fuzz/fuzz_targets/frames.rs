@@ -41,6 +41,7 @@ enum Step {
     AddService { service: u8, scheduler: u8, flags: u8 },
     EditService { service: u8, scheduler: u8, flags: u8 },
     Sysctl { which: u8, value: u8 },
+    Mark { mark: u8, v6: bool, to: Option<u8>, udp: bool, delete: bool },
     DeleteService(u8),
     AddDestination { service: u8, server: u8, forward: u8, weight: i8, upper: u8, lower: u8 },
     EditDestination { service: u8, server: u8, forward: u8, weight: i8, upper: u8, lower: u8 },
@@ -177,6 +178,10 @@ impl Sink for Network {
 }
 
 fn service(number: u8) -> ServiceKey {
+    if number & 0xf0 == 0xf0 {
+        let family = if number & 1 != 0 { Family::V6 } else { Family::V4 };
+        return ServiceKey::Mark { family, mark: u32::from(number & 2) + 1 };
+    }
     let address = address(number & 1 != 0, 4);
     let port = if number & 12 == 12 { 0 } else { 80 };
     if number & 2 != 0 { ServiceKey::tcp(address, port) } else { ServiceKey::udp(address, port) }
@@ -272,6 +277,15 @@ fuzz_target!(|steps: Vec<Step>| {
             Step::Sysctl { which, value } => {
                 let name = Sysctls::NAMES[usize::from(which) % Sysctls::NAMES.len()];
                 let _ = balancer.set_sysctl(name, value.into());
+            }
+            Step::Mark { mark, v6, to, udp, delete } => {
+                let all = MarkRule::new(if v6 { Family::V6 } else { Family::V4 }, mark.into());
+                let rule = MarkRule {
+                    protocol: udp.then_some(Protocol::Udp),
+                    destination: to.map_or(all.destination, |to| address(v6, to).to_string().parse().unwrap()),
+                    ..all
+                };
+                let _ = if delete { balancer.delete_mark_rule(&rule) } else { balancer.add_mark_rule(rule) };
             }
             Step::DeleteService(number) => drop(balancer.delete_service(&service(number))),
             Step::AddDestination { service: number, server: to, forward, weight, upper, lower } => {

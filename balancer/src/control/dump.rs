@@ -14,6 +14,7 @@ pub(super) enum Subject {
     Destinations(ServiceKey),
     Connections,
     Sysctls,
+    Marks,
     Families,
     /// What there is none of: synchronization daemons.
     Nothing,
@@ -84,6 +85,17 @@ impl Dump {
                 for &name in Sysctls::NAMES.iter().skip(self.written) {
                     let value = balancer.sysctls().get(name).unwrap_or_default();
                     message::write_ipvs(reply, Command::SetSysctl, flag::MULTI, ids, |w| write_sysctl(w, name, value));
+                    self.written += 1;
+                    if reply.len() >= limit {
+                        return false;
+                    }
+                }
+            }
+            Subject::Marks => {
+                for rule in balancer.mark_rules().skip(self.written) {
+                    message::write_ipvs(reply, Command::NewMark, flag::MULTI, ids, |w| {
+                        w.nest(command::MARK, |w| wire::mark::write(rule, w));
+                    });
                     self.written += 1;
                     if reply.len() >= limit {
                         return false;

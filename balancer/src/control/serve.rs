@@ -63,9 +63,12 @@ fn dispatch(message: &Message<'_>, balancer: &mut Balancer, reply: &mut Vec<u8>)
         (Command::GetDest, true) => Ok(Some(destinations(attributes))),
         (Command::GetDaemon, true) => Ok(Some(Subject::Nothing)),
         (Command::GetConnection, true) => Ok(Some(Subject::Connections)),
+        (Command::GetMark, true) => Ok(Some(Subject::Marks)),
         (Command::GetSysctl, true) => Ok(Some(Subject::Sysctls)),
         // Linux has no dump of these, and these only as dumps; the two below are replies and no requests.
-        (_, true) | (Command::GetDest | Command::GetDaemon | Command::GetConnection, _) => Err(Errno::NotSupported),
+        (_, true) | (Command::GetDest | Command::GetDaemon | Command::GetConnection | Command::GetMark, _) => {
+            Err(Errno::NotSupported)
+        }
         (Command::SetInfo | Command::NewConnection, _) => Err(Errno::NotSupported),
         (Command::NewDaemon | Command::DelDaemon, _) => Err(Errno::NotSupported),
         (Command::GetService, _) => {
@@ -80,6 +83,18 @@ fn dispatch(message: &Message<'_>, balancer: &mut Balancer, reply: &mut Vec<u8>)
             let (name, _) = Request::read(attributes)?.sysctl()?;
             let value = balancer.sysctls().get(name).ok_or(Errno::NotFound)?;
             message::write_ipvs(reply, Command::SetSysctl, 0, ids, |w| write_sysctl(w, name, value));
+            Ok(None)
+        }
+        (Command::NewMark | Command::DelMark, _) => {
+            let rule = wire::mark::read(&Request::read(attributes)?.mark.ok_or(Errno::Invalid)?)?;
+            match command {
+                Command::NewMark => balancer.add_mark_rule(rule),
+                _ => balancer.delete_mark_rule(&rule),
+            }
+            .map(|()| None)
+        }
+        (Command::FlushMarks, _) => {
+            balancer.clear_mark_rules();
             Ok(None)
         }
         (Command::SetSysctl, _) => {
@@ -148,6 +163,7 @@ struct Request<'a> {
     service: Option<Attribute<'a>>,
     destination: Option<Attribute<'a>>,
     sysctl: Option<Attribute<'a>>,
+    mark: Option<Attribute<'a>>,
     /// tcp, tcp_fin, udp.
     timeouts: [Option<u32>; 3],
 }
@@ -157,11 +173,12 @@ impl<'a> Request<'a> {
         let mut request = Request::default();
         for attribute in attributes {
             match attribute.kind {
-                command::SERVICE | command::DEST | command::DAEMON | command::SYSCTL => {
+                command::SERVICE | command::DEST | command::DAEMON | command::SYSCTL | command::MARK => {
                     attribute.nested().map_err(errno)?;
                     match attribute.kind {
                         command::SERVICE => request.service = Some(attribute),
                         command::DEST => request.destination = Some(attribute),
+                        command::MARK => request.mark = Some(attribute),
                         command::SYSCTL => request.sysctl = Some(attribute),
                         _ => {}
                     }

@@ -155,10 +155,47 @@ fn knobs_are_set_asked_for_and_listed() {
 }
 
 #[test]
+fn mark_rules_are_added_listed_and_removed() {
+    let mut b = balancer();
+    let rule = |mark| crate::MarkRule {
+        destination: "10.0.0.200".parse().unwrap(),
+        ..crate::MarkRule::new(crate::Family::V4, mark)
+    };
+    let about = |kind, mark| {
+        request(kind, ACK, |w| {
+            w.nest(command::MARK, |w| wire::mark::write(&rule(mark), w));
+        })
+    };
+    for (kind, mark, expected) in [
+        (Command::NewMark, 7, 0),
+        (Command::NewMark, 7, -17),
+        (Command::NewMark, 0, -22),
+        (Command::NewMark, 8, 0),
+        (Command::DelMark, 9, -2),
+        (Command::DelMark, 8, 0),
+    ] {
+        assert_eq!(outcome(&mut b, &about(kind, mark)), expected, "{kind:?} {mark}");
+    }
+    assert_eq!(outcome(&mut b, &request(Command::NewMark, ACK, |_| ())), -22);
+    assert_eq!(outcome(&mut b, &request(Command::GetMark, ACK, |_| ())), -95, "only as a dump");
+    let mut reply = vec![];
+    let mut dump = serve(&request(Command::GetMark, DUMP, |_| ()), &mut b, &mut reply).unwrap().unwrap();
+    assert!(dump.fill(&b, &mut reply, usize::MAX));
+    let list = messages(&reply);
+    let (_, attributes) = Message::read(&list[0]).unwrap().generic().unwrap();
+    assert_eq!((wire::mark::read(&attributes.into_iter().next().unwrap()), list.len()), (Ok(rule(7)), 2));
+    // A single host is an address of ours once there is a service of the mark.
+    assert_eq!(b.virtual_addresses().count(), 0);
+    let key = ServiceKey::Mark { family: crate::Family::V4, mark: 7 };
+    b.add_service(key, ServiceConfig::new(crate::Family::V4, Scheduler::RoundRobin)).unwrap();
+    assert_eq!(b.virtual_addresses().collect::<Vec<_>>(), [rule(7).destination.address]);
+    assert_eq!(outcome(&mut b, &request(Command::FlushMarks, ACK, |_| ())), 0);
+    assert_eq!((b.mark_rules().count(), b.virtual_addresses().count()), (0, 0));
+}
+
+#[test]
 fn what_linux_can_and_this_cannot_is_refused() {
     let mut b = balancer();
-    let mark = ServiceKey::Mark { family: crate::Family::V4, mark: 7 };
-    assert_eq!(outcome(&mut b, &about(Command::NewService, &full(&mark), None)), -95);
     let sctp = wire::Service { protocol: Some(132), ..full(&web()) };
     assert_eq!(outcome(&mut b, &about(Command::NewService, &sctp, None)), -93);
     let icmp = wire::Service { protocol: Some(1), ..full(&web()) };

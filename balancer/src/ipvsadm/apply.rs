@@ -32,9 +32,15 @@ pub fn apply(command: &Command, balancer: &mut Balancer) -> Result<(), Errno> {
         }
         Command::Zero(key) => balancer.zero(key.as_ref()),
         Command::SetTimeouts(timeouts) => balancer.set_timeouts(*timeouts),
+        Command::AddMark(rule) => balancer.add_mark_rule(*rule),
+        Command::DeleteMark(rule) => balancer.delete_mark_rule(rule),
+        Command::ClearMarks => {
+            balancer.clear_mark_rules();
+            Ok(())
+        }
         Command::SetSysctl { name, value } => balancer.set_sysctl(name, *value),
         Command::StartDaemon(_) | Command::StopDaemon(_) => Err(Errno::NotSupported),
-        Command::ShowSysctl(_) => Err(Errno::Invalid),
+        Command::ShowSysctl(_) | Command::ShowMarks => Err(Errno::Invalid),
         Command::List(_) | Command::Save | Command::Restore | Command::Help | Command::Version => Err(Errno::Invalid),
     }
 }

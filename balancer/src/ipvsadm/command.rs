@@ -5,7 +5,8 @@ use core::fmt;
 use crate::wire::ipvs::NAME_MAX;
 use crate::wire::service::{netmask_bytes, netmask_of};
 use crate::{
-    DestinationConfig, DestinationKey, Errno, ServiceConfig, ServiceFlags, ServiceInfo, ServiceKey, Timeouts, wire,
+    DestinationConfig, DestinationKey, Errno, MarkRule, ServiceConfig, ServiceFlags, ServiceInfo, ServiceKey, Timeouts,
+    wire,
 };
 
 /// The name of a scheduler or persistence engine: 1 to 15 bytes. Whether there is one of that name, the balancer says.
@@ -207,6 +208,14 @@ pub enum Command {
     },
     /// `sysctl NAME`, or `sysctl` for all: shows knobs. Not of ipvsadm.
     ShowSysctl(Option<&'static str>),
+    /// `mark add RULE`: adds a rule that gives packets a mark. Not of ipvsadm, nor are the next three.
+    AddMark(MarkRule),
+    /// `mark delete RULE`: removes one.
+    DeleteMark(MarkRule),
+    /// `mark clear`: removes all.
+    ClearMarks,
+    /// `mark`: lists them.
+    ShowMarks,
     /// `-L`: lists.
     List(Listing),
     /// `-S`: writes rules.

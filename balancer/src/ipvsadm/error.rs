@@ -129,6 +129,24 @@ pub enum Problem {
     /// The listing cannot show both.
     #[error("cannot be shown together with {0}: give one")]
     ListConflict(&'static str),
+    /// `mark` with something else after it.
+    #[error("no command of `mark`: expected add, delete or clear, or nothing for a list")]
+    MarkCommand,
+    /// No option of a rule.
+    #[error("no option of a mark rule: expected -p, -s, -d, --sport, --dport or -6")]
+    MarkOption,
+    /// No protocol of a rule.
+    #[error("no protocol that is balanced: expected tcp or udp, or no -p for both")]
+    MarkProtocol,
+    /// Networks of a rule of two families.
+    #[error("the networks of a mark rule must be of one address family: make them two rules")]
+    MarkFamilies,
+    /// No network.
+    #[error("no network: expected ADDRESS or ADDRESS/PREFIX, such as 10.9.0.0/16 or fd00::/64")]
+    Network,
+    /// No ports.
+    #[error("no ports: expected PORT or FIRST:LAST")]
+    Ports,
     /// No knob.
     #[error("no such knob, or none that is honoured here: `ringlet sysctl` lists those of net.ipv4.vs that are")]
     Sysctl,

@@ -6,7 +6,8 @@
 //!
 //! The syntax is that of ipvsadm 1.31, options and defaults included, with these differences. Names of hosts and ports
 //! are not looked up: numbers only. An address in brackets may go without a port. Comments (`#`) are allowed in files.
-//! `ipvsadm-save` forgets thresholds; here they are saved. `sysctl NAME=VALUE` sets a knob of net.ipv4.vs.
+//! `ipvsadm-save` forgets thresholds; here they are saved. `sysctl NAME=VALUE` sets a knob of
+//! net.ipv4.vs, `mark add 7 -d 10.0.0.200` gives packets marks.
 //!
 //! ```
 //! use ringlet_balancer::{ipvsadm, *};
@@ -25,6 +26,7 @@ mod apply;
 mod command;
 mod error;
 mod load;
+mod mark;
 mod options;
 mod parse;
 mod show;

@@ -25,8 +25,10 @@ pub const TIMEOUT_MAX: u32 = 31 * 24 * 60 * 60;
 /// # Errors
 /// The first word at fault.
 pub fn parse(words: &[&str]) -> Result<Command, ParseError> {
-    if let ["sysctl", rest @ ..] = words {
-        return sysctl(rest);
+    match words {
+        ["sysctl", rest @ ..] => return sysctl(rest),
+        ["mark", rest @ ..] => return super::mark::parse(rest),
+        _ => {}
     }
     let given = Given::read(words)?;
     let Some((command, word, value)) = given.command else {
@@ -381,7 +383,7 @@ fn port_of(service: &ServiceKey) -> u16 {
 }
 
 /// A decimal number within limits; no sign, no blanks.
-fn number(text: &str, least: u32, most: u32) -> Option<u32> {
+pub(super) fn number(text: &str, least: u32, most: u32) -> Option<u32> {
     let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|number| plain && (least..=most).contains(number))
 }

@@ -3,6 +3,7 @@
 use core::fmt;
 use core::net::{Ipv4Addr, SocketAddr};
 
+use super::mark::RuleOptions;
 use super::{Command, Daemon, DaemonRole, ServiceEntry};
 use crate::{
     DestinationConfig, DestinationKey, Family, Forward, Protocol, ServiceFlags, ServiceInfo, ServiceKey, Timeouts,
@@ -141,6 +142,10 @@ impl fmt::Display for Command {
             Command::Zero(None) => f.write_str("-Z"),
             Command::Zero(Some(key)) => write!(f, "-Z {}", ServiceOptions(key)),
             Command::SetTimeouts(Timeouts { tcp, tcp_fin, udp }) => write!(f, "--set {tcp} {tcp_fin} {udp}"),
+            Command::AddMark(rule) => write!(f, "mark add {}", RuleOptions(rule)),
+            Command::DeleteMark(rule) => write!(f, "mark delete {}", RuleOptions(rule)),
+            Command::ClearMarks => f.write_str("mark clear"),
+            Command::ShowMarks => f.write_str("mark"),
             Command::SetSysctl { name, value } => write!(f, "sysctl {}{name}={value}", sysctl::PREFIX),
             Command::ShowSysctl(None) => f.write_str("sysctl"),
             Command::ShowSysctl(Some(name)) => write!(f, "sysctl {}{name}", sysctl::PREFIX),

@@ -36,7 +36,11 @@ impl Balancer {
         moment: &mut Moment<'_>,
     ) -> Decision {
         let is_virtual = self.services.is_virtual(&ip.destination);
-        if !is_virtual && !self.routes.is_own(ip.destination) {
+        let is_ours = is_virtual || self.routes.is_own(ip.destination);
+        let tuple = tuple(ip, transport);
+        // Ports are in whole packets only.
+        let marked = if ip.fragment == Fragment::Whole { self.services.marked(&tuple) } else { None };
+        if !is_ours && marked.is_none() {
             return Err(Reason::NotOurs);
         }
         if is_group(packet.head) {
@@ -54,10 +58,9 @@ impl Balancer {
             _ => true,
         };
         if !begins || transport.source_port == FTP_DATA {
-            return Ok(Verdict::Local);
+            return if is_ours { Ok(Verdict::Local) } else { Err(Reason::NotOurs) };
         }
-        let tuple = tuple(ip, transport);
-        let Some(service) = self.services.lookup(&tuple) else { return Ok(Verdict::Local) };
+        let Some(service) = marked.or_else(|| self.services.lookup(&tuple)) else { return Ok(Verdict::Local) };
         if self.defense.drops_packet() {
             return Err(Reason::Defense);
         }

@@ -77,7 +77,7 @@ pub enum ServiceKey {
         /// Virtual port, in host order. 0 means every port and needs persistence.
         port: u16,
     },
-    /// A mark given to packets by a rule. Named only: refused with [`Errno::NotSupported`].
+    /// A mark given to packets by a rule ([`MarkRule`](crate::MarkRule)).
     Mark {
         /// Family of the packets.
         family: Family,

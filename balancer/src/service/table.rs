@@ -9,14 +9,15 @@ use super::{
     DestinationConfig, DestinationInfo, DestinationKey, Family, Forward, Protocol, ServiceConfig, ServiceFlags,
     ServiceInfo, ServiceKey, Tunnel,
 };
-use crate::Errno;
 use crate::config::{is_unicast_v4, is_unicast_v6};
 use crate::connection::Tuple;
+use crate::mark::Marks;
 use crate::neighbour::Hop;
 use crate::path::TunnelEnd;
 use crate::scheduler::{Expirations, List, Request, State};
 use crate::stats::Meter;
 use crate::time::Instant;
+use crate::{Errno, MarkRule};
 
 /// No place.
 pub(crate) const NONE: u32 = u32::MAX;
@@ -199,12 +200,15 @@ pub(crate) struct Services {
     pub revision: u64,
     limits: Limits,
     virtual_addresses: BTreeSet<IpAddr>,
+    /// Rules that give packets marks.
+    pub marks: Marks,
 }
 
 /// What a service must be to be balanced here.
 fn check_service(key: &ServiceKey, config: &ServiceConfig) -> Result<(), Errno> {
     match key {
-        ServiceKey::Mark { .. } => return Err(Errno::NotSupported),
+        ServiceKey::Mark { mark: 0, .. } => return Err(Errno::Invalid),
+        ServiceKey::Mark { .. } => {}
         ServiceKey::Address { protocol: Protocol::Sctp | Protocol::Ip, .. } => return Err(Errno::Protocol),
         ServiceKey::Address { address, port, .. } => {
             let unicast = match address {
@@ -273,7 +277,21 @@ impl Services {
         self.index.get(key).copied()
     }
 
-    /// The service a packet that begins a connection is for (ip_vs_service_find).
+    /// Changes the rules that give packets marks.
+    pub fn change_marks(&mut self, change: impl FnOnce(&mut Marks) -> Result<(), Errno>) -> Result<(), Errno> {
+        change(&mut self.marks)?;
+        self.revision += 1;
+        self.addresses_changed();
+        Ok(())
+    }
+
+    /// The service of the mark that the rules give a packet, if there is one.
+    pub fn marked(&self, tuple: &Tuple) -> Option<u32> {
+        let mark = self.marks.of(tuple)?;
+        self.find(&ServiceKey::Mark { family: Family::of(&tuple.destination), mark })
+    }
+
+    /// The service a packet that begins a connection is for, if it has no mark (ip_vs_service_find).
     pub fn lookup(&self, tuple: &Tuple) -> Option<u32> {
         let named = |port| ServiceKey::Address { protocol: tuple.protocol, address: tuple.destination, port };
         let port = tuple.destination_port;
@@ -333,7 +351,10 @@ impl Services {
             ServiceKey::Address { address, .. } => Some(*address),
             ServiceKey::Mark { .. } => None,
         };
-        let now: BTreeSet<IpAddr> = self.index.keys().filter_map(of_key).collect();
+        let is_served =
+            |rule: &&MarkRule| self.find(&ServiceKey::Mark { family: rule.family(), mark: rule.mark }).is_some();
+        let marked = self.marks.iter().filter(is_served).filter_map(MarkRule::host);
+        let now: BTreeSet<IpAddr> = self.index.keys().filter_map(of_key).chain(marked).collect();
         if now != self.virtual_addresses {
             self.virtual_addresses = now;
             self.generation += 1;

@@ -66,11 +66,19 @@ pub enum Command {
     GetSysctl = 66,
     /// Ringlet's own: gives a knob a value; also carries one in a reply.
     SetSysctl = 67,
+    /// Ringlet's own: adds a rule that gives packets a mark; also carries one in a reply.
+    NewMark = 68,
+    /// Ringlet's own: removes such a rule.
+    DelMark = 69,
+    /// Ringlet's own: asks for the rules as a dump.
+    GetMark = 70,
+    /// Ringlet's own: removes every rule.
+    FlushMarks = 71,
 }
 
 impl Command {
     /// Every command of Linux, by its number less one, and then our own.
-    pub const ALL: [Command; 21] = [
+    pub const ALL: [Command; 25] = [
         Command::NewService,
         Command::SetService,
         Command::DelService,
@@ -92,6 +100,10 @@ impl Command {
         Command::NewConnection,
         Command::GetSysctl,
         Command::SetSysctl,
+        Command::NewMark,
+        Command::DelMark,
+        Command::GetMark,
+        Command::FlushMarks,
     ];
 
     /// The command of a number.
@@ -118,6 +130,34 @@ pub mod command {
     pub const CONNECTION: u16 = 64;
     /// Ringlet's own: nest of [`sysctl`](super::sysctl).
     pub const SYSCTL: u16 = 65;
+    /// Ringlet's own: nest of [`mark`](super::mark).
+    pub const MARK: u16 = 66;
+}
+
+/// Attributes of a rule that gives packets a mark: Ringlet's own.
+pub mod mark {
+    /// The mark, u32.
+    pub const MARK: u16 = 1;
+    /// Address family, u16.
+    pub const AF: u16 = 2;
+    /// Protocol number, u16; 0 for TCP and UDP.
+    pub const PROTOCOL: u16 = 3;
+    /// Network packets come from, 16 bytes; IPv4 in the first four.
+    pub const SOURCE_ADDR: u16 = 4;
+    /// Bits of it that count, u8.
+    pub const SOURCE_PREFIX: u16 = 5;
+    /// Network packets go to, 16 bytes.
+    pub const DEST_ADDR: u16 = 6;
+    /// Bits of it that count, u8.
+    pub const DEST_PREFIX: u16 = 7;
+    /// First port packets come from, be16.
+    pub const SOURCE_PORT_FIRST: u16 = 8;
+    /// Last one, be16.
+    pub const SOURCE_PORT_LAST: u16 = 9;
+    /// First port packets go to, be16.
+    pub const DEST_PORT_FIRST: u16 = 10;
+    /// Last one, be16.
+    pub const DEST_PORT_LAST: u16 = 11;
 }
 
 /// Attributes of a knob: Ringlet's own.

@@ -16,6 +16,7 @@
 //! | [`service`] | the service attribute |
 //! | [`destination`] | the destination attribute |
 //! | [`connection`] | the connection attribute, which Linux does not have |
+//! | [`mark`] | the attribute of a rule that gives marks, which Linux does not have |
 //! | [`sysctl`] | the attribute of a knob, which Linux does not have |
 //! | [`statistics`] | counters and rates, in 32 and 64 bits |
 
@@ -23,6 +24,7 @@ pub mod attribute;
 pub mod connection;
 pub mod destination;
 pub mod ipvs;
+pub mod mark;
 pub mod message;
 pub mod service;
 pub mod statistics;

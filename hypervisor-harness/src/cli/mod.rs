@@ -74,6 +74,13 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, num_args = 0..)]
         arguments: Vec<OsString>,
     },
+    /// Show or change the rules that give packets the marks of services (`ringlet ipvsadm -f`)
+    #[command(disable_help_flag = true)]
+    Mark {
+        /// add, delete or clear, and a rule; --help for more
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, num_args = 0..)]
+        arguments: Vec<OsString>,
+    },
     /// Measure what Ringlet claims, beside what one would take instead
     #[command(disable_help_flag = true)]
     Bench {
@@ -94,6 +101,7 @@ pub fn main(started: Instant) -> ExitCode {
         Command::Image { out } => crate::image::write(&out).map(|()| 0),
         Command::Ipvsadm { arguments } => Ok(crate::ipvsadm::run(arguments)),
         Command::Sysctl { arguments } => Ok(crate::ipvsadm::run_sysctl(arguments)),
+        Command::Mark { arguments } => Ok(crate::ipvsadm::run_mark(arguments)),
         Command::Bench { arguments } => crate::bench::run(arguments),
     };
     match result {

@@ -8,8 +8,8 @@ use ringlet_balancer::control::MAX_FRAME;
 use ringlet_balancer::ipvsadm::Command;
 use ringlet_balancer::wire::ipvs::{Command as Wire, command, info};
 use ringlet_balancer::wire::message::{self, Message, flag};
-use ringlet_balancer::wire::{Attribute, Destination, FAMILY_ID, Service, Sysctl, Writer};
-use ringlet_balancer::{Errno, ServiceKey, Timeouts};
+use ringlet_balancer::wire::{Attribute, Destination, FAMILY_ID, Service, Sysctl, Writer, mark};
+use ringlet_balancer::{Errno, MarkRule, ServiceKey, Timeouts};
 
 /// Where `ringlet` publishes the control port on this host.
 pub const DEFAULT_ADDRESS: &str = "127.0.0.1:9101";
@@ -117,6 +117,12 @@ impl Client {
                 let attributes = |w: &mut Writer<'_>| _ = w.nest(command::SYSCTL, |w| knob.write(w));
                 return self.request(Wire::SetSysctl, flag::ACK, attributes, |_, _| Ok(()));
             }
+            Command::AddMark(rule) | Command::DeleteMark(rule) => {
+                let request = if matches!(wanted, Command::AddMark(_)) { Wire::NewMark } else { Wire::DelMark };
+                let attributes = |w: &mut Writer<'_>| _ = w.nest(command::MARK, |w| mark::write(rule, w));
+                return self.request(request, flag::ACK, attributes, |_, _| Ok(()));
+            }
+            Command::ClearMarks => (Wire::FlushMarks, None, None),
             Command::StartDaemon(_) => (Wire::NewDaemon, None, None),
             Command::StopDaemon(_) => (Wire::DelDaemon, None, None),
             other => return Err(Failure::NoRequest(*other)),
@@ -177,6 +183,24 @@ impl Client {
                 if let Some(Sysctl { name: Some(name), value: Some(value) }) = knob {
                     found.push((String::from_utf8_lossy(name).into_owned(), value));
                 }
+                Ok(())
+            },
+        )?;
+        Ok(found)
+    }
+
+    /// The rules that give packets marks, in order.
+    ///
+    /// # Errors
+    /// What happened to the connection.
+    pub fn marks(&mut self) -> Result<Vec<MarkRule>, Failure> {
+        let mut found = Vec::new();
+        self.request(
+            Wire::GetMark,
+            flag::DUMP,
+            |_| (),
+            |_, attribute| {
+                found.push(mark::read(attribute).map_err(|_| Failure::Nonsense("a mark rule that is none"))?);
                 Ok(())
             },
         )?;

@@ -24,6 +24,7 @@ Try it while `ringlet` runs in another terminal:
 SERVICE (addresses and ports are numbers; IPv6 in brackets):
   -t, --tcp-service ADDRESS:PORT      a TCP service
   -u, --udp-service ADDRESS:PORT      a UDP service
+  -f, --fwmark-service MARK [-6]      what `ringlet mark' gives this mark; -6 for IPv6
 SERVER:
   -r, --real-server ADDRESS[:PORT]    the service's port if none is given
 
@@ -58,8 +59,7 @@ Everywhere:
 Rules (-R, and `ringlet --rules FILE`) are one command a line, as -S writes them; # begins a comment.
 -R changes nothing if a line cannot be read. A rule that is refused does not stop the others.
 
-The rest of ipvsadm's syntax is read too, and refused by the balancer as a kernel without it does: firewall marks (-f),
-SCTP, persistence engines (--pe), the synchronization daemon.
+The rest of ipvsadm's syntax is read too, and refused by the balancer as a kernel without it does: SCTP, persistence engines (--pe), the synchronization daemon.
 
 Exit code: 0; 1 no such service to list; 2 wrong usage, or no balancer reached; 255 refused by the balancer.
 ";

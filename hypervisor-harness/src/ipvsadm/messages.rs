@@ -34,6 +34,9 @@ pub(super) fn of(command: &Command, failure: &Failure) -> String {
         }
         (Command::SetSysctl { .. } | Command::ShowSysctl(_), ENOENT) => "this balancer has no such knob",
         (Command::SetSysctl { .. }, EINVAL) => "Invalid argument: the knob cannot have this value",
+        (Command::AddMark(_), EEXIST) => "this mark rule is there already",
+        (Command::DeleteMark(_), ENOENT) => "No such mark rule: `ringlet mark' lists them",
+        (Command::AddMark(_), ENOMEM) => "there are as many mark rules as there can be",
         (_, ESRCH) => "No such service",
         (_, EPERM) => "Permission denied (you must be root)",
         (_, EINVAL) => "Invalid operation.  Possibly wrong module version, address not unicast, ...",
@@ -43,9 +46,7 @@ pub(super) fn of(command: &Command, failure: &Failure) -> String {
         (_, ENOMEM) => "Memory allocation problem",
         (_, EPROTONOSUPPORT) => "Protocol not supported: this balancer balances TCP and UDP",
         // ipvsadm blames IPv6 here, for which Linux once had this number.
-        (_, EOPNOTSUPP) => {
-            "Operation not supported by this balancer: no firewall marks, persistence or one-packet scheduling"
-        }
+        (_, EOPNOTSUPP) => "Operation not supported by this balancer",
         (_, EAFNOSUPPORT) => "Operation not supported with specified address family",
         (_, other) => {
             // "Numerical result out of range (os error 34)": ipvsadm prints the words alone.

@@ -9,6 +9,7 @@ mod client;
 mod help;
 mod json;
 mod listing;
+mod mark;
 mod messages;
 mod sysctl;
 mod table;
@@ -56,6 +57,17 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
 /// Runs `ringlet sysctl` with these arguments on the standard streams. Returns the exit code.
 pub fn run_sysctl(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     execute_sysctl(arguments, &mut io::stdout().lock(), &mut io::stderr().lock())
+}
+
+/// Runs `ringlet mark` with these arguments on the standard streams. Returns the exit code.
+pub fn run_mark(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let mut arguments = arguments.into_iter().peekable();
+    if arguments.peek().is_some_and(|word| word == "-h" || word == "--help") {
+        let _ = io::stdout().write_all(mark::HELP.as_bytes());
+        return 0;
+    }
+    // Options of the connection may stand anywhere: `mark` is the first of the other words.
+    run(std::iter::once(OsString::from("mark")).chain(arguments))
 }
 
 /// Runs `ringlet sysctl` on any streams.
@@ -150,6 +162,7 @@ fn execute(
         Command::List(what) => table::list(&mut client, what, out),
         Command::Save => save(&mut client, out),
         Command::ShowSysctl(name) => sysctl::show(&mut client, *name, out),
+        Command::ShowMarks => mark::show(&mut client, out),
         command => client.apply(command),
     };
     match done {
@@ -225,6 +238,7 @@ fn rules(input: &mut dyn Read, errors: &mut dyn Write) -> Option<Vec<(usize, Com
             command,
             Command::List(_)
                 | Command::ShowSysctl(_)
+                | Command::ShowMarks
                 | Command::Save
                 | Command::Restore
                 | Command::Help
@@ -258,8 +272,17 @@ fn restore(client: &mut Client, rules: &[(usize, Command)], errors: &mut dyn Wri
     code
 }
 
-/// Prints the rules that would make what there is.
+/// Prints the rules that would make what there is. What ipvsadm has no words for comes first, if there is any.
 fn save(client: &mut Client, out: &mut dyn Write) -> Result<(), Failure> {
+    let defaults = ringlet_balancer::Sysctls::default();
+    for (name, value) in client.sysctls(None)? {
+        if let Some(name) = ringlet_balancer::Sysctls::find(&name)
+            && defaults.get(name) != Some(value)
+        {
+            let _ = writeln!(out, "{}", Command::SetSysctl { name, value });
+        }
+    }
+    mark::show(client, out)?;
     for Listed { service, destinations } in client.list(None, true)? {
         let _ = writeln!(out, "{}", Command::AddService(service.entry));
         for destination in &destinations {

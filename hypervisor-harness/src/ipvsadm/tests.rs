@@ -163,7 +163,7 @@ fn refusals_are_told_in_ipvsadms_words() {
         ("-Z -t 10.0.0.99:80", 255, "No such service\n"),
         ("-L -t 10.0.0.99:80", 1, "No such service\n"),
         ("--start-daemon master", 255, "Operation not supported: this balancer has no synchronization daemon\n"),
-        ("-A -f 1", 255, "Operation not supported by this balancer"),
+        ("-A -f 1", 0, ""),
         ("-A --sctp-service 10.0.0.100:5000", 255, "Protocol not supported"),
     ] {
         let (seen, out, errors) = guest.run(line);
@@ -327,4 +327,18 @@ fn knobs_are_shown_and_set() {
         assert!(code == 2 && errors.starts_with(message), "{line}: {errors}");
     }
     assert_eq!(sysctl("--help"), (0, sysctl::HELP.to_owned(), String::new()));
+}
+
+#[test]
+fn marks_are_given_and_saved_with_what_uses_them() {
+    let rules = "sysctl net.ipv4.vs.sloppy_tcp=1\nmark add 7 -p tcp -d 10.0.0.200/32 --dport 80\n\
+                 -A -f 7 -s sh -p 360\n-a -f 7 -r 10.0.0.11:0 -m -w 1\n";
+    let guest = Guest::new(6);
+    assert_eq!(guest.run_with("-R", rules), (0, String::new(), String::new()));
+    assert_eq!(guest.run("-S -n"), (0, rules.to_owned(), String::new()));
+    assert_eq!(guest.run("mark").1, "mark add 7 -p tcp -d 10.0.0.200/32 --dport 80\n");
+    let (code, _, errors) = guest.run("mark delete 8");
+    assert_eq!((code, &errors[..]), (255, "No such mark rule: `ringlet mark' lists them\n"));
+    assert_eq!(guest.run("mark clear").0, 0);
+    assert_eq!(guest.run("mark").1, "");
 }

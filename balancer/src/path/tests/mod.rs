@@ -5,6 +5,7 @@ mod counters;
 mod errors;
 mod forward;
 mod hostile;
+mod marks;
 mod miss;
 mod neighbours;
 mod persistence;
