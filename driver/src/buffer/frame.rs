@@ -176,7 +176,7 @@ impl Frame {
     /// Offsets in the header are not changed.
     ///
     /// # Errors
-    /// If there is less room than that; a frame as it is received or made has 116 bytes.
+    /// If there is less room than that; a frame as it is received or made has 128 bytes.
     pub fn prepend(&mut self, count: usize) -> Result<(), Full> {
         let slot = self.slot();
         let start = usize::from(slot.start.get());
@@ -371,7 +371,7 @@ impl Frame {
         self.slot().len.set(written);
     }
 
-    /// Has the processor fetch what the device wrote first: the header and the first bytes of the frame.
+    /// Has the processor fetch the line that the device wrote first: the header and the frame's headers.
     #[inline]
     pub(crate) fn prefetch(&self) {
         #[cfg(target_arch = "x86_64")]
@@ -379,10 +379,7 @@ impl Frame {
             use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
             let address = self.slot().address.as_ptr().cast::<i8>().cast_const();
             // SAFETY: prefetching accesses nothing; SSE is part of x86-64.
-            unsafe {
-                _mm_prefetch::<_MM_HINT_T0>(address.add(DEVICE_START));
-                _mm_prefetch::<_MM_HINT_T0>(address.add(HEADROOM));
-            }
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(address.add(DEVICE_START)) };
         }
     }
 

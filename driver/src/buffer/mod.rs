@@ -26,15 +26,18 @@ pub(crate) use region::Region;
 
 use crate::wire::NetHdr;
 
-/// Room in front of the frame in its first buffer, in bytes: two cache lines. The last 12 are for the virtio-net header, the
-/// rest for headers that [`Frame::prepend`] adds.
-pub const HEADROOM: usize = 128;
+/// Room in front of the frame in its first buffer, in bytes: two cache lines for headers that [`Frame::prepend`] adds, and the 12
+/// bytes of the virtio-net header.
+///
+/// That header begins a cache line, which the Ethernet, IPv4, and TCP or UDP headers fill: whoever forwards a frame by these touches
+/// one line of it, and the others stay with the device, which has written them and will read them.
+pub const HEADROOM: usize = 128 + NetHdr::LEN;
 
 /// Bytes of a frame that lie in its first buffer, unless something was prepended.
-pub const HEAD_CAPACITY: usize = 2048;
+pub const HEAD_CAPACITY: usize = 2112 - NetHdr::LEN;
 
-/// Distance of buffers in memory, in bytes. An odd number of pairs of cache lines, so that the first lines of the buffers are
-/// spread over all sets of a cache.
+/// Distance of buffers in memory, in bytes: an odd number of cache lines, so that the first lines of the buffers are spread over all
+/// sets of a cache.
 pub const STRIDE: usize = HEADROOM + HEAD_CAPACITY;
 
 /// Where the header lies in a buffer that is given to the device, and where data begins in every buffer of a frame but the
@@ -48,5 +51,5 @@ pub(crate) const DEVICE_CAPACITY: usize = STRIDE - DEVICE_START;
 /// partly filled.
 pub const MAX_SEGMENTS: usize = 40;
 
-const _: () = assert!(STRIDE % 256 == 128 && STRIDE <= u16::MAX as usize);
+const _: () = assert!(STRIDE % 128 == 64 && STRIDE <= u16::MAX as usize && DEVICE_START % 64 == 0);
 const _: () = assert!(MAX_SEGMENTS * DEVICE_CAPACITY > crate::wire::MAX_GSO_FRAME + NetHdr::LEN);

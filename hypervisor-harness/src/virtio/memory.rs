@@ -12,7 +12,7 @@ mod table;
 pub use sigbus::{Losses, losses};
 pub use table::{MOST_REGIONS, Region, Table, TableError};
 
-use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
@@ -69,8 +69,10 @@ impl Piece {
     #[inline]
     pub fn prefetch_write(&self) {
         self.lines(|line| {
+            // The intrinsic would become a prefetch for reading, since not every x86-64 has the other: those that do not take it for
+            // a NOP. A line that is only there for reading has to be asked for once more when it is written.
             // SAFETY: as in `prefetch`.
-            unsafe { _mm_prefetch::<_MM_HINT_ET0>(line) }
+            unsafe { core::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags, readonly)) }
         });
     }
 

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use std::vec;
 
 /// Bytes in front of a frame, as a driver has them.
-const ROOM: usize = 116;
+const ROOM: usize = 128;
 
 const IPIP: Tunnel = Tunnel { kind: Tunnel::IPIP, port: 0, flags: 0 };
 

@@ -276,7 +276,7 @@ fn a_frame_in_too_many_pieces_is_copied_into_buffers_of_what_was_sent() {
         let mut world = connected(device(offered, 2), Kind::Datagrams);
         let pool = world.running.pool.clone();
         // Three buffers, of which two would do.
-        let mut frame = pool.frame(4200).unwrap();
+        let mut frame = pool.frame(4300).unwrap();
         assert_eq!((frame.trim_front(2000), frame.segment_count()), (2000, 3));
         (frame.head_mut()[..6]).copy_from_slice(&SERVER);
         frame.head_mut()[12..14].copy_from_slice(&[0x88, 0xb5]);
@@ -290,7 +290,7 @@ fn a_frame_in_too_many_pieces_is_copied_into_buffers_of_what_was_sent() {
         assert_eq!((world.counters().lost_in_all(), pool.available()), (0, 3), "its own are free again");
         drop(held);
         world.run(10);
-        assert!(world.peers[1].seen.iter().any(|(_, frame)| frame.len() == 2200));
+        assert!(world.peers[1].seen.iter().any(|(_, frame)| frame.len() == 2300));
         drop(pool);
         world.run(3000);
         world.assert_nothing_is_lost();
