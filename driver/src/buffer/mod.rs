@@ -51,5 +51,5 @@ pub(crate) const DEVICE_CAPACITY: usize = STRIDE - DEVICE_START;
 /// partly filled.
 pub const MAX_SEGMENTS: usize = 40;
 
-const _: () = assert!(STRIDE % 128 == 64 && STRIDE <= u16::MAX as usize && DEVICE_START % 64 == 0);
+const _: () = assert!(STRIDE % 128 == 64 && STRIDE <= u16::MAX as usize && DEVICE_START.is_multiple_of(64));
 const _: () = assert!(MAX_SEGMENTS * DEVICE_CAPACITY > crate::wire::MAX_GSO_FRAME + NetHdr::LEN);
