@@ -3,6 +3,7 @@
 mod fuzz;
 mod image;
 mod instructions;
+mod oracle;
 mod sh;
 mod test;
 
@@ -30,6 +31,12 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Compare the balancer with Linux IPVS: the same rules and frames for both
+    Oracle {
+        /// Passed on to the oracle: parts of the names of cases, `--list`, `--verbose`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Run the fuzz targets, each for a while (needs cargo-fuzz and a nightly toolchain)
     Fuzz(fuzz::Args),
 }
@@ -39,6 +46,7 @@ fn main() -> ExitCode {
         Chore::Test(args) => test::run(&args),
         Chore::Image(args) => image::run(&args),
         Chore::Bench { arguments } => bench(&arguments),
+        Chore::Oracle { arguments } => oracle::run(&arguments),
         Chore::Fuzz(args) => fuzz::run(&args),
     };
     match result {

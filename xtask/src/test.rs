@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow, bail};
 use clap::ValueEnum;
 use ringlet_image::{Output, Way};
 
-use crate::{image, instructions, sh};
+use crate::{image, instructions, oracle, sh};
 
 /// The flags of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
@@ -38,6 +38,8 @@ enum Step {
     Host,
     /// The packet path is no longer than it was, in instructions, counted by valgrind
     Instructions,
+    /// The balancer does what Linux IPVS does, in a virtual machine
+    Oracle,
     /// The image builds, with a core of its own where that can be had, and with the prebuilt one
     Image,
     /// End to end, in KVM
@@ -59,6 +61,7 @@ impl Step {
             Self::Doc => "documentation",
             Self::Host => "tests on the host",
             Self::Instructions => "instructions of the packet path",
+            Self::Oracle => "the balancer beside Linux IPVS",
             Self::Image => "the image",
             Self::E2e => "end to end in KVM",
             Self::Netns => "network namespaces",
@@ -83,6 +86,7 @@ impl Step {
             }
             Self::Host => host(),
             Self::Instructions => instructions::run(),
+            Self::Oracle => oracle::test(),
             Self::Image => images(),
             Self::E2e => programs("e2e_", false),
             Self::Netns => programs("netns_", false),
@@ -128,9 +132,10 @@ fn summary(results: &[(&str, bool, Duration)], steps: usize) -> anyhow::Result<(
 }
 
 /// A program that the tests start, and the packages of Debian and Fedora that have it.
-const TOOLS: [(&str, &str, &str); 14] = [
+const TOOLS: [(&str, &str, &str); 15] = [
     ("qemu-system-x86_64", "qemu-system-x86", "qemu-system-x86-core"),
     ("ip", "iproute2", "iproute"),
+    ("ipvsadm", "ipvsadm", "ipvsadm"),
     ("curl", "curl", "curl"),
     ("iperf3", "iperf3", "iperf3"),
     ("python3", "python3-minimal", "python3"),

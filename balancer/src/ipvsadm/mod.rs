@@ -1,7 +1,8 @@
 //! The command language of ipvsadm, on a command line or line by line in a file of rules.
 //!
 //! [`parse`] makes a typed [`Command`] of words; [`load`] does so for every line of a file as `ipvsadm-save` writes it;
-//! [`apply`] carries a command out on a [`Balancer`] directly. A command that is shown ([`core::fmt::Display`]) is a
+//! [`apply`] carries a command out on a [`Balancer`] directly, and [`request()`] makes the message that asks
+//! one elsewhere for it. A command that is shown ([`core::fmt::Display`]) is a
 //! line of such a file, and parses back to the same command.
 //!
 //! The syntax is that of ipvsadm 1.31, options and defaults included, with these differences. Names of hosts and ports
@@ -29,6 +30,7 @@ mod load;
 mod mark;
 mod options;
 mod parse;
+mod request;
 mod show;
 #[cfg(test)]
 mod tests;
@@ -38,6 +40,7 @@ pub use command::{Command, Daemon, DaemonRole, Listing, Name, ServiceEntry};
 pub use error::{ParseError, Problem};
 pub use load::{LINE_MAX, load};
 pub use parse::{DEFAULT_PERSISTENCE, DEFAULT_SCHEDULER, TIMEOUT_MAX, parse};
+pub use request::request;
 pub use show::{destination_of, service_of};
 
 #[cfg(doc)]

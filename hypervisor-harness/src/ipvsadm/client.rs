@@ -5,11 +5,11 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use ringlet_balancer::control::MAX_FRAME;
-use ringlet_balancer::ipvsadm::Command;
+use ringlet_balancer::ipvsadm::{self, Command};
 use ringlet_balancer::wire::ipvs::{Command as Wire, command, info};
 use ringlet_balancer::wire::message::{self, Message, flag};
-use ringlet_balancer::wire::{Attribute, Destination, FAMILY_ID, Service, Sysctl, Writer, mark};
-use ringlet_balancer::{Errno, MarkRule, ServiceKey, Timeouts};
+use ringlet_balancer::wire::{Attribute, FAMILY_ID, Sysctl, Writer, mark};
+use ringlet_balancer::{Errno, MarkRule, Timeouts};
 
 /// Where `ringlet` publishes the control port on this host.
 pub const DEFAULT_ADDRESS: &str = "127.0.0.1:9101";
@@ -84,58 +84,12 @@ impl Client {
     /// # Errors
     /// [`Failure::Refused`], or what happened to the connection; [`Failure::NoRequest`] for a command that only shows.
     pub fn apply(&mut self, wanted: &Command) -> Result<(), Failure> {
-        let service = |key: &ServiceKey| Service::of_key(key);
-        let (request, service, destination) = match wanted {
-            Command::AddService(entry) => (Wire::NewService, Some(entry.wire()), None),
-            Command::EditService(entry) => (Wire::SetService, Some(entry.wire()), None),
-            Command::DeleteService(key) => (Wire::DelService, Some(service(key)), None),
-            Command::AddServer { service: key, server, config } => {
-                (Wire::NewDest, Some(service(key)), Some(Destination::of_config(server, config)))
-            }
-            Command::EditServer { service: key, server, config } => {
-                (Wire::SetDest, Some(service(key)), Some(Destination::of_config(server, config)))
-            }
-            Command::DeleteServer { service: key, server } => {
-                (Wire::DelDest, Some(service(key)), Some(Destination::of_key(server)))
-            }
-            Command::Clear => (Wire::Flush, None, None),
-            Command::Zero(key) => (Wire::Zero, key.as_ref().map(service), None),
-            Command::SetTimeouts(Timeouts { tcp, tcp_fin, udp }) => {
-                return self.request(
-                    Wire::SetConfig,
-                    flag::ACK,
-                    |w| {
-                        w.u32(command::TIMEOUT_TCP, *tcp)
-                            .u32(command::TIMEOUT_TCP_FIN, *tcp_fin)
-                            .u32(command::TIMEOUT_UDP, *udp);
-                    },
-                    |_, _| Ok(()),
-                );
-            }
-            Command::SetSysctl { name, value } => {
-                let knob = Sysctl { name: Some(name.as_bytes()), value: Some(*value) };
-                let attributes = |w: &mut Writer<'_>| _ = w.nest(command::SYSCTL, |w| knob.write(w));
-                return self.request(Wire::SetSysctl, flag::ACK, attributes, |_, _| Ok(()));
-            }
-            Command::AddMark(rule) | Command::DeleteMark(rule) => {
-                let request = if matches!(wanted, Command::AddMark(_)) { Wire::NewMark } else { Wire::DelMark };
-                let attributes = |w: &mut Writer<'_>| _ = w.nest(command::MARK, |w| mark::write(rule, w));
-                return self.request(request, flag::ACK, attributes, |_, _| Ok(()));
-            }
-            Command::ClearMarks => (Wire::FlushMarks, None, None),
-            Command::StartDaemon(_) => (Wire::NewDaemon, None, None),
-            Command::StopDaemon(_) => (Wire::DelDaemon, None, None),
-            other => return Err(Failure::NoRequest(*other)),
-        };
-        let attributes = |w: &mut Writer<'_>| {
-            if let Some(service) = &service {
-                w.nest(command::SERVICE, |w| service.write(w));
-            }
-            if let Some(destination) = &destination {
-                w.nest(command::DEST, |w| destination.write(w));
-            }
-        };
-        self.request(request, flag::ACK, attributes, |_, _| Ok(()))
+        let mut bytes = Vec::new();
+        let ids = self.next_ids();
+        if !ipvsadm::request(wanted, ids, &mut bytes) {
+            return Err(Failure::NoRequest(*wanted));
+        }
+        self.exchange(bytes, |_, _| Ok(()))
     }
 
     /// The version and the table's size.
@@ -236,11 +190,26 @@ impl Client {
         request: Wire,
         flags: u16,
         attributes: impl FnOnce(&mut Writer<'_>),
+        take: impl FnMut(Wire, &Attribute<'_>) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let mut bytes = Vec::new();
+        let ids = self.next_ids();
+        message::write_ipvs(&mut bytes, request, flag::REQUEST | flags, ids, attributes);
+        self.exchange(bytes, take)
+    }
+
+    /// The sequence number of the next request, and our port.
+    fn next_ids(&mut self) -> (u32, u32) {
+        self.sequence = self.sequence.wrapping_add(1);
+        (self.sequence, 0)
+    }
+
+    /// Sends the request in `bytes`, the last one that was numbered, and reads its answer to the end.
+    fn exchange(
+        &mut self,
+        mut bytes: Vec<u8>,
         mut take: impl FnMut(Wire, &Attribute<'_>) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let mut bytes = Vec::new();
-        message::write_ipvs(&mut bytes, request, flag::REQUEST | flags, (self.sequence, 0), attributes);
         self.stream.write_all(&bytes)?;
         let deadline = Instant::now() + PATIENCE;
         loop {

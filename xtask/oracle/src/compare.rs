@@ -1,0 +1,284 @@
+//! A case on both sides, and where they differ.
+
+use std::time::Duration;
+
+use anyhow::Context;
+
+use crate::case::{Action, Case, Step};
+use crate::packet::{self, Body, Packet, View, flag, protocol, show, view};
+use crate::side::{Effect, Side};
+use crate::snapshot;
+
+/// Linux tells counters as they were when it last estimated rates, which is every other second. It is a whole number of seconds, so that
+/// what is left of timeouts is told alike.
+const SETTLE: Duration = Duration::from_secs(3);
+
+/// Where a step came out differently.
+#[derive(Debug)]
+pub struct Difference {
+    /// The step's line in its file; 0 for the rules and for what is listed at the end.
+    pub line: usize,
+    /// What differs.
+    pub text: String,
+}
+
+/// What came of a case.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Differences that no choice explains.
+    pub differences: Vec<Difference>,
+    /// Choices that were met with.
+    pub choices: Vec<String>,
+    /// All that happened, for who wants to see it.
+    pub story: Vec<String>,
+}
+
+/// Plays a case.
+pub fn play(case: &Case, ours: &mut dyn Side, linux: &mut dyn Side) -> anyhow::Result<Report> {
+    let mut player = Player { sides: [ours, linux], last: [None, None], report: Report::default() };
+    for side in &mut player.sides {
+        side.reset(case.has_rates())?;
+    }
+    player.load(&case.rules)?;
+    if player.report.differences.is_empty() {
+        for step in &case.steps {
+            let found = player.step(step).with_context(|| format!("{}:{}: `{}`", case.file, step.line, step.text))?;
+            player.judge(step, found);
+        }
+        if let Some(text) = player.list()? {
+            player.report.differences.push(Difference { line: 0, text: format!("at the end: {text}") });
+        }
+    }
+    Ok(player.report)
+}
+
+struct Player<'a> {
+    /// The balancer and Linux.
+    sides: [&'a mut dyn Side; 2],
+    /// The last frame that each sent to a server.
+    last: [Option<Vec<u8>>; 2],
+    report: Report,
+}
+
+impl Player<'_> {
+    fn load(&mut self, rules: &[String]) -> anyhow::Result<()> {
+        if rules.is_empty() {
+            return Ok(());
+        }
+        for side in &mut self.sides {
+            let refused = side.load(rules)?;
+            if !refused.is_empty() {
+                let text = format!("{} refuses rules: {}", side.name(), refused.join("; "));
+                self.report.differences.push(Difference { line: 0, text });
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts a difference, or that a choice was met with.
+    fn judge(&mut self, step: &Step, found: Option<String>) {
+        let text = match (found, &step.choice) {
+            (None, None) => return,
+            (Some(text), None) => format!("`{}`: {text}", step.text),
+            (Some(_), Some(choice)) => {
+                self.report.choices.push(choice.clone());
+                return;
+            }
+            (None, Some(choice)) => {
+                format!("`{}`: no difference any more: the choice `{choice}` is none here", step.text)
+            }
+        };
+        self.report.differences.push(Difference { line: step.line, text });
+    }
+
+    /// Does a step on both sides; tells the difference, if there is one.
+    fn step(&mut self, step: &Step) -> anyhow::Result<Option<String>> {
+        self.report.story.push(step.text.clone());
+        match &step.action {
+            Action::Control(line) => {
+                let [ours, linux] = &mut self.sides;
+                Ok(differ(format!("{:?}", ours.control(line)?), format!("{:?}", linux.control(line)?)))
+            }
+            Action::Packet(packet) => {
+                let packets = [Some(packet.clone()), Some(packet.clone())];
+                self.packets(packets)
+            }
+            Action::Reply(words) => {
+                let mut packets = [None, None];
+                for (packet, last) in packets.iter_mut().zip(&self.last) {
+                    *packet = last.as_ref().map(|last| reply(last, words)).transpose()?;
+                }
+                if packets.iter().all(Option::is_none) {
+                    return Ok(Some("no server has got anything to reply to".to_owned()));
+                }
+                self.packets(packets)
+            }
+            Action::Wait(time) => {
+                let [ours, linux] = &mut self.sides;
+                let (ours, linux) = (ours.wait(*time)?, linux.wait(*time)?);
+                self.tell(&ours, &linux);
+                Ok(differ_frames(&ours, &linux))
+            }
+            Action::Set(variable, value) => {
+                let [ours, linux] = &mut self.sides;
+                let text = |set| if set { "set" } else { "no such variable" }.to_owned();
+                Ok(differ(text(ours.set(variable, value)?), text(linux.set(variable, value)?)))
+            }
+            Action::List => self.list(),
+            Action::ListNow => self.compare(snapshot::take),
+            Action::Rates => self.compare(snapshot::rates),
+        }
+    }
+
+    fn packets(&mut self, packets: [Option<Packet>; 2]) -> anyhow::Result<Option<String>> {
+        let mut effects = [Effect::default(), Effect::default()];
+        for ((side, packet), effect) in self.sides.iter_mut().zip(&packets).zip(&mut effects) {
+            if let Some(packet) = packet {
+                *effect = side.frame(&packet::frame(packet))?;
+            }
+        }
+        let [ours, mut linux] = effects;
+        self.tell(&ours.frames, &linux.frames);
+        if ours.local
+            && let Some(packet) = &packets[0]
+        {
+            // What the local stack answers is not the balancer's business, but that it answers at all is.
+            let place = linux.frames.iter().position(|frame| is_local_answer(packet, frame));
+            place.map(|place| linux.frames.remove(place));
+            if place.is_none() && is_to_be_answered(packet) {
+                return Ok(Some(
+                    "the balancer gives it to the local stack, and Linux's local stack is silent".to_owned(),
+                ));
+            }
+        }
+        for (last, effect) in self.last.iter_mut().zip([&ours, &linux]) {
+            let to_server =
+                |frame: &&Vec<u8>| frame.get(5) != Some(&1) && view(frame).is_some_and(|v| v.ports().is_some());
+            if let Some(frame) = effect.frames.iter().rfind(to_server) {
+                *last = Some(frame.clone());
+            }
+        }
+        if !ours.remark.is_empty() {
+            self.report.story.push(format!("    balancer: {}", ours.remark));
+        }
+        let remark = if ours.remark.is_empty() { String::new() } else { format!(" ({})", ours.remark) };
+        Ok(differ_frames(&ours.frames, &linux.frames).map(|text| text + &remark))
+    }
+
+    fn tell(&mut self, ours: &[Vec<u8>], linux: &[Vec<u8>]) {
+        for (name, frames) in [("balancer", ours), ("Linux", linux)] {
+            self.report.story.extend(frames.iter().map(|frame| format!("    {name}: {}", show(frame))));
+        }
+    }
+
+    /// Lists everything on both sides, when Linux has come to tell what it counted.
+    fn list(&mut self) -> anyhow::Result<Option<String>> {
+        let [ours, linux] = &mut self.sides;
+        let (ours, linux) = (ours.wait(SETTLE)?, linux.wait(SETTLE)?);
+        if let Some(text) = differ_frames(&ours, &linux) {
+            return Ok(Some(format!("while waiting for the list: {text}")));
+        }
+        self.compare(snapshot::take)
+    }
+
+    fn compare(
+        &mut self,
+        list: impl Fn(&mut dyn Side) -> anyhow::Result<Vec<String>>,
+    ) -> anyhow::Result<Option<String>> {
+        let [ours, linux] = &mut self.sides;
+        let (ours, linux) = (list(*ours)?, list(*linux)?);
+        self.report.story.extend(linux.iter().map(|line| format!("    Linux: {line}")));
+        let only = |these: &[String], those: &[String], name: &str| -> Vec<String> {
+            let new = these.iter().filter(|line| !those.contains(line));
+            new.map(|line| format!("\n      {name:<8}  {line}")).collect()
+        };
+        let lines = [only(&ours, &linux, "balancer"), only(&linux, &ours, "Linux")].concat();
+        if lines.is_empty() && ours != linux {
+            return Ok(Some(format!("another order:\n{ours:#?}\n{linux:#?}")));
+        }
+        Ok((!lines.is_empty()).then(|| format!("listed:{}", lines.concat())))
+    }
+}
+
+fn differ(ours: String, linux: String) -> Option<String> {
+    (ours != linux).then(|| format!("balancer: {ours}; Linux: {linux}"))
+}
+
+fn differ_frames(ours: &[Vec<u8>], linux: &[Vec<u8>]) -> Option<String> {
+    let (ours, linux): (Vec<_>, Vec<_>) =
+        (ours.iter().map(|f| comparable(f)).collect(), linux.iter().map(|f| comparable(f)).collect());
+    if ours == linux {
+        return None;
+    }
+    let mut text = String::from("frames out:");
+    for (name, frames) in [("balancer", &ours), ("Linux", &linux)] {
+        if frames.is_empty() {
+            text += &format!("\n      {name:<8}  none");
+        }
+        for frame in frames {
+            text += &format!("\n      {name:<8}  {}", show(frame));
+            // The difference may be one that is not shown.
+            if ours.iter().map(|frame| show(frame)).eq(linux.iter().map(|frame| show(frame))) {
+                text += &format!("\n                {frame:02x?}");
+            }
+        }
+    }
+    Some(text)
+}
+
+/// A frame without what may differ: the identification of an ICMP error over IPv4, which every host makes up.
+fn comparable(frame: &[u8]) -> Vec<u8> {
+    let mut frame = frame.to_owned();
+    let is_made_here = view(&frame).is_some_and(|view| view.protocol == protocol::ICMP && view.is_error());
+    if is_made_here && frame.get(12..14) == Some(&[0x08, 0x00]) {
+        let id = std::mem::take(&mut frame[18]) as u32 * 256 + u32::from(std::mem::take(&mut frame[19]));
+        // The checksum as it would be without it: RFC 1624.
+        let sum = u32::from(!u16::from_be_bytes([frame[24], frame[25]])) + (0xffff - id);
+        let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    }
+    frame
+}
+
+/// What a server says to the packet in `frame`.
+fn reply(frame: &[u8], words: &[String]) -> anyhow::Result<Packet> {
+    let view = view(frame).context("it got no IP packet")?;
+    let [from, to] = view.ports().context("it got a packet without ports")?;
+    let ports = [to, from];
+    let mut words = words.iter();
+    let mut word = || words.next().context("a reply needs flags, or chunks");
+    let body = match view.protocol {
+        protocol::TCP => Body::Tcp { ports, flags: packet::flags(word()?)? },
+        protocol::SCTP => Body::Sctp { ports, chunks: packet::chunks(word()?)? },
+        _ => Body::Udp { ports },
+    };
+    let mut packet = Packet::new(view.destination, view.source, body);
+    words.try_for_each(|option| packet::apply(&mut packet, option))?;
+    Ok(packet)
+}
+
+/// Whether a host answers such a packet if nobody listens.
+fn is_to_be_answered(packet: &Packet) -> bool {
+    match packet.body {
+        Body::Tcp { flags, .. } => flags & flag::RST == 0,
+        Body::Udp { .. } | Body::Sctp { .. } => !packet.damaged,
+        Body::Echo { reply, .. } => !reply,
+        Body::Error { .. } => false,
+    }
+}
+
+/// Whether a frame is what a host answers where nobody listens, or to an echo.
+fn is_local_answer(packet: &Packet, frame: &[u8]) -> bool {
+    let Some(view) = view(frame) else { return false };
+    if (view.source, view.destination) != (packet.destination, packet.source) {
+        return false;
+    }
+    let swapped = packet.ports().map(|[from, to]| [to, from]);
+    let about_it = |about: View<'_>| about.ports() == packet.ports();
+    match packet.body {
+        Body::Tcp { .. } => view.ports() == swapped && view.flags().is_some_and(|flags| flags & flag::RST != 0),
+        Body::Udp { .. } | Body::Sctp { .. } => view.about().is_some_and(about_it),
+        Body::Echo { .. } => matches!(view.icmp(), Some([0 | 129, 0])),
+        Body::Error { .. } => false,
+    }
+}

@@ -1,0 +1,116 @@
+//! From a packet to a frame.
+
+use std::net::IpAddr;
+
+use super::checksum::{crc32c, internet, pseudo_header};
+use super::{Body, Packet, protocol};
+use crate::world;
+
+/// The frame in which a packet comes to the balancer.
+pub fn frame(packet: &Packet) -> Vec<u8> {
+    let mut bytes = [world::MAC, world::mac(packet.source)].concat();
+    bytes.extend(if packet.source.is_ipv4() { [0x08, 0x00] } else { [0x86, 0xdd] });
+    bytes.extend(ip(packet));
+    bytes
+}
+
+fn ip(packet: &Packet) -> Vec<u8> {
+    let (number, payload) = transport(packet);
+    match (packet.source, packet.destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            let mut header = vec![0x45, packet.tos];
+            header.extend((20 + payload.len() as u16).to_be_bytes());
+            header.extend(packet.id.to_be_bytes());
+            header.extend([if packet.df { 0x40 } else { 0 }, 0, packet.ttl, number, 0, 0]);
+            header.extend(source.octets());
+            header.extend(destination.octets());
+            let sum = internet(&[&header]);
+            header[10..12].copy_from_slice(&sum.to_be_bytes());
+            [header, payload].concat()
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            let mut header = (6 << 28 | u32::from(packet.tos) << 20).to_be_bytes().to_vec();
+            header.extend((payload.len() as u16).to_be_bytes());
+            header.extend([number, packet.ttl]);
+            header.extend(source.octets());
+            header.extend(destination.octets());
+            [header, payload].concat()
+        }
+        _ => unreachable!("the parser takes packets of one family only"),
+    }
+}
+
+fn transport(packet: &Packet) -> (u8, Vec<u8>) {
+    let payload: Vec<u8> = (0..packet.len).map(|at| b"ringlet "[at % 8]).collect();
+    let is_v6 = packet.source.is_ipv6();
+    let (number, at, mut bytes) = match &packet.body {
+        Body::Tcp { ports: [source, destination], flags } => {
+            let mut bytes = [source.to_be_bytes(), destination.to_be_bytes()].concat();
+            bytes.extend(1000u32.to_be_bytes());
+            bytes.extend(if flags & super::flag::ACK != 0 { 2000u32 } else { 0 }.to_be_bytes());
+            bytes.extend([0x50, *flags, 0x20, 0, 0, 0, 0, 0]);
+            (protocol::TCP, 16, bytes)
+        }
+        Body::Udp { ports: [source, destination] } => {
+            let length = (8 + payload.len() as u16).to_be_bytes();
+            (protocol::UDP, 6, [source.to_be_bytes(), destination.to_be_bytes(), length, [0; 2]].concat())
+        }
+        Body::Sctp { ports: [source, destination], chunks } => {
+            let mut bytes = [source.to_be_bytes(), destination.to_be_bytes()].concat();
+            bytes.extend([0, 0, 0, 7, 0, 0, 0, 0]);
+            for &kind in chunks {
+                bytes.extend(chunk(kind));
+            }
+            let sum = crc32c(&[&bytes, &payload]) ^ u32::from(packet.damaged);
+            bytes[8..12].copy_from_slice(&sum.to_le_bytes());
+            return (protocol::SCTP, [bytes, payload].concat());
+        }
+        Body::Echo { reply, id } => {
+            let kind = match (is_v6, reply) {
+                (false, false) => 8,
+                (false, true) => 0,
+                (true, false) => 128,
+                (true, true) => 129,
+            };
+            (icmp(is_v6), 2, [[kind, 0], [0; 2], id.to_be_bytes(), [0, 1]].concat())
+        }
+        Body::Error { kind, code, rest, about } => {
+            let mut bytes = vec![*kind, *code, 0, 0];
+            bytes.extend(rest.to_be_bytes());
+            bytes.extend(ip(about));
+            (icmp(is_v6), 2, bytes)
+        }
+    };
+    let with_pseudo_header = number != protocol::ICMP;
+    bytes.extend(payload);
+    let pseudo = pseudo_header(packet.source, packet.destination, number, bytes.len());
+    let sum = internet(&[if with_pseudo_header { &pseudo } else { &[] }, &bytes]);
+    let sum = if sum == 0 && number == protocol::UDP { 0xffff } else { sum };
+    bytes[at..at + 2].copy_from_slice(&(sum ^ u16::from(packet.damaged)).to_be_bytes());
+    (number, bytes)
+}
+
+fn icmp(is_v6: bool) -> u8 {
+    if is_v6 { protocol::ICMPV6 } else { protocol::ICMP }
+}
+
+/// A chunk of SCTP as small as its type may be (RFC 9260 section 3.3).
+fn chunk(kind: u8) -> Vec<u8> {
+    let length: u16 = match kind {
+        // DATA, with four bytes.
+        0 => 20,
+        // INIT and INIT ACK, without parameters.
+        1 | 2 => 20,
+        // SACK.
+        3 => 16,
+        // COOKIE ECHO.
+        10 => 8,
+        // SHUTDOWN.
+        7 => 8,
+        _ => 4,
+    };
+    let mut bytes = vec![kind, if kind == 0 { 3 } else { 0 }];
+    bytes.extend(length.to_be_bytes());
+    bytes.resize(usize::from(length), 0);
+    bytes
+}

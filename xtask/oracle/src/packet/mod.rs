@@ -1,0 +1,101 @@
+//! Packets as a case names them, and frames as a report shows them.
+
+mod build;
+mod checksum;
+mod parse;
+mod show;
+
+use std::net::IpAddr;
+
+pub use build::frame;
+pub use parse::{apply, chunks, flags, parse};
+pub use show::{View, show, view};
+
+/// The checksum of a message behind a pseudo-header.
+pub fn internet_checksum(source: IpAddr, destination: IpAddr, protocol: u8, message: &[u8]) -> u16 {
+    checksum::internet(&[&checksum::pseudo_header(source, destination, protocol, message.len()), message])
+}
+
+/// IP protocol numbers.
+pub mod protocol {
+    pub const ICMP: u8 = 1;
+    pub const IPIP: u8 = 4;
+    pub const TCP: u8 = 6;
+    pub const UDP: u8 = 17;
+    pub const IPV6: u8 = 41;
+    pub const ICMPV6: u8 = 58;
+    pub const SCTP: u8 = 132;
+}
+
+/// TCP flags.
+pub mod flag {
+    pub const FIN: u8 = 0x01;
+    pub const SYN: u8 = 0x02;
+    pub const RST: u8 = 0x04;
+    pub const PSH: u8 = 0x08;
+    pub const ACK: u8 = 0x10;
+}
+
+/// A packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packet {
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    pub body: Body,
+    /// TTL or hop limit.
+    pub ttl: u8,
+    /// Type of service or traffic class.
+    pub tos: u8,
+    /// Identification, IPv4 only.
+    pub id: u16,
+    /// Don't fragment, IPv4 only.
+    pub df: bool,
+    /// Bytes of payload behind all headers.
+    pub len: usize,
+    /// The transport checksum is wrong.
+    pub damaged: bool,
+}
+
+/// What an IP packet carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    Tcp {
+        ports: [u16; 2],
+        flags: u8,
+    },
+    Udp {
+        ports: [u16; 2],
+    },
+    /// Chunks by their type numbers.
+    Sctp {
+        ports: [u16; 2],
+        chunks: Vec<u8>,
+    },
+    /// An ICMP echo request, or the reply.
+    Echo {
+        reply: bool,
+        id: u16,
+    },
+    /// An ICMP error about a packet.
+    Error {
+        kind: u8,
+        code: u8,
+        rest: u32,
+        about: Box<Packet>,
+    },
+}
+
+impl Packet {
+    /// With what packets usually have.
+    pub fn new(source: IpAddr, destination: IpAddr, body: Body) -> Self {
+        Packet { source, destination, body, ttl: 64, tos: 0, id: 0, df: true, len: 0, damaged: false }
+    }
+
+    /// The ports, if it has some.
+    pub fn ports(&self) -> Option<[u16; 2]> {
+        match self.body {
+            Body::Tcp { ports, .. } | Body::Udp { ports } | Body::Sctp { ports, .. } => Some(ports),
+            Body::Echo { .. } | Body::Error { .. } => None,
+        }
+    }
+}
