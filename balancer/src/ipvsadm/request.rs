@@ -11,9 +11,9 @@ use crate::{ServiceKey, Timeouts};
 /// Appends the netlink message that asks for a command, behind its length of 32 bits in network order, with a wish for an
 /// acknowledgement. `ids` are its sequence number and the port of who asks. Returns false, and appends nothing, for a command that
 /// changes nothing but shows, saves or restores.
-pub fn request(command: &Command, ids: (u32, u32), out: &mut Vec<u8>) -> bool {
+pub fn request(wanted: &Command, ids: (u32, u32), out: &mut Vec<u8>) -> bool {
     let name = |key: &ServiceKey| Service::of_key(key);
-    let (kind, service, destination) = match command {
+    let (kind, service, destination) = match wanted {
         Command::AddService(entry) => (Wire::NewService, Some(entry.wire()), None),
         Command::EditService(entry) => (Wire::SetService, Some(entry.wire()), None),
         Command::DeleteService(key) => (Wire::DelService, Some(name(key)), None),
@@ -41,8 +41,17 @@ pub fn request(command: &Command, ids: (u32, u32), out: &mut Vec<u8>) -> bool {
         if let Some(destination) = &destination {
             w.nest(command::DEST, |w| destination.write(w));
         }
-        if let Command::SetTimeouts(Timeouts { tcp, tcp_fin, udp }) = command {
-            w.u32(command::TIMEOUT_TCP, *tcp).u32(command::TIMEOUT_TCP_FIN, *tcp_fin).u32(command::TIMEOUT_UDP, *udp);
+        match wanted {
+            Command::SetTimeouts(Timeouts { tcp, tcp_fin, udp }) => {
+                w.u32(command::TIMEOUT_TCP, *tcp)
+                    .u32(command::TIMEOUT_TCP_FIN, *tcp_fin)
+                    .u32(command::TIMEOUT_UDP, *udp);
+            }
+            Command::SetSysctl { name, value } => {
+                let knob = Sysctl { name: Some(name.as_bytes()), value: Some(*value) };
+                w.nest(command::SYSCTL, |w| knob.write(w));
+            }
+            _ => {}
         }
     });
     true

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use crate::case::{Action, Case, Step};
-use crate::packet::{self, Body, Packet, View, flag, protocol, show, view};
+use crate::packet::{self, Body, Packet, View, comparable, flag, protocol, show, view};
 use crate::side::{Effect, Side};
 use crate::snapshot;
 
@@ -45,7 +45,8 @@ pub fn play(case: &Case, ours: &mut dyn Side, linux: &mut dyn Side) -> anyhow::R
             let found = player.step(step).with_context(|| format!("{}:{}: `{}`", case.file, step.line, step.text))?;
             player.judge(step, found);
         }
-        if let Some(text) = player.list()? {
+        let is_listed = case.steps.last().is_some_and(|step| matches!(step.action, Action::List));
+        if !is_listed && let Some(text) = player.list()? {
             player.report.differences.push(Difference { line: 0, text: format!("at the end: {text}") });
         }
     }
@@ -125,7 +126,8 @@ impl Player<'_> {
                 Ok(differ(text(ours.set(variable, value)?), text(linux.set(variable, value)?)))
             }
             Action::List => self.list(),
-            Action::ListNow => self.compare(snapshot::take),
+            Action::ListNow => self.compare(snapshot::take_uncounted),
+            Action::Counters => self.compare(snapshot::take),
             Action::Rates => self.compare(snapshot::rates),
         }
     }
@@ -205,39 +207,25 @@ fn differ(ours: String, linux: String) -> Option<String> {
 }
 
 fn differ_frames(ours: &[Vec<u8>], linux: &[Vec<u8>]) -> Option<String> {
-    let (ours, linux): (Vec<_>, Vec<_>) =
-        (ours.iter().map(|f| comparable(f)).collect(), linux.iter().map(|f| comparable(f)).collect());
-    if ours == linux {
+    let same = |a: &Vec<u8>, b: &Vec<u8>| comparable(a) == comparable(b);
+    if ours.len() == linux.len() && ours.iter().zip(linux).all(|(a, b)| same(a, b)) {
         return None;
     }
+    // The difference may be one that is not shown.
+    let in_full = ours.iter().map(|frame| show(frame)).eq(linux.iter().map(|frame| show(frame)));
     let mut text = String::from("frames out:");
-    for (name, frames) in [("balancer", &ours), ("Linux", &linux)] {
+    for (name, frames) in [("balancer", ours), ("Linux", linux)] {
         if frames.is_empty() {
             text += &format!("\n      {name:<8}  none");
         }
         for frame in frames {
             text += &format!("\n      {name:<8}  {}", show(frame));
-            // The difference may be one that is not shown.
-            if ours.iter().map(|frame| show(frame)).eq(linux.iter().map(|frame| show(frame))) {
-                text += &format!("\n                {frame:02x?}");
+            if in_full {
+                text += &format!("\n                {:02x?}", comparable(frame));
             }
         }
     }
     Some(text)
-}
-
-/// A frame without what may differ: the identification of an ICMP error over IPv4, which every host makes up.
-fn comparable(frame: &[u8]) -> Vec<u8> {
-    let mut frame = frame.to_owned();
-    let is_made_here = view(&frame).is_some_and(|view| view.protocol == protocol::ICMP && view.is_error());
-    if is_made_here && frame.get(12..14) == Some(&[0x08, 0x00]) {
-        let id = std::mem::take(&mut frame[18]) as u32 * 256 + u32::from(std::mem::take(&mut frame[19]));
-        // The checksum as it would be without it: RFC 1624.
-        let sum = u32::from(!u16::from_be_bytes([frame[24], frame[25]])) + (0xffff - id);
-        let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
-        frame[24..26].copy_from_slice(&sum.to_be_bytes());
-    }
-    frame
 }
 
 /// What a server says to the packet in `frame`.

@@ -1,11 +1,50 @@
 //! Where the two sides differ and are known to.
 
 /// A case that needs what the balancer does not have yet. It has to fail: when it does not any more, it goes from this list.
-pub const NOT_BUILT: &[(&str, &str)] = &[];
+pub const NOT_BUILT: &[(&str, &str)] = &[
+    ("netmasks of persistence", "persistence"),
+    ("port nought without persistence is refused", "persistence"),
+    ("persistence: a client, several connections", "persistence"),
+    ("persistence: clients of a network together", "persistence"),
+    ("persistence: every port", "persistence"),
+    ("persistence: a drained server keeps its clients", "persistence"),
+    ("persistence: a removed server loses its clients", "persistence"),
+    ("persistence: UDP and IPv6", "persistence"),
+    ("one packet alone", "one-packet scheduling"),
+    ("marks: services that no packet meets", "firewall marks"),
+    ("SCTP: an association through NAT", "SCTP"),
+    ("SCTP: an abort, and what begins nothing", "SCTP"),
+    ("SCTP: direct routing, only the client is seen", "SCTP"),
+    ("nat_icmp_send: a server's packet of no connection", "nat_icmp_send"),
+    ("schedule_icmp: an error begins a connection", "schedule_icmp"),
+    ("sync: a master tells its connections", "synchronization"),
+    ("sync: daemons start and stop", "synchronization"),
+];
 
 /// Where the balancer is not Linux on purpose. A case names one (`! NAME`) before the step where it shows. docs/oracle.md has the
 /// same list.
-pub const CHOICES: &[(&str, &str)] = &[];
+pub const CHOICES: &[(&str, &str)] = &[
+    (
+        "counters",
+        "Counters are told as they are. Linux tells them, and takes what is to be zeroed, as of its last estimation of rates, up to two seconds ago.",
+    ),
+    (
+        "no router",
+        "What belongs to no connection and is not for the balancer is dropped. Linux with `ip_forward`, which NAT needs there, sends it on.",
+    ),
+    (
+        "own errors",
+        "ICMP errors that the balancer makes are no packets of the connection. Linux counts them as such, going out, where the forwarding method is not NAT.",
+    ),
+    (
+        "quoted hops",
+        "A packet that is too big is quoted as it came. Linux has counted down its TTL before it looks at the size.",
+    ),
+    (
+        "unicast services",
+        "A service whose address is no unicast address is refused (EINVAL). Linux takes it, and no packet ever meets it.",
+    ),
+];
 
 #[cfg(test)]
 mod tests {

@@ -14,8 +14,8 @@ pub fn answer(frame: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// Whether a frame is about the network itself: ARP, and of ICMPv6 what is about neighbours, routers and groups. Two hosts
-/// do not say the same there.
+/// Whether a frame is about the network itself: ARP, IGMP, and of ICMPv6 what is about neighbours, routers and groups. Two
+/// hosts do not say the same there.
 pub fn is_chatter(frame: &[u8]) -> bool {
     if frame.get(12..14) == Some(&[0x08, 0x06]) {
         return true;
@@ -23,7 +23,7 @@ pub fn is_chatter(frame: &[u8]) -> bool {
     // Reports of groups have a hop-by-hop header (0) before them.
     view(frame).is_some_and(|view| match view.icmp() {
         Some([kind, _]) => view.protocol == protocol::ICMPV6 && matches!(kind, 130..=137 | 143),
-        None => view.protocol == 0,
+        None => matches!(view.protocol, 0 | protocol::IGMP),
     })
 }
 

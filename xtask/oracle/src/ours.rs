@@ -15,6 +15,9 @@ use crate::{neighbour, world};
 /// When the balancer's clock begins.
 const BEGINNING: Instant = Instant::from_secs(1000);
 
+/// Room in front of frames, for the headers of tunnels.
+const ROOM: usize = 64;
+
 /// How much later than the balancer's clock tells its connections are looked at. Linux's clock has gone on by some milliseconds since a
 /// packet, and it tells whole seconds: so does this, within the same second.
 const LATER: Duration = Duration::from_millis(500);
@@ -62,8 +65,8 @@ impl Ours {
     fn say(&mut self, said: Said) {
         for frame in said.frames {
             match neighbour::answer(&frame) {
-                Some(mut answer) => {
-                    self.process(&mut answer);
+                Some(answer) => {
+                    self.process(&answer);
                 }
                 None => self.out.push(frame),
             }
@@ -81,14 +84,17 @@ impl Ours {
         }
     }
 
-    fn process(&mut self, frame: &mut [u8]) -> Verdict {
-        let mut packet = Packet::new(frame);
+    fn process(&mut self, frame: &[u8]) -> Verdict {
+        let mut bytes = vec![0; ROOM];
+        bytes.extend(frame);
+        let (room, head) = bytes.split_at_mut(ROOM);
+        let mut packet = Packet::with_room(room, head);
         let mut said = Said::default();
         self.balancer.process(std::slice::from_mut(&mut packet), self.now, &mut said);
-        let verdict = packet.verdict;
+        let (verdict, begin) = (packet.verdict, (ROOM as isize + isize::from(packet.start)) as usize);
         match verdict {
-            Verdict::Wait(hop) => self.waiting.push((frame.to_vec(), hop)),
-            Verdict::Transmit => self.out.push(frame.to_vec()),
+            Verdict::Wait(hop) => self.waiting.push((bytes.split_off(begin), hop)),
+            Verdict::Transmit => self.out.push(bytes.split_off(begin)),
             Verdict::Local | Verdict::Drop(_) => {}
         }
         self.say(said);
@@ -146,8 +152,8 @@ impl Side for Ours {
         self.apply(line)
     }
 
-    fn set(&mut self, _variable: &str, _value: &str) -> anyhow::Result<bool> {
-        Ok(false)
+    fn set(&mut self, variable: &str, value: &str) -> anyhow::Result<bool> {
+        Ok(self.apply(&format!("sysctl {variable}={value}"))? == Outcome::Done)
     }
 
     fn ask(&mut self, message: &[u8]) -> anyhow::Result<Vec<Vec<u8>>> {
@@ -174,7 +180,7 @@ impl Side for Ours {
     }
 
     fn frame(&mut self, frame: &[u8]) -> anyhow::Result<Effect> {
-        let verdict = self.process(&mut frame.to_vec());
+        let verdict = self.process(frame);
         let remark = match verdict {
             Verdict::Drop(reason) => format!("dropped: {}", reason.label()),
             Verdict::Local => "for the local stack".to_owned(),

@@ -11,10 +11,12 @@ use crate::side::Side;
 
 /// Everything a side lists, line by line: timeouts, services by their names with their destinations newest first, connections.
 pub fn take(side: &mut dyn Side) -> anyhow::Result<Vec<String>> {
-    let mut lines = vec![timeouts(side)?];
-    lines.extend(services(side, &counted)?);
-    lines.extend(side.connections()?);
-    Ok(lines)
+    everything(side, &counted)
+}
+
+/// The same without counters.
+pub fn take_uncounted(side: &mut dyn Side) -> anyhow::Result<Vec<String>> {
+    everything(side, &|_, _| String::new())
 }
 
 /// The rates of every service and destination.
@@ -23,6 +25,15 @@ pub fn rates(side: &mut dyn Side) -> anyhow::Result<Vec<String>> {
         let Rates { connections, in_packets, out_packets, in_bytes, out_bytes } = rates;
         format!(" rates {connections} {in_packets} {out_packets} {in_bytes} {out_bytes}")
     })
+}
+
+fn everything(side: &mut dyn Side, numbers: &Numbers) -> anyhow::Result<Vec<String>> {
+    // Linux lets a moment pass for these, in which what is to end at once ends.
+    let connections = side.connections()?;
+    let mut lines = vec![timeouts(side)?];
+    lines.extend(services(side, numbers)?);
+    lines.extend(connections);
+    Ok(lines)
 }
 
 /// Which numbers of a service or destination are told.

@@ -56,8 +56,10 @@ pub enum Action {
     Set(String, String),
     /// Three seconds pass, and everything is listed, but for rates: as at the end.
     List,
-    /// Everything is listed at once.
+    /// Everything is listed at once, but for counters and rates.
     ListNow,
+    /// Everything is listed at once, with counters.
+    Counters,
     /// The rates are listed.
     Rates,
 }

@@ -54,6 +54,7 @@ fn action(line: &str) -> anyhow::Result<Action> {
         ["try", rest @ ..] => Action::Control(rest.join(" ")),
         ["list"] => Action::List,
         ["list", "now"] => Action::ListNow,
+        ["counters"] => Action::Counters,
         ["rates"] => Action::Rates,
         ["reply", rest @ ..] => Action::Reply(rest.iter().map(|&word| word.to_owned()).collect()),
         ["wait", seconds] => Action::Wait(Duration::try_from_secs_f64(seconds.parse()?)?),

@@ -20,7 +20,7 @@ use crate::guest::protocol::{Answer, PORT, Request};
 use crate::world;
 
 /// Longer than anything takes that works.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Loaded in the guest, with what they need.
 const MODULES: [&str; 19] = [

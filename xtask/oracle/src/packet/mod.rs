@@ -2,12 +2,14 @@
 
 mod build;
 mod checksum;
+mod comparable;
 mod parse;
 mod show;
 
 use std::net::IpAddr;
 
 pub use build::frame;
+pub use comparable::comparable;
 pub use parse::{apply, chunks, flags, parse};
 pub use show::{View, show, view};
 
@@ -19,6 +21,7 @@ pub fn internet_checksum(source: IpAddr, destination: IpAddr, protocol: u8, mess
 /// IP protocol numbers.
 pub mod protocol {
     pub const ICMP: u8 = 1;
+    pub const IGMP: u8 = 2;
     pub const IPIP: u8 = 4;
     pub const TCP: u8 = 6;
     pub const UDP: u8 = 17;

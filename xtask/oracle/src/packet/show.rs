@@ -19,7 +19,8 @@ pub struct View<'a> {
     id: u16,
     /// The flags and the offset of an IPv4 fragment.
     fragment: u16,
-    header_is_right: bool,
+    /// Whether the checksum of the IP header is right.
+    pub header_is_right: bool,
 }
 
 /// The IP packet in a frame, if there is one.
@@ -103,7 +104,8 @@ impl View<'_> {
         self.is_error().then(|| view_ip(self.payload.get(8..)?))?
     }
 
-    fn is_right(&self) -> bool {
+    /// Whether the checksum behind the IP header is right.
+    pub fn is_right(&self) -> bool {
         let pseudo = pseudo_header(self.source, self.destination, self.protocol, self.payload.len());
         match self.protocol {
             protocol::ICMP => internet(&[self.payload]) == 0,

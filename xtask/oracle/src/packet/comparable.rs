@@ -1,0 +1,70 @@
+//! What of a frame is compared.
+
+use std::net::IpAddr;
+
+use super::{protocol, view};
+use crate::world;
+
+/// A frame without what two hosts that do the same may do differently. A field is taken out only where the checksum over it is right:
+///
+/// - the identification of IPv4 packets made here, unless they are not to be fragmented, and of ICMP errors;
+/// - the checksum of the TCP or UDP packet that an ICMP error quotes: Linux leaves it as it was when it translates such a
+///   packet, the balancer translates it too;
+/// - the source port of packets in a UDP tunnel, a hash with a secret of each host.
+pub fn comparable(frame: &[u8]) -> Vec<u8> {
+    let mut bytes = frame.to_owned();
+    let Some(seen) = view(frame) else { return bytes };
+    let is_v4 = seen.source.is_ipv4();
+    let payload = 14 + if is_v4 { usize::from(frame[14] & 15) * 4 } else { 40 };
+    let own = |address: IpAddr| world::neighbours(2).contains(&address);
+    let may_be_fragmented = is_v4 && frame[20] & 0x40 == 0;
+    if is_v4 && seen.header_is_right && (seen.is_error() || own(seen.source) && may_be_fragmented) {
+        bytes[18..20].fill(0);
+        bytes[24..26].fill(0);
+    }
+    if seen.is_error() && seen.is_right() {
+        bytes[payload + 2..payload + 4].fill(0);
+        if let Some(about) = seen.about() {
+            let quoted = payload + 8 + if is_v4 { usize::from(frame[payload + 8] & 15) * 4 } else { 40 };
+            let field = match about.protocol {
+                protocol::TCP => quoted + 16..quoted + 18,
+                protocol::UDP => quoted + 6..quoted + 8,
+                _ => quoted..quoted,
+            };
+            if let Some(field) = bytes.get_mut(field) {
+                field.fill(0);
+            }
+        }
+    }
+    if own(seen.source) && seen.protocol == protocol::UDP && seen.is_right() {
+        bytes[payload..payload + 2].fill(0);
+        let sum = &mut bytes[payload + 6..payload + 8];
+        if sum != [0, 0] {
+            sum.fill(0xff);
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{frame, parse};
+    use super::*;
+
+    #[test]
+    fn only_what_is_named_is_taken_out_and_only_where_it_is_right() {
+        let text = "icmp 10.9.0.1 > 10.0.0.11 3/3 id=5 : udp 10.0.0.11:1 > 10.9.0.1:2 len=9";
+        let one = frame(&parse(text).unwrap());
+        let other = frame(&parse(&text.replace("id=5", "id=6")).unwrap());
+        assert!(one != other && comparable(&one) == comparable(&other));
+        let mut wrong = other.clone();
+        wrong[24] ^= 1;
+        assert_ne!(comparable(&wrong), comparable(&one));
+        let quoted = frame(&parse(&text.replace("len=9", "len=9 damaged")).unwrap());
+        assert!(quoted != one && comparable(&quoted) == comparable(&one));
+        let damaged = frame(&parse(&text.replace(" :", " damaged :")).unwrap());
+        assert_ne!(comparable(&damaged), comparable(&one));
+        let udp = frame(&parse("udp 10.9.0.1:1 > 10.0.0.11:2 len=9 id=3").unwrap());
+        assert_eq!(comparable(&udp), udp);
+    }
+}
