@@ -184,9 +184,10 @@ impl Quote {
     /// Rewrites an error about a reply that we had sent on to a client, for the server: the error goes to the server,
     /// and what it quotes comes from there. TTL and Ethernet addresses are left to the caller.
     ///
+    /// An error whose checksum is wrong keeps a wrong one: see [`Quote::check`].
+    ///
     /// # Errors
-    /// [`Reason::BadChecksum`] if the checksum of the error is wrong, [`Reason::Malformed`] if `frame` is not the whole
-    /// frame or `server` is of the other family; nothing is changed then.
+    /// [`Reason::Malformed`] if `frame` is not the whole frame or `server` is of the other family; nothing is changed then.
     pub fn for_server(&self, frame: &mut [u8], server: IpAddr, port: u16) -> Result<(), Reason> {
         self.rewrite(frame, Toward::Server, server, port)
     }
@@ -200,18 +201,25 @@ impl Quote {
         self.rewrite(frame, Toward::Client, address, port)
     }
 
+    /// Whether the error is whole.
+    ///
+    /// # Errors
+    /// [`Reason::BadChecksum`] if its checksum is wrong, [`Reason::Malformed`] if `frame` is not the whole frame.
+    pub fn check(&self, frame: &[u8]) -> Result<(), Reason> {
+        let outer = &self.outer;
+        let message = frame.get(outer.payload..outer.end).ok_or(Reason::Malformed)?;
+        let start = match outer.is_v6() {
+            true => Sum::pseudo_header(outer.source, outer.destination, protocol::ICMPV6, message.len() as u32),
+            false => Sum::ZERO,
+        };
+        if start.bytes(message).is_intact() { Ok(()) } else { Err(Reason::BadChecksum) }
+    }
+
     fn rewrite(&self, frame: &mut [u8], toward: Toward, address: IpAddr, port: u16) -> Result<(), Reason> {
         let outer = &self.outer;
         let message = frame.get(outer.payload..outer.end).ok_or(Reason::Malformed)?;
         if address.is_ipv6() != outer.is_v6() || message.len() < HEADER || self.transport + 8 > outer.end {
             return Err(Reason::Malformed);
-        }
-        let start = match outer.is_v6() {
-            true => Sum::pseudo_header(outer.source, outer.destination, protocol::ICMPV6, message.len() as u32),
-            false => Sum::ZERO,
-        };
-        if !start.bytes(message).is_intact() {
-            return Err(Reason::BadChecksum);
         }
         let (outer_old, inner_old, port_old, port_at) = match toward {
             Toward::Server => (outer.destination, self.source, self.source_port, self.transport),

@@ -34,6 +34,10 @@ impl Balancer {
         }
         let entry = self.table.get(place);
         let (is_one_way, is_tunnel, destination) = (entry.is_one_way(), entry.is_tunnel(), entry.destination);
+        if !is_one_way {
+            // It is rewritten, and must not come out better than it came in. What is damaged is not counted either.
+            quote.check(packet.head)?;
+        }
         if self.services.pool[destination as usize].available {
             let bytes = ip.len() as u64;
             self.count(destination, |stats| match direction {

@@ -123,7 +123,9 @@ fn errors_that_lie_are_dropped() {
         let good = error(client.0, virtual_end.0, port_unreachable(client.0), 64, &reply);
         let mut bad = good.clone();
         *bad.last_mut().unwrap() ^= 1;
+        let counted = world.balancer.total();
         assert_eq!(related(&mut world, bad), Err(Verdict::Drop(Reason::BadChecksum)));
+        assert_eq!(world.balancer.total(), counted, "nor are they counted");
         let cut = error(client.0, virtual_end.0, port_unreachable(client.0), 64, &reply[..transport_at(&reply) + 7]);
         assert_eq!(related(&mut world, cut), Err(Verdict::Drop(Reason::Malformed)));
         assert!(related(&mut world, good).is_ok());
