@@ -2,16 +2,6 @@
 
 /// A case that needs what the balancer does not have yet. It has to fail: when it does not any more, it goes from this list.
 pub const NOT_BUILT: &[(&str, &str)] = &[
-    ("netmasks of persistence", "persistence"),
-    ("port nought without persistence is refused", "persistence"),
-    ("persistence: a client, several connections", "persistence"),
-    ("persistence: clients of a network together", "persistence"),
-    ("persistence: every port", "persistence"),
-    ("persistence: a drained server keeps its clients", "persistence"),
-    ("persistence: a removed server loses its clients", "persistence"),
-    ("persistence: UDP and IPv6", "persistence"),
-    ("one packet alone", "one-packet scheduling"),
-    ("marks: services that no packet meets", "firewall marks"),
     ("SCTP: an association through NAT", "SCTP"),
     ("SCTP: an abort, and what begins nothing", "SCTP"),
     ("SCTP: direct routing, only the client is seen", "SCTP"),

@@ -215,7 +215,13 @@ impl Side for Ours {
                 let (protocol, state) = match info.protocol {
                     Protocol::Tcp => ("TCP", info.state.name()),
                     Protocol::Udp => ("UDP", "UDP"),
+                    Protocol::Ip => ("IP", "NONE"),
                     _ => ("?", "?"),
+                };
+                let state = match (info.template, info.assured) {
+                    (false, _) => state,
+                    (true, false) => "NONE",
+                    (true, true) => "ASSURED",
                 };
                 let ends: [(IpAddr, u16); 3] = [
                     (info.client, info.client_port),
