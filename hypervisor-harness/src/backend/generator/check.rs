@@ -10,7 +10,9 @@ use super::{LONGEST_FRAME, Load, ethernet};
 use crate::backend::Scatter;
 
 /// Bytes to look at to know a frame: Ethernet, IPv6 with a fragment header, ports.
-pub(super) const HEADERS: usize = IP + 40 + 8 + 4;
+pub(super) const HEADERS: usize = MOST_HEADERS - 40;
+/// The same of a frame in a tunnel.
+pub(super) const MOST_HEADERS: usize = IP + 40 + 40 + 8 + 4;
 /// IPv6's extension header of a fragment.
 const FRAGMENT: u8 = 44;
 
@@ -19,8 +21,10 @@ const FRAGMENT: u8 = 44;
 pub(super) struct Checker {
     guest: [u8; 6],
     servers: Vec<SocketAddr>,
-    /// The service, where it stays in its place (direct routing).
-    direct: Option<SocketAddr>,
+    /// The service, where it stays in its place (direct routing, tunnels).
+    service: Option<SocketAddr>,
+    /// Where tunnels begin.
+    tunnel: Option<IpAddr>,
     flows: u32,
     shape: Shape,
     /// Room for what is looked at.
@@ -45,7 +49,8 @@ impl Checker {
         Self {
             guest: load.guest,
             servers: load.servers.clone(),
-            direct: load.direct.then_some(load.service),
+            service: (load.direct || load.tunnel.is_some()).then_some(load.service),
+            tunnel: load.tunnel,
             flows: load.flows,
             shape: Shape::new(load),
             bytes: Vec::new(),
@@ -56,15 +61,20 @@ impl Checker {
     /// before its payload.
     #[inline]
     pub(super) fn forwarded(&self, head: &[u8]) -> Option<usize> {
+        let front = self.front();
+        if front > 0 {
+            self.is_in_a_tunnel(head)?;
+        }
+        let head = head.get(front..)?;
         let (part, protocol) = self.part(head)?;
         let (source, destination) = self.shape.addresses(head)?;
         let is_it = |server: &&SocketAddr| match server.ip() {
             IpAddr::V4(ip) => ip.octets() == *destination,
             IpAddr::V6(ip) => ip.octets() == *destination,
         };
-        let known = match &self.direct {
+        let known = match &self.service {
             None => self.servers.iter().find(is_it),
-            Some(service) => Some(service).filter(is_it).filter(|_| self.is_for_a_server(head)),
+            Some(service) => Some(service).filter(is_it).filter(|_| front > 0 || self.is_for_a_server(head)),
         }?;
         let transport = self.shape.payload - self.shape.transport;
         if part.offset == 0 {
@@ -74,7 +84,46 @@ impl Checker {
             }
         }
         let headers = part.end + if part.offset == 0 { transport } else { 0 };
-        (protocol == self.shape.protocol() && is_client(source)).then_some(headers)
+        (protocol == self.shape.protocol() && is_client(source)).then_some(front + headers)
+    }
+
+    /// Bytes of a tunnel's header, if frames are to come in one.
+    #[inline]
+    fn front(&self) -> usize {
+        if self.tunnel.is_some() { self.shape.transport - IP } else { 0 }
+    }
+
+    /// Whether a frame is a tunnel's, to a server.
+    #[inline]
+    fn is_in_a_tunnel(&self, head: &[u8]) -> Option<()> {
+        let shape = &self.shape;
+        let (begins, at, number) =
+            if shape.v6 { ([0x86, 0xdd, 0x60], IP + 6, 41) } else { ([0x08, 0x00, 0x45], IP + 9, 4) };
+        ensure(head.get(12..=IP)? == begins && *head.get(at)? == number)?;
+        let (_, destination) = shape.addresses(head)?;
+        let server = self.servers.iter().find(|server| match server.ip() {
+            IpAddr::V4(ip) => ip.octets() == *destination,
+            IpAddr::V6(ip) => ip.octets() == *destination,
+        })?;
+        ensure(head[..6] == ethernet(server.ip()))
+    }
+
+    /// Whether the outer header of a tunnel's frame is right in all that [`Checker::is_in_a_tunnel`] does not look at.
+    fn is_outer_right(&self, frame: &[u8], from: IpAddr) -> Option<()> {
+        let shape = &self.shape;
+        let outer = frame.get(IP..shape.transport)?;
+        let (source, _) = shape.addresses(frame)?;
+        ensure(address(source)? == from)?;
+        let stated = usize::from(be16(frame, if shape.v6 { IP + 4 } else { IP + 2 }));
+        ensure(stated == frame.len() - if shape.v6 { shape.transport } else { IP })?;
+        match shape.v6 {
+            true => ensure(outer[1..4] == [0; 3] && outer[7] == 63),
+            // No fragment is to be made of it, and so it needs no identification.
+            false => {
+                let plain = outer[1] == 0 && outer[4..9] == [0, 0, 0x40, 0, 63];
+                ensure(plain && fold(add(0, outer)) == 0xffff)
+            }
+        }
     }
 
     /// Whether a frame goes to the Ethernet address of a server.
@@ -87,12 +136,12 @@ impl Checker {
     fn part(&self, head: &[u8]) -> Option<(Part, u8)> {
         let end = self.shape.transport;
         if !self.shape.v6 {
-            let ip = head.get(IP..end).filter(|ip| head[12..14] == [0x08, 0x00] && ip[0] == 0x45)?;
+            let ip = head.get(IP..end).filter(|ip| self.is_of_type(head, [0x08, 0x00]) && ip[0] == 0x45)?;
             let field = u16::from_be_bytes([ip[6], ip[7]]);
             let (offset, more) = (usize::from(field & 0x1fff) * 8, field & 0x2000 != 0);
             return Some((Part { end, offset, fragment: more || offset > 0, more }, ip[9]));
         }
-        let ip = head.get(IP..end).filter(|ip| head[12..14] == [0x86, 0xdd] && ip[0] >> 4 == 6)?;
+        let ip = head.get(IP..end).filter(|ip| self.is_of_type(head, [0x86, 0xdd]) && ip[0] >> 4 == 6)?;
         if ip[6] != FRAGMENT {
             return Some((Part { end, offset: 0, fragment: false, more: false }, ip[6]));
         }
@@ -102,6 +151,12 @@ impl Checker {
             Part { end: end + 8, offset: usize::from(field & !7), fragment: true, more: field & 1 != 0 },
             extension[0],
         ))
+    }
+
+    /// Whether there is this EtherType in front of a packet. There is none within a tunnel.
+    #[inline]
+    fn is_of_type(&self, head: &[u8], ether_type: [u8; 2]) -> bool {
+        self.tunnel.is_some() || head[12..14] == ether_type
     }
 
     /// Checks a forwarded frame to its last byte. The time to live may have been counted down.
@@ -120,7 +175,9 @@ impl Checker {
         let shape = &self.shape;
         let (header, frame) = bytes.split_first_chunk::<{ NetHdr::LEN }>()?;
         let header = NetHdr::parse(header);
-        self.forwarded(&frame[..frame.len().min(HEADERS)])?;
+        self.forwarded(&frame[..frame.len().min(MOST_HEADERS)])?;
+        let (front, whole) = (self.front(), frame);
+        let frame = frame.get(front..)?;
         let (part, _) = self.part(frame)?;
         let (source, destination) = shape.addresses(frame)?;
         let (client, server) = (address(source)?, address(destination)?);
@@ -129,9 +186,13 @@ impl Checker {
         let service = if shape.v6 { frame[IP..IP + 4] == [0x60, 0, 0, 0] } else { frame[IP + 1] == 0 };
         let length = stated == frame.len() - if shape.v6 { shape.transport } else { IP };
         let sum = shape.v6 || fold(add(0, &frame[IP..shape.transport])) == 0xffff;
-        let place = if self.direct.is_some() { self.is_for_a_server(frame) } else { frame[..6] == ethernet(server) };
-        let link = place && frame[6..12] == self.guest;
-        ensure(link && service && length && sum && (63..=64).contains(&hops))?;
+        let place = match self.tunnel {
+            Some(from) => self.is_outer_right(whole, from).is_some(),
+            None if self.service.is_some() => self.is_for_a_server(frame),
+            None => frame[..6] == ethernet(server),
+        };
+        let link = place && whole[6..12] == self.guest;
+        ensure(link && service && length && sum && (63..=if front > 0 { 63 } else { 64 }).contains(&hops))?;
         match part.fragment {
             true => self.fragment(&header, frame, part, client),
             false => self.packet(&header, frame, client),
@@ -149,7 +210,7 @@ impl Checker {
         let summed = match header.needs_csum() {
             true => {
                 let place = (usize::from(header.csum_start), usize::from(header.csum_offset));
-                place == (shape.transport, at) && be16(segment, at) == fold(pseudo)
+                place == (self.front() + shape.transport, at) && be16(segment, at) == fold(pseudo)
             }
             // No checksum is UDP's to say by zeroes; of TCP's, one in 65536 is zero.
             false => fold(add(fold(pseudo).into(), segment)) == 0xffff && (shape.tcp || segment[at..at + 2] != [0, 0]),

@@ -28,7 +28,7 @@ use ringlet_driver::features::Features;
 use ringlet_driver::wire::{MAX_GSO_FRAME, NetHdr};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use self::check::{Checker, HEADERS};
+use self::check::{Checker, HEADERS, MOST_HEADERS};
 pub use self::frames::Frames;
 use self::shape::{MARK, Shape};
 use self::template::Template;
@@ -75,6 +75,9 @@ pub struct Load {
     /// The guest must have left the service's address in its place, and sent the frame to a server's Ethernet address: direct
     /// routing.
     pub direct: bool,
+    /// The guest must have put each packet, as it was but for a hop, into a packet of its own from this address to a server: IPIP.
+    /// Of the service's family.
+    pub tunnel: Option<IpAddr>,
     /// The offloads to offer. With GUEST_CSUM negotiated the frames come with partial checksums, as from a virtual machine on
     /// the same host.
     pub offloads: Features,
@@ -98,6 +101,7 @@ impl Default for Load {
             large: None,
             ecn: false,
             direct: false,
+            tunnel: None,
             offloads: Features::empty(),
             guest: [0x52, 0x54, 0, 0x12, 0x34, 2],
             service: SocketAddr::new(v4(100), 80),
@@ -398,9 +402,10 @@ impl Backend for Generator {
     fn send(&mut self, frame: &Scatter<'_>) -> io::Result<Sent> {
         self.counters.from_guest.frames += 1;
         self.counters.from_guest.bytes += (frame.len() - NetHdr::LEN.min(frame.len())) as u64;
-        let mut headers = [0; NetHdr::LEN + HEADERS];
-        frame.read(0, &mut headers);
-        let known = headers.len().min(frame.len());
+        let mut headers = [0; NetHdr::LEN + MOST_HEADERS];
+        let wanted = NetHdr::LEN + if self.load.tunnel.is_some() { MOST_HEADERS } else { HEADERS };
+        frame.read(0, &mut headers[..wanted]);
+        let known = wanted.min(frame.len());
         let Some(before) = headers[..known].get(NetHdr::LEN..).and_then(|head| self.checker.forwarded(head)) else {
             self.other(frame);
             return Ok(Sent::Done);

@@ -174,6 +174,41 @@ fn direct_routing_leaves_everything_but_the_ethernet_addresses() {
     }
 }
 
+#[test]
+fn a_tunnel_leaves_everything_but_a_hop_and_has_a_header_of_its_own() {
+    let room = Room::new();
+    let [v4, v6] = ["10.0.0.2", "fd00::2"].map(|address| address.parse::<IpAddr>().unwrap());
+    for (load, guest) in [(Load::default(), v4), (Load { frame: 68, ..Load::default() }.over_ipv6(), v6)] {
+        let server = load.servers[1].ip();
+        let (mut generator, meter) = Generator::new(Load { tunnel: Some(guest), ..load }).unwrap();
+        meter.start();
+        let bytes = room.receive(&mut generator).unwrap();
+        let mut inner = forwarded(&bytes, 100);
+        let packet = NetHdr::LEN + 14;
+        let length = (inner.len() - packet) as u16;
+        let mut outer = Vec::new();
+        if guest.is_ipv6() {
+            inner[packet + 7] = 63;
+            outer.extend([0x60, 0, 0, 0, (length >> 8) as u8, length as u8, 41, 63]);
+            outer.extend(shape::octets(guest).into_iter().chain(shape::octets(server)));
+        } else {
+            inner[packet + 8] = 63;
+            inner[packet + 10..packet + 12].fill(0);
+            let sum = !shape::fold(shape::add(0, &inner[packet..packet + 20]));
+            inner[packet + 10..packet + 12].copy_from_slice(&sum.to_be_bytes());
+            outer.extend([0x45, 0, ((length + 20) >> 8) as u8, (length + 20) as u8, 0, 0, 0x40, 0, 63, 4, 0, 0]);
+            outer.extend(shape::octets(guest).into_iter().chain(shape::octets(server)));
+            let sum = !shape::fold(shape::add(0, &outer));
+            outer[10..12].copy_from_slice(&sum.to_be_bytes());
+        }
+        let mut tunnelled = [&inner[..packet], &outer, &inner[packet..]].concat();
+        tunnelled[NetHdr::LEN + 5] = ethernet(server)[5];
+        every_byte_matters(&room, &mut generator, &tunnelled, NetHdr::LEN..tunnelled.len());
+        // Without the tunnel it would be another's.
+        assert!(!is_right(&room, &mut generator, &inner));
+    }
+}
+
 /// Loads of every kind of super-frame.
 fn large_loads() -> Vec<Load> {
     let mut loads = Vec::new();

@@ -1,6 +1,7 @@
 //! How many frames a second go through: the load generator's against the guest's.
 
 use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
@@ -26,8 +27,8 @@ pub struct Forward {
     pub frame: usize,
     /// Super-frames of 64 KiB, where the device and the guest agree on them; else their segments.
     pub large: bool,
-    /// By direct routing instead of NAT.
-    pub direct: bool,
+    /// By which method.
+    pub method: Method,
     /// The device puts segments together.
     pub coalesce: bool,
     /// The offloads that the network offers.
@@ -38,6 +39,17 @@ pub struct Forward {
     pub needs: Features,
     /// What is told of it.
     pub unit: Unit,
+}
+
+/// How frames get to a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// NAT.
+    Nat,
+    /// Direct routing.
+    Direct,
+    /// A tunnel: IPIP.
+    Ipip,
 }
 
 /// What is told of forwarded frames.
@@ -52,8 +64,10 @@ pub enum Unit {
 impl Forward {
     /// The load of the case.
     fn load(&self) -> Load {
-        let Self { protocol, flows, frame, offloads, direct, .. } = *self;
-        let load = Load { protocol, flows, frame, offloads, direct, ..Load::default() };
+        let Self { protocol, flows, frame, offloads, method, .. } = *self;
+        let tunnel = (method == Method::Ipip).then(|| own_address(self.v6));
+        let direct = method == Method::Direct;
+        let load = Load { protocol, flows, frame, offloads, direct, tunnel, ..Load::default() };
         let load = if self.v6 { load.over_ipv6() } else { load };
         if self.large { load.large() } else { load }
     }
@@ -133,10 +147,19 @@ fn check(before: &Tally, after: &Tally) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The guest's rules: the service, by NAT or direct routing to all servers in turn.
+/// The guest's own address in a [`Plan`].
+fn own_address(v6: bool) -> IpAddr {
+    if v6 { Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2).into() } else { Ipv4Addr::new(10, 0, 0, 2).into() }
+}
+
+/// The guest's rules: the service, by NAT, direct routing or tunnels to all servers in turn.
 pub(super) fn rules(load: &Load) -> String {
     let flag = if load.protocol == Protocol::Tcp { "-t" } else { "-u" };
-    let method = if load.direct { "-g" } else { "-m" };
+    let method = match load.tunnel {
+        Some(_) => "-i",
+        None if load.direct => "-g",
+        None => "-m",
+    };
     let mut rules = format!("-A {flag} {} -s rr\n", load.service);
     for server in &load.servers {
         // Writing to a String does not fail.

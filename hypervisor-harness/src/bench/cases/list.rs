@@ -2,7 +2,7 @@
 
 use ringlet_driver::features::Features;
 
-use super::forward::{Forward, Unit, forward};
+use super::forward::{Forward, Method, Unit, forward};
 use super::iperf3::{Server, To, iperf3};
 use super::latency::{Busy, latency};
 use super::{boot, bulk, calls, connections, footprint, http, idle, iperf3 as own_iperf3, kernel, round_trip, testpmd};
@@ -19,7 +19,7 @@ const PLAIN: Forward = Forward {
     flows: 1,
     frame: LEAST_FRAME,
     large: false,
-    direct: false,
+    method: Method::Nat,
     coalesce: false,
     offloads: Features::empty(),
     without: Features::empty(),
@@ -106,7 +106,25 @@ pub static CASES: &[Case] = &[
             Side {
                 name: "ringlet",
                 about: OF_GENERATOR,
-                measure: |args| forward(args, &Forward { flows: 10_000, direct: true, ..PLAIN }),
+                measure: |args| forward(args, &Forward { flows: 10_000, method: Method::Direct, ..PLAIN }),
+            },
+            Side {
+                name: "nat",
+                about: "nat-10k-flows again",
+                measure: |args| forward(args, &Forward { flows: 10_000, ..PLAIN }),
+            },
+        ],
+        ..MPPS
+    },
+    Case {
+        name: "ipip-10k-flows",
+        about: "the same of 10000 clients by tunnels, IP in IP, over IPv4",
+        target: ">= 1.0 x NAT",
+        sides: &[
+            Side {
+                name: "ringlet",
+                about: OF_GENERATOR,
+                measure: |args| forward(args, &Forward { flows: 10_000, method: Method::Ipip, ..PLAIN }),
             },
             Side {
                 name: "nat",
