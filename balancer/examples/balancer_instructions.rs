@@ -12,6 +12,9 @@ const BURST: usize = 32;
 /// Clients that come again and again.
 const FLOWS: u32 = 4096;
 
+/// Bytes in front of a frame, as the driver has them.
+const ROOM: usize = 116;
+
 /// Hears nothing.
 struct Deaf;
 
@@ -85,10 +88,16 @@ fn balancer(forward: Forward) -> Balancer {
     balancer
 }
 
+/// Frames with room in front of them.
+fn burst_of<'a>(frames: &'a mut [Vec<u8>], rooms: &'a mut [[u8; ROOM]]) -> impl Iterator<Item = Packet<'a>> {
+    frames.iter_mut().zip(rooms).map(|(frame, room)| Packet::with_room(room, frame))
+}
+
 /// Gives a burst to the balancer, uncounted. Returns how many of it are to be sent.
 fn process(balancer: &mut Balancer, frames: &[Vec<u8>], now: Instant) -> usize {
     let mut copies = frames.to_vec();
-    let mut burst: Vec<_> = copies.iter_mut().map(|frame| Packet::new(frame)).collect();
+    let mut rooms = vec![[0; ROOM]; frames.len()];
+    let mut burst: Vec<_> = burst_of(&mut copies, &mut rooms).collect();
     balancer.process(&mut burst, now, &mut Deaf);
     burst.iter().filter(|packet| packet.verdict == Verdict::Transmit).count()
 }
@@ -104,6 +113,7 @@ fn main() {
         "nat-udp" => (Kind::Udp, Forward::Masquerade, Some(Kind::Udp)),
         "nat-tcp" => (Kind::Ack, Forward::Masquerade, Some(Kind::Syn)),
         "direct-udp" => (Kind::Udp, Forward::Direct, Some(Kind::Udp)),
+        "ipip-udp" => (Kind::Udp, Forward::Tunnel, Some(Kind::Udp)),
         "new-udp" => (Kind::Udp, Forward::Masquerade, None),
         other => panic!("no workload is called {other}"),
     };
@@ -114,11 +124,11 @@ fn main() {
             process(&mut balancer, &[frame(flow, kind)], now);
         }
     }
-    let mut transmitted = 0;
+    let (mut transmitted, mut rooms) = (0, [[0; ROOM]; BURST]);
     for first in (0..packets).step_by(BURST) {
         let flow = |nth: u32| if before.is_some() { (first + nth) % FLOWS } else { FLOWS + first + nth };
         let mut frames: Vec<_> = (0..BURST as u32).map(|nth| frame(flow(nth), kind)).collect();
-        let mut burst: Vec<_> = frames.iter_mut().map(|frame| Packet::new(frame)).collect();
+        let mut burst: Vec<_> = burst_of(&mut frames, &mut rooms).collect();
         measured(&mut balancer, &mut burst, now);
         transmitted += burst.iter().filter(|packet| packet.verdict == Verdict::Transmit).count();
     }

@@ -45,6 +45,9 @@ pub struct Packet<'a> {
     /// that, so many bytes at the end of `room` belong to the frame; above, so many at the start of `head` do no more.
     /// Offsets in `offload` count from here.
     pub start: i16,
+    /// If not 0: the frame is an IPv4 packet now that is too large for its way. It is to be sent in IP fragments of so many bytes of
+    /// payload at most, a multiple of 8. Set by [`Balancer::process`](crate::Balancer::process), for tunnels only.
+    pub fragment: u16,
     /// Bytes of the whole frame, Ethernet header included, frame check sequence not. At least `head.len()`.
     pub len: usize,
     /// Checksum and segmentation metadata, in and out.
@@ -62,7 +65,7 @@ impl<'a> Packet<'a> {
     /// A frame that lies in `head` as a whole, with `room` in front of it.
     pub fn with_room(room: &'a mut [u8], head: &'a mut [u8]) -> Self {
         let len = head.len();
-        Packet { head, room, start: 0, len, offload: Offload::default(), verdict: Verdict::Local }
+        Packet { head, room, start: 0, fragment: 0, len, offload: Offload::default(), verdict: Verdict::Local }
     }
 
     /// The Ethernet header of the frame as it is now.

@@ -73,6 +73,9 @@ knobs! {
     lblc_expiration = 86400 in 0..=i32::MAX / 1000,
     /// Seconds after which lblcr takes the most loaded destination out of a set that has not changed.
     lblcr_expiration = 86400 in 0..=i32::MAX / 1000,
+    /// What is sent by a tunnel over IPv4 may not be fragmented if it came so, and who sends more than fits into the tunnel is told.
+    /// 0: all of it may, and is.
+    pmtu_disc = 1 in 0..=i32::MAX,
     /// TCP's states are those of a defence against SYN floods, in which only the client's part of the handshake counts: 0
     /// never, 1 and 2 when memory is scarce, 3 always.
     secure_tcp = 0 in 0..=3,

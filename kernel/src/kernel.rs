@@ -143,13 +143,16 @@ fn apply(partial: Option<Partial>, frame: &mut Frame) {
 /// Lets a frame begin where the balancer has put its beginning: before, where a tunnel's headers were put in front of it, or
 /// behind. Whether that could be done.
 #[inline]
-fn shift(start: i16, frame: &mut Frame) -> bool {
+fn shift((start, fragment): (i16, u16), frame: &mut Frame) -> bool {
     if start >= 0 {
         frame.trim_front(start.unsigned_abs().into());
         return true;
     }
     let mut header = frame.header();
-    if header.is_gso() {
+    if fragment != 0 {
+        (header.gso_type, header.gso_size) = (NetHdr::ENCAPSULATED, fragment);
+        frame.set_header(header);
+    } else if header.is_gso() {
         // It is to be segmented still, and that is no device's to do any more.
         header.gso_type |= NetHdr::ENCAPSULATED;
         frame.set_header(header);
@@ -358,7 +361,7 @@ impl Kernel {
         }
         balancer.process(&mut packets, Instant(now), &mut BalancerSink { egress: &mut egress, waiting });
         let (mut rulings, mut hops) =
-            (Burst::<(Ruling, Option<Partial>, i16), BURST>::new(), Burst::<NextHop, BURST>::new());
+            (Burst::<(Ruling, Option<Partial>, (i16, u16)), BURST>::new(), Burst::<NextHop, BURST>::new());
         for packet in &packets {
             let ruling = match packet.verdict {
                 Verdict::Transmit => Ruling::Transmit,
@@ -370,7 +373,7 @@ impl Kernel {
                     Ruling::Wait(place)
                 }
             };
-            let _ = rulings.push((ruling, packet.offload.partial, packet.start));
+            let _ = rulings.push((ruling, packet.offload.partial, (packet.start, packet.fragment)));
         }
         drop(packets);
         let (mut local, mut waits) = (false, false);
@@ -379,7 +382,7 @@ impl Kernel {
             match ruling {
                 Ruling::Transmit => {
                     apply(partial, &mut frame);
-                    if start != 0 && !shift(start, &mut frame) {
+                    if start.0 != 0 && !shift(start, &mut frame) {
                         // The balancer has seen to it that there is room.
                         egress.counters.lose(Loss::Unsendable);
                         continue;
@@ -402,7 +405,7 @@ impl Kernel {
                 Ruling::Drop => {}
                 Ruling::Wait(hop) => {
                     apply(partial, &mut frame);
-                    if start != 0 && !shift(start, &mut frame) {
+                    if start.0 != 0 && !shift(start, &mut frame) {
                         egress.counters.lose(Loss::Unsendable);
                         continue;
                     }
@@ -637,7 +640,7 @@ impl Kernel {
 fn packet_of(frame: &mut Frame) -> Packet<'_> {
     let (len, header) = (frame.len(), frame.header());
     let (room, head) = frame.room_and_head_mut();
-    Packet { head, room, start: 0, len, offload: offload_of(&header), verdict: Verdict::Local }
+    Packet { head, room, start: 0, fragment: 0, len, offload: offload_of(&header), verdict: Verdict::Local }
 }
 
 /// Sends, or drops, the frames of next hops that something has become of.

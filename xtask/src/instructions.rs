@@ -26,10 +26,11 @@ const fn workload((package, example): (&'static str, &'static str), name: &'stat
     Workload { package, example, name, most }
 }
 
-const WORKLOADS: [Workload; 6] = [
+const WORKLOADS: [Workload; 7] = [
     workload(BALANCER, "nat-udp", 1540.0),
     workload(BALANCER, "nat-tcp", 1575.0),
     workload(BALANCER, "direct-udp", 1375.0),
+    workload(BALANCER, "ipip-udp", 1115.0),
     workload(BALANCER, "new-udp", 3565.0),
     workload(DRIVER, "split", 700.0),
     workload(DRIVER, "packed", 675.0),

@@ -92,7 +92,7 @@ pub(super) fn set_hops(head: &mut [u8], ip: &Ip, hops: u8) -> Result<(), Reason>
 }
 
 /// Writes the hops of an IPv4 header and adjusts its checksum to that and to what else has changed.
-fn set_hops_v4(header: &mut [u8; 20], hops: u8, changed: Delta) {
+pub(super) fn set_hops_v4(header: &mut [u8; 20], hops: u8, changed: Delta) {
     let old = u16::from_be_bytes([header[8], header[9]]);
     header[8] = hops;
     let new = u16::from_be_bytes([header[8], header[9]]);

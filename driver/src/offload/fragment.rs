@@ -15,7 +15,7 @@ const DONT_FRAGMENT: u16 = 0x4000;
 /// IPv4: this is not the last fragment.
 const MORE_FRAGMENTS: u16 = 0x2000;
 /// Length of an IPv4 header without options.
-const IPV4_HEADER: usize = 20;
+pub(super) const IPV4_HEADER: usize = 20;
 /// The option bit that says that the option is to be in every fragment.
 const COPIED: u8 = 0x80;
 /// The option that does nothing.

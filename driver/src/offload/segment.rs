@@ -3,11 +3,11 @@
 use super::bytes::{fold, sum, sum_slice};
 use super::check::FRAGMENT_UNIT;
 use super::check::check_exact_with;
-use super::fragment::{self, FRAGMENT_HEADER};
+use super::fragment::{self, FRAGMENT_HEADER, IPV4_HEADER};
 use super::headers::{IPV6_HEADER, TCP_FLAGS};
 use super::tunnel::Tunnel;
 use super::{Bytes, BytesMut, Headers, Invalid, MAX_HEADERS, Network, Transport, finished};
-use crate::wire::NetHdr;
+use crate::wire::{ETHERNET_HEADER, NetHdr};
 
 /// Why a super-frame cannot be cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -43,8 +43,15 @@ const TCP_FIRST_ONLY: u8 = 0x80;
 enum Manner {
     /// Into TCP segments or UDP datagrams.
     Segments(Finish),
-    /// Into IP fragments of one datagram, whose checksum is `checksum`.
-    Fragments { checksum: u16 },
+    /// Into IP fragments of one datagram, of which the first has the checksum, if that is not there already.
+    Fragments { checksum: Option<Completed> },
+}
+
+/// A checksum that was completed: where it lies, from the start of the frame, and what it is.
+#[derive(Debug, Clone, Copy)]
+struct Completed {
+    field: usize,
+    sum: u16,
 }
 
 /// Makes the segments, or the fragments, of one super-frame, first to last.
@@ -87,6 +94,9 @@ impl Segmenter {
         template[..copied].copy_from_slice(&head[..copied]);
         let private = template;
         let head = &private[..copied];
+        if header.gso_type == NetHdr::ENCAPSULATED {
+            return Self::of_tunnel(header, template, copied, frame);
+        }
         let (mut header, mut tunnel) = (*header, None);
         if header.gso_type & NetHdr::ENCAPSULATED == NetHdr::ENCAPSULATED {
             header.gso_type &= !NetHdr::ENCAPSULATED;
@@ -99,7 +109,12 @@ impl Segmenter {
             size = size / FRAGMENT_UNIT * FRAGMENT_UNIT;
             let checksum = super::finish_checksum(frame, header.csum_start, header.csum_offset);
             let prefix = fragment::prepare(&headers, head, &mut template);
-            (prefix, headers.payload_start(head), Manner::Fragments { checksum })
+            let field = headers.transport_start + usize::from(headers.transport.checksum_offset());
+            (
+                prefix,
+                headers.payload_start(head),
+                Manner::Fragments { checksum: Some(Completed { field, sum: checksum }) },
+            )
         } else {
             (headers.length, headers.length, Manner::Segments(finish))
         };
@@ -111,6 +126,47 @@ impl Segmenter {
             return Err(Unsegmentable::TooLarge);
         }
         Ok(Self { template, prefix, headers, tunnel, manner, start, size, total, done: 0, index: 0 })
+    }
+
+    /// Prepares to cut the IPv4 packet of a tunnel into fragments, whatever it carries. `template` begins with `copied` bytes of it.
+    fn of_tunnel(
+        header: &NetHdr,
+        template: [u8; MAX_HEADERS + FRAGMENT_HEADER],
+        copied: usize,
+        frame: &(impl Bytes + ?Sized),
+    ) -> Result<Self, Unsegmentable> {
+        let (total, start) = (frame.len(), ETHERNET_HEADER + IPV4_HEADER);
+        let head = &template[..copied];
+        let whole = copied > start && head[12..15] == [0x08, 0x00, 0x45] && get16(head, 20) == 0;
+        if !whole {
+            return Err(Invalid::GsoHeaders.into());
+        }
+        if usize::from(get16(head, 16)) != total - ETHERNET_HEADER {
+            return Err(Invalid::Length.into());
+        }
+        let size = usize::from(header.gso_size) / FRAGMENT_UNIT * FRAGMENT_UNIT;
+        if size == 0 {
+            return Err(Invalid::GsoSize.into());
+        }
+        let mut checksum = None;
+        if header.needs_csum() {
+            let field = usize::from(header.csum_start) + usize::from(header.csum_offset);
+            if usize::from(header.csum_start) < start || field + 2 > total.min(start + size) {
+                return Err(Invalid::ChecksumRange.into());
+            }
+            let sum = super::finish_checksum(frame, header.csum_start, header.csum_offset);
+            checksum = Some(Completed { field, sum });
+        }
+        let headers = Headers {
+            network: Network::V4,
+            network_start: ETHERNET_HEADER,
+            // It is of no account what it carries.
+            transport: Transport::Udp,
+            transport_start: start,
+            length: start,
+        };
+        let manner = Manner::Fragments { checksum };
+        Ok(Self { template, prefix: start, headers, tunnel: None, manner, start, size, total, done: 0, index: 0 })
     }
 
     /// Gives a number to datagrams that are cut into IP fragments and have none of their own, which is to say IPv6, and IPv4
@@ -177,10 +233,9 @@ impl Segmenter {
             }
             Manner::Fragments { checksum } => {
                 fragment::finish(&self.headers, &mut into.head_mut()[..self.prefix], length, self.done, last);
-                if first {
-                    // `check` has seen to it that it lies in the first fragment.
-                    let field = self.headers.transport_start - self.start + self.prefix;
-                    into.put(field + usize::from(Transport::Udp.checksum_offset()), &checksum.to_be_bytes());
+                if let Some(Completed { field, sum }) = checksum.filter(|_| first) {
+                    // `new` has seen to it that it lies in the first fragment.
+                    into.put(field - self.start + self.prefix, &sum.to_be_bytes());
                 }
                 if let Some(tunnel) = &self.tunnel {
                     tunnel.finish_headers(into.head_mut(), length, self.index);

@@ -50,7 +50,8 @@ impl NetHdr {
     pub const GSO_ECN: u8 = 0x80;
     /// Bits beside any type: the frame was put into a tunnel, and what is to be segmented is inside. The specification has a bit
     /// for UDP tunnels over either version of IP, and never both of them, so that no device can say this, or is told it: it is
-    /// for the [`Segmenter`](crate::offload::Segmenter) alone.
+    /// for the [`Segmenter`](crate::offload::Segmenter) alone. Without a type beside them it is the tunnel's own packet, of IPv4,
+    /// that is to be cut into IP fragments of `gso_size` bytes of payload; its checksum may be partial.
     pub const ENCAPSULATED: u8 = 0x60;
     /// TCP over IPv4, with ECN's CWR set.
     pub const GSO_TCPV4_ECN: u8 = Self::GSO_TCPV4 | Self::GSO_ECN;

@@ -187,6 +187,8 @@ pub struct World {
     pub said: Said,
     /// The address the last frame was sent to on the local network.
     pub hop: Option<IpAddr>,
+    /// Into what fragments the last frame is to be cut that went into a tunnel.
+    pub fragment: u16,
 }
 
 pub const CLIENT: &str = "10.9.0.1";
@@ -227,7 +229,7 @@ impl World {
         for key in services() {
             balancer.add_service(key, ServiceConfig::new(key.family(), Scheduler::RoundRobin)).unwrap();
         }
-        World { balancer, now: Instant::from_secs(1000), said: Said::default(), hop: None }
+        World { balancer, now: Instant::from_secs(1000), said: Said::default(), hop: None, fragment: 0 }
     }
 
     /// With one server for each service.

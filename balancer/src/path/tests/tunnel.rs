@@ -61,6 +61,7 @@ fn forward(world: &mut World, frame: &[u8], offload: &mut Offload) -> Result<Vec
     world.balancer.process(core::slice::from_mut(&mut packet), world.now, &mut world.said);
     *offload = packet.offload;
     let (verdict, start) = (packet.verdict, packet.start);
+    world.fragment = packet.fragment;
     match verdict {
         Verdict::Transmit => {}
         Verdict::Wait(NextHop(hop)) => world.hop = Some(hop),
@@ -309,6 +310,35 @@ fn what_does_not_fit_into_the_tunnel_is_answered_with_what_does() {
             }
         }
     }
+}
+
+#[test]
+fn what_may_be_fragmented_is_from_ipv4_to_ipv4() {
+    let (client, service) = requests()[0];
+    for tunnel in kinds() {
+        for (to, fragment) in [(ends()[0], 1480), (ends()[2], 0)] {
+            let mut world = world(tunnel, to);
+            for dont in [false, true] {
+                let frame = with_fragmentation(udp(client, service).frame(&[1; 1472]), dont);
+                let fits = with_fragmentation(udp(client, service).frame(&[1; 1400]), dont);
+                assert!(plain(&mut world, &fits).is_ok() && world.fragment == 0);
+                for pmtu_disc in [1, 0] {
+                    world.balancer.set_sysctl("pmtu_disc", pmtu_disc).unwrap();
+                    let sent = plain(&mut world, &frame);
+                    if fragment == 0 || dont && pmtu_disc == 1 {
+                        assert_eq!(sent, Err(Verdict::Drop(Reason::TooBig)), "{tunnel:?} {to} {dont} {pmtu_disc}");
+                        continue;
+                    }
+                    let (outer, inner) = open(&sent.unwrap());
+                    assert_eq!((outer.dont_fragment, world.fragment, inner), (false, fragment, a_hop_less(&frame)));
+                }
+            }
+        }
+    }
+    let mut world = world(IPIP, ends()[0]);
+    world.balancer.set_sysctl("pmtu_disc", 0).unwrap();
+    let v6 = udp(end(CLIENT_V6, 4000), end(VIRTUAL_V6, 80)).frame(&[1; 1450]);
+    assert_eq!(plain(&mut world, &v6), Err(Verdict::Drop(Reason::TooBig)), "IPv6 has no such packets");
 }
 
 #[test]
@@ -619,7 +649,7 @@ proptest! {
     #[test]
     fn an_encapsulated_frame_opened_is_itself(
         kind in 0usize..6, to in 0usize..4, v6: bool, is_tcp: bool, service: u8, dont: bool, partial: bool, fill: u8,
-        len in 0usize..1380, padding in 0usize..20,
+        len in 0usize..1380, padding in 0usize..20, known: bool,
     ) {
         let (client, virtual_end) = requests()[usize::from(v6)];
         let (tunnel, to) = (kinds()[kind], ends()[to]);
@@ -633,9 +663,30 @@ proptest! {
             // Padding of the link, which nothing counts.
             frame.resize(frame.len() + padding, 0x55);
         }
-        let mut sent = forward(&mut world(tunnel, to), &frame, &mut offload).unwrap();
+        let mut world = world(tunnel, to);
+        if known {
+            // The way is known, and was gone before.
+            for address in [[10, 0, 0, 11], [10, 0, 0, 1]] {
+                let mut request = arp_reply(address, [2, 0, 0, 0, 0, address[3]]);
+                request[20..22].copy_from_slice(&[0, 1]);
+                world.process(&mut request, &mut Offload::default()).unwrap_err();
+            }
+            let first = segment.frame(b"first");
+            plain(&mut world, &first).unwrap();
+            world.hop = None;
+        }
+        let mut sent = forward(&mut world, &frame, &mut offload).unwrap();
+        prop_assert_eq!(world.hop.is_none(), known && !to.is_ipv6());
+        if world.hop.is_none() {
+            let neighbour = if to == ends()[0] { 11 } else { 1 };
+            prop_assert_eq!(&sent[..12], &[&[2, 0, 0, 0, 0, neighbour][..], &MAC].concat()[..]);
+            // The rest is told by the addresses it had.
+            sent[..12].copy_from_slice(&whole[..12]);
+        }
         complete(&mut sent, offload.partial);
         let (outer, mut inner) = open(&sent);
+        let congestion = if service & 3 == 3 { service & !1 } else { service };
+        prop_assert_eq!((outer.hops, outer.service, outer.destination), (63, congestion, to));
         if let Some((start, at)) = outer.remote {
             complete(&mut inner, Some(Partial { start: start + 14, offset: at - start }));
         }

@@ -135,14 +135,15 @@ fn checksum_v4(words: [u32; 3], ends: [u32; 2]) -> u16 {
     words.into_iter().chain(ends).fold(Sum::ZERO, Sum::long).checksum()
 }
 
-/// Writes Ethernet and IPv4 header of a packet that carries another directly. The first lies in `room`, and the second in what
+/// Writes Ethernet header, with these two addresses, and IPv4 header of a packet that carries another directly. The first lies in `room`, and the second in what
 /// is left of that and `head`, the place of the inner packet's Ethernet header.
 ///
 /// Most frames that come here come by this: all is stored where it is to lie, and in whole words.
-#[inline]
+#[inline(always)]
 pub(super) fn ipip_v4(
     room: &mut [u8; HEADER_V4],
     head: &mut [u8; ETHERNET],
+    addresses: [u8; 12],
     [source, destination]: [u32; 2],
     inner: &Inner,
 ) {
@@ -152,8 +153,7 @@ pub(super) fn ipip_v4(
     let third = u32::from(inner.hops) << 24 | u32::from(carried(inner.is_v6)) << 16;
     let second = u32::from(identification) << 16 | u32::from(flags);
     let sum = checksum_v4([first, second, third], [source, destination]);
-    let addresses = *head;
-    room[..12].copy_from_slice(&addresses[..12]);
+    room[..12].copy_from_slice(&addresses);
     room[12..14].copy_from_slice(&IPV4.to_be_bytes());
     room[14..18].copy_from_slice(&first.to_be_bytes());
     room[18..20].copy_from_slice(&identification.to_be_bytes());

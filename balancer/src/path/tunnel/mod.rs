@@ -9,8 +9,10 @@ use core::time::Duration;
 
 use super::{Decision, Moment, nat};
 use crate::Balancer;
+use crate::checksum::Delta;
 use crate::frame::{ETHERNET, IPV4, IPV6, Ip};
-use crate::packet::{Packet, Reason};
+use crate::packet::{Offload, Packet, Reason, Verdict};
+use crate::service::Tunnel;
 use crate::time::Instant;
 use header::{Ends, Inner, Kind, carried_by};
 
@@ -28,6 +30,8 @@ const PATH_MTU_EXPIRES: Duration = Duration::from_secs(600);
 pub(crate) struct TunnelEnd {
     /// Our address on the way there, once it was looked for.
     source: Option<IpAddr>,
+    /// Both ends, if they are IPv4, once there was a packet to it in IPv4 directly.
+    ipip: Option<[u32; 2]>,
     /// The MTU that a router has told of, and until when it is believed.
     path_mtu: Option<(u16, Instant)>,
     /// Of the last packet that may be fragmented.
@@ -74,18 +78,30 @@ impl Balancer {
     ) -> Decision {
         let entry = self.table.get(place);
         let (destination, hash) = (entry.destination as usize, entry.hashes[0]);
+        if self.ipip(packet, ip, destination).is_some() {
+            return Ok(Verdict::Transmit);
+        }
         let d = &self.services.pool[destination];
         let to = d.key.address;
         // IP fragments of a datagram share its checksum, which only the first has.
         let is_partial = packet.offload.partial.is_some() && !packet.offload.fragments;
         let kind = Kind::of(&d.config.tunnel, is_partial);
         let overhead = kind.overhead(to.is_ipv6());
+        let outside = d.tunnel.mtu(self.config.mtu, moment.now);
         // Both are far less than what is left.
-        let mtu = d.tunnel.mtu(self.config.mtu, moment.now).saturating_sub(overhead as u16);
+        let mtu = outside.saturating_sub(overhead as u16);
         if mtu < LEAST_INSIDE {
             return Err(Reason::TooBig);
         }
-        self.may_pass(packet, ip, headers, mtu, moment)?;
+        let dont_fragment = !ip.is_v6() && ip.dont_fragment && self.sysctls.pmtu_disc != 0;
+        // Between IPv4 and IPv4 the tunnel's packet may be fragmented where the one in it might have been.
+        let in_fragments = !dont_fragment
+            && !ip.is_v6()
+            && !to.is_ipv6()
+            && packet.offload.gso_size == 0
+            && ip.len() > usize::from(mtu)
+            && ip.len() + overhead <= usize::from(u16::MAX);
+        self.may_pass(packet, ip, headers, if in_fragments { u16::MAX } else { mtu }, moment)?;
         let way = self.route_to(packet, ip, destination as u32, &to, moment)?;
         let Some(start) = packet.room.len().checked_sub(overhead) else { return Err(Reason::NoRoom) };
         let tunnel = &mut self.services.pool[destination].tunnel;
@@ -96,7 +112,6 @@ impl Balancer {
                 *tunnel.source.insert(source)
             }
         };
-        let dont_fragment = ip.dont_fragment && !ip.is_v6();
         if !dont_fragment && !to.is_ipv6() {
             let packets = match packet.offload.gso_size {
                 0 => 1,
@@ -120,7 +135,10 @@ impl Balancer {
                 if let Some(partial) = &mut offload.partial {
                     partial.start = partial.start.checked_add(overhead as u16).ok_or(Reason::Malformed)?;
                 }
-                header::ipip_v4(room, ethernet, [source.to_bits(), to.to_bits()], &inner);
+                let ethernet: &mut [u8; ETHERNET] = ethernet;
+                let (ends, [addresses @ .., _, _]) = ([source.to_bits(), to.to_bits()], *ethernet);
+                tunnel.ipip = Some(ends);
+                header::ipip_v4(room, ethernet, addresses, ends, &inner);
                 nat::decrement_hops(head, ip)?;
             }
             _ => {
@@ -130,7 +148,48 @@ impl Balancer {
             }
         }
         packet.start = -(overhead as i16);
+        if in_fragments {
+            packet.fragment = (outside - header::HEADER_V4 as u16) & !7;
+        }
         self.transmit_to(packet, destination as u32, way, &to, moment)
+    }
+
+    /// Sends a packet as most are: IPv4 in IPv4 directly, to a destination to which the way is known, and with nothing about it
+    /// that is to be thought of. The same as [`Balancer::tunnel`] does, in a third of the steps; `None` for all else, and then
+    /// nothing was done.
+    #[inline(always)]
+    fn ipip(&self, packet: &mut Packet<'_>, ip: &Ip, destination: usize) -> Option<()> {
+        let d = &self.services.pool[destination];
+        let ends = d.tunnel.ipip?;
+        let (_, mac) = d.hop.get(self.neighbours.generation())?;
+        let is_plain = d.config.tunnel.kind == Tunnel::IPIP
+            && d.tunnel.path_mtu.is_none()
+            && ip.dont_fragment
+            && self.sysctls.pmtu_disc != 0
+            && ip.hops > 1
+            && ip.len() + header::HEADER_V4 <= usize::from(self.config.mtu)
+            && packet.offload == Offload { data_valid: packet.offload.data_valid, ..Offload::default() };
+        if !is_plain || ip.is_v6() {
+            return None;
+        }
+        let room = packet.room.last_chunk_mut()?;
+        let (ethernet, rest) = packet.head.split_first_chunk_mut()?;
+        let inside = rest.first_chunk_mut::<{ header::HEADER_V4 }>()?;
+        let hops = ip.hops - 1;
+        nat::set_hops_v4(inside, hops, Delta::ZERO);
+        let inner = Inner {
+            is_v6: false,
+            len: ip.len(),
+            hops,
+            service: inside[1],
+            dont_fragment: true,
+            identification: 0,
+            hash: 0,
+        };
+        let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (mac, self.config.mac);
+        header::ipip_v4(room, ethernet, [a, b, c, d, e, f, g, h, i, j, k, l], ends, &inner);
+        packet.start = -(header::HEADER_V4 as i16);
+        Some(())
     }
 
     /// Takes a packet out of the tunnel's packet that this balancer has put it into: `packet` begins with an Ethernet header of

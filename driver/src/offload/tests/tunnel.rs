@@ -190,6 +190,58 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn a_tunnel_s_own_packet_in_fragments_is_itself_again(
+        inner in shape(prop::sample::select(&[NetHdr::GSO_TCPV4, NetHdr::GSO_UDP_L4][..]), 5000), around in around(),
+        size in 600_u16..1500, partial: bool,
+    ) {
+        let inner = Shape { vlan: false, extra: 0, ..inner }.build();
+        let around = Around { v6: false, dont_fragment: false, ..around };
+        let (mut outer, _) = encapsulated(&around, &inner);
+        let length = outer.frame.len();
+        outer.frame[16..18].copy_from_slice(&((length - 14) as u16).to_be_bytes());
+        let flags = if partial { NetHdr::NEEDS_CSUM } else { 0 };
+        outer.header = NetHdr { flags, gso_type: NetHdr::ENCAPSULATED, gso_size: size, ..outer.header };
+        let fragments: Vec<_> = segments(&outer, Finish::Partial)
+            .into_iter()
+            .map(|(fragment, header)| {
+                assert!(header == NetHdr::default() && fragment.len() <= 34 + usize::from(size));
+                fragment
+            })
+            .collect();
+        prop_assert_eq!(fragments.len(), (length - 34).div_ceil(usize::from(size) / 8 * 8));
+        let headers = Headers { network_start: 14, network: Network::V4, ..outer.headers };
+        let mut expected = complete(outer.frame.clone(), &outer.header);
+        let sum = etherparse::Ipv4HeaderSlice::from_slice(&expected[14..]).unwrap().to_header().calc_header_checksum();
+        expected[24..26].copy_from_slice(&sum.to_be_bytes());
+        prop_assert_eq!(reassemble(&headers, &fragments), expected);
+    }
+}
+
+#[test]
+fn a_packet_that_cannot_be_fragmented_is_refused() {
+    let (outer, _) = {
+        let around = Around { v6: false, kind: 0, checksum: false, remote: false, dont_fragment: false };
+        encapsulated(&around, &good(NetHdr::GSO_TCPV4, false, 1400))
+    };
+    let mut frame = outer.frame.clone();
+    let length = (frame.len() - 14) as u16;
+    frame[16..18].copy_from_slice(&length.to_be_bytes());
+    let header = NetHdr { gso_type: NetHdr::ENCAPSULATED, gso_size: 1000, ..outer.header };
+    let refused = |header: &NetHdr, frame: &[u8]| Segmenter::new(header, frame, frame, Finish::Complete).err();
+    assert_eq!(refused(&header, &frame), None);
+    assert_eq!(refused(&NetHdr { gso_size: 7, ..header }, &frame), Some(Invalid::GsoSize.into()));
+    assert_eq!(refused(&NetHdr { gso_size: 32, ..header }, &frame), Some(Invalid::ChecksumRange.into()));
+    assert_eq!(refused(&NetHdr { csum_start: 33, ..header }, &frame), Some(Invalid::ChecksumRange.into()));
+    assert_eq!(refused(&header, &frame[..1300]), Some(Invalid::Length.into()));
+    for (at, with) in [(20, 0x40), (20, 0x20), (21, 1), (14, 0x46), (13, 6)] {
+        let mut other = frame.clone();
+        other[at] = with;
+        assert_eq!(refused(&header, &other), Some(Invalid::GsoHeaders.into()), "{at}");
+    }
+}
+
 #[test]
 fn a_frame_that_is_in_no_tunnel_is_not_taken_for_one() {
     let original = good(NetHdr::GSO_TCPV4, false, 4000);

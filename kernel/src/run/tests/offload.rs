@@ -284,6 +284,47 @@ fn super_frames_go_into_tunnels_piece_by_piece() {
 }
 
 #[test]
+fn what_is_too_large_for_a_tunnel_goes_in_fragments_if_it_may() {
+    let payload: Vec<u8> = (0..1472_u32).map(|i| (i * 7) as u8).collect();
+    for without in [Features::empty(), Features::CSUM] {
+        let mut world = World::new(ALL - without, "", &tunnels("--tun-type gue --tun-port 6080 --tun-csum"));
+        world.peers = vec![Peer::gateway(Features::empty()), Peer::server(Features::empty())];
+        let (_, mut small) = frame(Kind::Datagrams, false, b"first", false);
+        let (header, mut large) = frame(Kind::Datagrams, false, &payload, true);
+        for frame in [&mut small, &mut large] {
+            frame[20] = 0;
+            let sum = etherparse::Ipv4HeaderSlice::from_slice(&frame[14..]).unwrap().to_header().calc_header_checksum();
+            frame[24..26].copy_from_slice(&sum.to_be_bytes());
+        }
+        world.device.inject(NetHdr::default(), &small);
+        world.run(40);
+        world.peers[1].seen.clear();
+        let header = NetHdr { gso_type: NetHdr::GSO_NONE, gso_size: 0, ..header };
+        world.device.inject(header, &large);
+        world.run(40);
+        let seen: Vec<_> = world.peers[1].seen.iter().filter(|(_, f)| f[12..14] == [8, 0] && f[23] == 17).collect();
+        assert!(seen.len() == 2 && seen.iter().all(|(header, f)| *header == NetHdr::default() && f.len() <= 1514));
+        let mut pool = IpDefragPool::<(), ()>::new();
+        let whole: Vec<_> = seen
+            .iter()
+            .filter_map(|(_, f)| pool.process_sliced_packet(&SlicedPacket::from_ethernet(f).unwrap(), (), ()).unwrap())
+            .collect();
+        let [whole] = &whole[..] else { panic!("{} packets", whole.len()) };
+        // As if it had come in one piece: UDP's checksum is that of the whole.
+        let mut outer = seen[0].1[..34].to_vec();
+        outer[16..18].copy_from_slice(&(20 + whole.payload.len() as u16).to_be_bytes());
+        outer.extend(&whole.payload);
+        let pseudo = [&outer[26..34], &[0, 17], &(whole.payload.len() as u16).to_be_bytes()].concat();
+        let sum = [pseudo, whole.payload.clone()].concat();
+        assert_eq!(ringlet_driver::offload::finish_checksum(&sum[..], 0, 0), 0, "UDP's checksum");
+        let (header, inner) = opened(&NetHdr::default(), &outer);
+        assert!(content(&header, &inner, 53, &mut IpDefragPool::new()) == payload);
+        world.run(3000);
+        world.assert_nothing_is_lost();
+    }
+}
+
+#[test]
 fn what_a_device_has_coalesced_is_forwarded_and_counted() {
     let payload: Vec<u8> = (0..5_000_u32).map(|i| i as u8).collect();
     for (offered, pieces) in [(ALL, 1), (ALL - Features::HOST_TSO4, 4)] {
