@@ -14,7 +14,7 @@ use ringlet::backend::coalesce::Coalesce;
 use ringlet::backend::lan::http::{Hash, pattern};
 use ringlet::backend::lan::{self, Lan};
 use ringlet::backend::tap::{self, Tap};
-use ringlet::backend::{Backend, Received, Scatter};
+use ringlet::backend::{Backend, Received, Scatter, Sent};
 use ringlet_driver::features::Features;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -269,5 +269,53 @@ fn an_interface_that_is_removed_is_gone_for_good() {
         let error = with(&mut buffer, |room| tap.receive(room)).expect_err("gone").to_string();
         assert!(error.contains("tap0 is gone"), "{error}");
         assert!(with(&mut buffer[..100], |frame| tap.send(frame)).is_err());
+    });
+}
+
+#[test]
+fn bulk_is_taken_on_by_a_thread_of_the_kernels_own() {
+    netns::inside_with_sys(|| {
+        const THREADED: &str = "/sys/class/net/tap0/threaded";
+        let threaded =
+            || std::fs::read_to_string(THREADED).expect("the kernel's switch (Linux 5.12)").trim().to_owned();
+        ip("tuntap add dev tap0 mode tap");
+        ip("link set tap0 up");
+        let mut tap = Tap::open("tap0").expect("a tap");
+        let mut fds = Vec::new();
+        tap.wait_on(&mut fds);
+        let mut bound: libc::c_int = 0;
+        // SAFETY: the descriptor is the tap's, and TUNGETSNDBUF writes one `int`.
+        assert_eq!(unsafe { libc::ioctl(fds[0], libc::TUNGETSNDBUF, &raw mut bound) }, 0);
+        assert!((1 << 20..1 << 24).contains(&bound), "what waits is bounded: {bound}");
+        // Of a kind that nobody takes, and as long as the interface takes them.
+        let mut frame = vec![0; HEADER + 14 + 60_000];
+        frame[HEADER..HEADER + 14].copy_from_slice(&[2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 0x88, 0xb5]);
+        let mut now = Instant::now();
+        for (frames, expected) in [(0, "0"), (100, "0"), (400, "1"), (400, "1"), (50, "0"), (400, "1")] {
+            let until = Instant::now() + PATIENCE;
+            for _ in 0..frames {
+                // Later means that the kernel's thread has not got so far yet.
+                while with(&mut frame, |frame| tap.send(frame)).expect("alive") == Sent::Later {
+                    assert!(Instant::now() < until, "there is no more room");
+                    thread::yield_now();
+                }
+            }
+            now += Duration::from_millis(50);
+            tap.turn(now);
+            assert_eq!(threaded(), expected, "{frames}");
+        }
+        assert_eq!(tap.counters().from_guest.dropped, 0);
+        drop(tap);
+        assert_eq!(threaded(), "0", "it is left as it was");
+        // What the user has set stays.
+        for set in ["1", "0"] {
+            let tap = Tap::open("tap0").expect("a tap");
+            std::fs::write(THREADED, set).expect("switched");
+            drop(tap);
+            let mut tap = Tap::open("tap0").expect("a tap");
+            tap.turn(now);
+            tap.turn(now + PATIENCE);
+            assert_eq!(threaded(), set);
+        }
     });
 }

@@ -30,6 +30,22 @@ pub fn inside(test: impl FnOnce() + Send) {
     });
 }
 
+/// The same, with a /sys that shows the namespace.
+pub fn inside_with_sys(test: impl FnOnce() + Send) {
+    inside(|| {
+        let done = |result: libc::c_int| assert_eq!(result, 0, "/sys: {}", std::io::Error::last_os_error());
+        let (none, nothing) = (c"none".as_ptr(), std::ptr::null());
+        // SAFETY: `unshare` takes no pointers; CLONE_NEWNS concerns this thread only, and what it starts.
+        done(unsafe { libc::unshare(libc::CLONE_NEWNS) });
+        // SAFETY: the strings end with a zero byte and live for ever; there are no data. What is mounted from here on stays in this
+        // mount namespace.
+        done(unsafe { libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, nothing) });
+        // SAFETY: as before.
+        done(unsafe { libc::mount(none, c"/sys".as_ptr(), c"sysfs".as_ptr(), 0, nothing) });
+        test();
+    });
+}
+
 /// Runs `ip` with these words.
 pub fn ip(words: &str) {
     run("ip", words);

@@ -29,10 +29,12 @@ fn request(name: &str) -> io::Result<libc::ifreq> {
     Ok(request)
 }
 
-/// TUNSETIFF: attaches `file` to the TAP interface `name`, with virtio headers before the frames.
+/// TUNSETIFF: attaches `file` to the TAP interface `name`, with virtio headers before the frames, and NAPI for those that are
+/// written.
 pub fn attach(file: &File, name: &str) -> io::Result<()> {
     let mut request = request(name)?;
-    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+    request.ifr_ifru.ifru_flags =
+        (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_NAPI) as libc::c_short;
     // SAFETY: TUNSETIFF reads and writes one `ifreq`, and `request` is one.
     check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) } as isize).map(drop)
 }
@@ -55,6 +57,12 @@ pub fn set_little_endian(file: &File) -> io::Result<()> {
 pub fn set_offload(file: &File, flags: libc::c_uint) -> io::Result<()> {
     // SAFETY: TUNSETOFFLOAD takes its argument by value and touches no memory of ours.
     check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(flags)) } as isize).map(drop)
+}
+
+/// TUNSETSNDBUF: how much memory what was written may take until somebody has it, in bytes.
+pub fn set_send_buffer(file: &File, bytes: libc::c_int) -> io::Result<()> {
+    // SAFETY: TUNSETSNDBUF reads one `int`, and `bytes` is one.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETSNDBUF, &raw const bytes) } as isize).map(drop)
 }
 
 /// A socket to ask about interfaces with. It is never bound to anything.
@@ -85,6 +93,27 @@ pub fn is_up(name: &str) -> io::Result<bool> {
     // SAFETY: SIOCGIFFLAGS has filled in this member of the union, an integer, for which any bits are a value.
     let flags = unsafe { request.ifr_ifru.ifru_flags };
     Ok(libc::c_int::from(flags) & libc::IFF_UP != 0)
+}
+
+/// SIOCGIFINDEX: the number of an interface.
+pub fn index(name: &str) -> io::Result<libc::c_int> {
+    let mut request = request(name)?;
+    let socket = socket()?;
+    // SAFETY: SIOCGIFINDEX reads and writes one `ifreq`, and `request` is one.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFINDEX, &raw mut request) } as isize)?;
+    // SAFETY: SIOCGIFINDEX has filled in this member of the union, an integer, for which any bits are a value.
+    Ok(unsafe { request.ifr_ifru.ifru_ifindex })
+}
+
+/// SIOCGIFHWADDR: the Ethernet address of an interface.
+pub fn address(name: &str) -> io::Result<[u8; 6]> {
+    let mut request = request(name)?;
+    let socket = socket()?;
+    // SAFETY: SIOCGIFHWADDR reads and writes one `ifreq`, and `request` is one.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFHWADDR, &raw mut request) } as isize)?;
+    // SAFETY: SIOCGIFHWADDR has filled in this member of the union, integers, for which any bits are a value.
+    let address = unsafe { request.ifr_ifru.ifru_hwaddr.sa_data };
+    Ok(std::array::from_fn(|place| address[place] as u8))
 }
 
 /// Writes one frame from `pieces`, which a [`Scatter`](super::Scatter) describes.

@@ -3,6 +3,7 @@
 mod error;
 mod ioctl;
 mod offload;
+mod softirq;
 
 pub use error::Error;
 
@@ -15,6 +16,7 @@ use std::time::Instant;
 use ringlet_driver::features::Features;
 use ringlet_driver::wire::NetHdr;
 
+use self::softirq::Softirq;
 use super::{Backend, Counters, Received, Scatter, Sent};
 
 /// The device through which TAP interfaces are had.
@@ -37,6 +39,7 @@ pub struct Tap {
     /// Where what has no room in the guest's buffers spills to.
     spill: Vec<u8>,
     counters: Counters,
+    softirq: Softirq,
 }
 
 /// More frames than the kernel keeps for an interface by default (500, or 1000).
@@ -63,6 +66,7 @@ impl Tap {
         ioctl::set_header_size(&file, NetHdr::LEN).map_err(set_up("TUNSETVNETHDRSZ"))?;
         // The length and flags of the headers are in the order of bytes that virtio 1.0 has, whatever this machine's.
         ioctl::set_little_endian(&file).map_err(set_up("TUNSETVNETLE"))?;
+        ioctl::set_send_buffer(&file, softirq::BOUND).map_err(set_up("TUNSETSNDBUF"))?;
         let offloads = offload::probe(|flags| ioctl::set_offload(&file, flags));
         ioctl::set_offload(&file, 0).map_err(set_up("TUNSETOFFLOAD"))?;
         let mtu = ioctl::mtu(name).map_err(set_up("SIOCGIFMTU"))?;
@@ -75,6 +79,7 @@ impl Tap {
             stash: Vec::new(),
             spill: Vec::new(),
             counters: Counters::default(),
+            softirq: Softirq::new(name),
         };
         if !tap.is_up().map_err(set_up("SIOCGIFFLAGS"))? {
             eprintln!(
@@ -169,7 +174,8 @@ impl Backend for Tap {
         self.stash.clear();
     }
 
-    fn turn(&mut self, _now: Instant) -> Option<Instant> {
+    fn turn(&mut self, now: Instant) -> Option<Instant> {
+        self.softirq.turn(now, self.counters.from_guest.bytes);
         None
     }
 
@@ -179,6 +185,13 @@ impl Backend for Tap {
 
     fn counters(&self) -> Counters {
         self.counters
+    }
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        // An interface that stays is left as it was found.
+        self.softirq.end();
     }
 }
 

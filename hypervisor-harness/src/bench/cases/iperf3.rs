@@ -82,7 +82,7 @@ pub fn iperf3(args: &Args, to: To, server: Server) -> anyhow::Result<Measured> {
     }
     client.ip(&format!("tuntap add dev {TAP} mode tap"))?;
     at_tap()?;
-    let tap = client.run(|| Ok(Tap::open(TAP)?))?;
+    let tap = client.run_with_sys(|| Ok(Tap::open(TAP)?))?;
     let without = if server == Server::Plain { OFFLOADS } else { Features::empty() };
     let guest = Guest::boot(args, tap, Plan { without, words: format!("ip={GUEST}/24"), ..Plan::new(args) })?;
     let rate = run(args, client.command(&program), GUEST, 5201, to);

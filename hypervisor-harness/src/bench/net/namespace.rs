@@ -79,6 +79,17 @@ impl Namespace {
         })
     }
 
+    /// As [`Namespace::run`], with a /sys that shows the namespace: else it shows the interfaces of the one in which it was mounted.
+    ///
+    /// # Errors
+    /// As [`Namespace::run`].
+    pub fn run_with_sys<T: Send>(&self, work: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
+        self.run(|| {
+            mount_sys().context("cannot mount /sys anew")?;
+            work()
+        })
+    }
+
     /// Starts a thread that lives in the namespace.
     pub fn spawn<T: Send + 'static>(
         &self,
@@ -166,11 +177,7 @@ impl Namespace {
         // In groups of 32 processors, the last group first.
         let mask = format!("{:x}{}", 1_u32 << (cpu % 32), ",00000000".repeat(cpu / 32));
         let path = format!("/sys/class/net/{interface}/queues/rx-0/rps_cpus");
-        self.run(|| {
-            // /sys shows the interfaces of the namespace in which it was mounted: this thread gets a view of its own.
-            mount_sys().context("cannot mount /sys anew")?;
-            fs::write(&path, &mask).with_context(|| format!("cannot write {mask} to {path}"))
-        })
+        self.run_with_sys(|| fs::write(&path, &mask).with_context(|| format!("cannot write {mask} to {path}")))
     }
 }
 

@@ -151,7 +151,7 @@ fn ringlet(args: &Args, client: &Namespace, server: &Namespace) -> anyhow::Resul
     server.ip("route add default via 10.1.0.2")?;
     switch.ip(&format!("tuntap add dev {TAP} mode tap"))?;
     switch.ip(&format!("link set {TAP} master bridge0 up"))?;
-    let tap = switch.run(|| Ok(Tap::open(TAP)?))?;
+    let tap = switch.run_with_sys(|| Ok(Tap::open(TAP)?))?;
     let rules =
         ["-t", "-u"].map(|flag| format!("-A {flag} {SERVICE} -s rr\n-a {flag} {SERVICE} -r {SERVER} -m -w 1\n"));
     let plan = Plan {
