@@ -5,7 +5,7 @@ use core::net::IpAddr;
 use core::time::Duration;
 
 use crate::config::Config;
-use crate::connection::{ConnectionInfo, New, Table};
+use crate::connection::{CALL_ID_SIZE, ConnectionInfo, New, Table};
 use crate::icmp::Errors;
 use crate::neighbour::{Hop, Neighbours};
 use crate::packet::{NextHop, Packet, Reason, Sink, Verdict};
@@ -14,7 +14,8 @@ use crate::route::Routes;
 use crate::scheduler::Expirations;
 use crate::service::table::{Limits, Services};
 use crate::service::{
-    DestinationConfig, DestinationInfo, DestinationKey, Forward, ServiceConfig, ServiceInfo, ServiceKey, Timeouts,
+    DestinationConfig, DestinationInfo, DestinationKey, Forward, PersistenceEngine, ServiceConfig, ServiceInfo,
+    ServiceKey, Timeouts,
 };
 use crate::stats::{Meter, Rates, Stats};
 use crate::time::Instant;
@@ -73,7 +74,11 @@ impl Balancer {
         let timeouts = Timeouts { tcp: 900, tcp_fin: 120, udp: 300 };
         Balancer {
             services: Services::new(
-                Limits { services: config.services, destinations: config.destinations },
+                Limits {
+                    services: config.services,
+                    destinations: config.destinations,
+                    table_memory: config.table_memory,
+                },
                 config.seed[0].rotate_left(32) ^ config.seed[1],
             ),
             total: Meter::default(),
@@ -136,6 +141,7 @@ impl Balancer {
     /// [`Errno::Protocol`], [`Errno::NotSupported`] and, for persistence engines, [`Errno::NotFound`] for what this
     /// balancer does not do.
     pub fn add_service(&mut self, key: ServiceKey, config: ServiceConfig) -> Result<(), Errno> {
+        self.reserve_for(&config)?;
         self.services.add(key, config)
     }
 
@@ -144,7 +150,21 @@ impl Balancer {
     /// # Errors
     /// [`Errno::NoService`], and those of [`Balancer::add_service`].
     pub fn edit_service(&mut self, key: &ServiceKey, config: ServiceConfig) -> Result<(), Errno> {
+        self.reserve_for(&config)?;
         self.services.edit(key, config)
+    }
+
+    /// Takes the memory a service needs besides its own.
+    fn reserve_for(&mut self, config: &ServiceConfig) -> Result<(), Errno> {
+        if config.persistence_engine != Some(PersistenceEngine::Sip) || self.table.has_call_ids() {
+            return Ok(());
+        }
+        let count = (self.services.table_memory_left() / 2 / CALL_ID_SIZE).min(self.config.call_ids as usize);
+        if count == 0 {
+            return Err(Errno::OutOfMemory);
+        }
+        self.table.reserve_call_ids(count)?;
+        self.services.take_table_memory(count * CALL_ID_SIZE)
     }
 
     /// Removes a service and its destinations. Its connections stay until they time out; their packets are dropped.

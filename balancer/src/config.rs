@@ -101,11 +101,17 @@ pub struct Config {
     pub connections_v6: u32,
     /// Neighbours the cache holds.
     pub neighbours: u16,
-    /// Services there may be. Each takes about a kilobyte when it is added.
+    /// Services there may be. Each takes about a kilobyte when it is added, and its scheduler's tables.
     pub services: u32,
     /// Destinations there may be in all, those included that were removed and still have connections. Each takes about a
     /// kilobyte when it is added.
     pub destinations: u32,
+    /// Bytes there are for what services need besides themselves: the tables of their schedulers, and Call-IDs.
+    pub table_memory: usize,
+    /// Call-IDs of SIP that can be persistent at the same time, over all services. Each takes 264 bytes, all of them when the
+    /// first service of that persistence engine is added; they are fewer if that would be more than half of what is left of
+    /// `table_memory`.
+    pub call_ids: u32,
     /// Secret of the hash tables: random, or an attacker can choose packets that collide.
     pub seed: [u64; 2],
 }
@@ -123,6 +129,8 @@ impl Config {
             neighbours: 1024,
             services: 16384,
             destinations: 65536,
+            table_memory: 64 << 20,
+            call_ids: 8192,
             seed,
         }
     }

@@ -43,6 +43,7 @@ mod path;
 mod route;
 pub mod scheduler;
 mod service;
+mod sip;
 mod stats;
 pub mod sysctl;
 mod time;

@@ -149,6 +149,8 @@ reasons! {
     DestinationGone = "destination_gone",
     /// A packet that would have begun a connection was dropped by the defence against floods (sysctl `drop_packet`).
     Defense = "defense",
+    /// A packet to a service with a persistence engine has not what that looks for: no Call-ID, say.
+    PersistenceEngine = "persistence_engine",
     /// The connection table is full.
     TableFull = "table_full",
     /// TTL or hop limit has run out (answered with ICMP time exceeded).

@@ -248,14 +248,19 @@ fn local_mac(random: u64) -> [u8; 6] {
 const HEAP_FOR_THE_REST: u64 = 3 << 20;
 /// Heap for a service and a destination together, in bytes: themselves, and the lists they are in while these grow.
 const HEAP_PER_RULE: u64 = 3 << 10;
+/// The part of what is left that is for the tables of services: those of their schedulers, and SIP's Call-IDs.
+const SHARE_OF_TABLES: u64 = 4;
 
-/// How many services, and how many destinations, the heap holds: whoever may configure must not be able to exhaust it.
-fn most_rules<P: Platform>(connections: u32, options: &Options, platform: &P) -> u32 {
+/// How many services, and how many destinations, the heap holds, and how many bytes for the tables of services: whoever may
+/// configure must not be able to exhaust it.
+fn most_rules<P: Platform>(connections: u32, options: &Options, platform: &P) -> (u32, usize) {
     let heap = platform.heap();
     let taken = u64::from(connections) * HEAP_PER_CONNECTION + HEAP_FOR_THE_REST + heap.used;
     let free = heap.total.saturating_sub(taken);
     let tests = options.iperf3.map_or(0, |_| iperf3::memory(free));
-    u32::try_from((free - tests) / HEAP_PER_RULE).unwrap_or(u32::MAX).max(64)
+    let tables = (free - tests) / SHARE_OF_TABLES;
+    let rules = u32::try_from((free - tests - tables) / HEAP_PER_RULE).unwrap_or(u32::MAX).max(64);
+    (rules, usize::try_from(tables).unwrap_or(usize::MAX))
 }
 
 /// A balancer for this machine, without services.
@@ -263,14 +268,16 @@ fn balancer<P: Platform>(facts: &Facts, options: &Options, connections: usize, p
     let connections = u32::try_from(connections).unwrap_or(u32::MAX);
     let gateways = options.gateway_v4.map(IpAddr::V4).into_iter().chain(options.gateway_v6.map(IpAddr::V6));
     let own = |cidr: &Cidr| ringlet_balancer::Cidr { address: cidr.address, prefix: cidr.prefix };
+    let (rules, table_memory) = most_rules(connections, options, platform);
     Balancer::new(Config {
         mtu: facts.mtu,
         addresses: options.addresses.iter().map(own).collect(),
         gateways: gateways.collect::<Vec<IpAddr>>(),
         connections,
         connections_v6: connections,
-        services: most_rules(connections, options, platform),
-        destinations: most_rules(connections, options, platform),
+        services: rules,
+        destinations: rules,
+        table_memory,
         ..Config::new(facts.mac, [platform.random(), platform.random()])
     })
 }

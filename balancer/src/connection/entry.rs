@@ -166,6 +166,11 @@ impl Entry {
         self.is_template() && self.state != 0
     }
 
+    /// Where the Call-ID of a template is, place plus one; 0 if it has none. It lies where others have their second hash.
+    pub fn call_id(&self) -> u32 {
+        if self.is_template() { self.hashes[1] } else { 0 }
+    }
+
     /// Says that a template had a connection that came about.
     pub fn assure(&mut self) {
         self.state = 1;

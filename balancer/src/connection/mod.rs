@@ -4,6 +4,7 @@
 //! the start and first touched when connections need it. Insertion, lookup and expiry cost the same however many there
 //! are; a full table refuses.
 
+mod call_id;
 mod entry;
 pub(crate) mod hash;
 mod index;
@@ -13,6 +14,8 @@ mod wheel;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
+use call_id::CallIds;
+pub(crate) use call_id::{CALL_ID_MAX, CALL_ID_SIZE};
 pub(crate) use entry::{Direction, Entry, New, Tuple};
 use hash::Key;
 use index::Index;
@@ -22,6 +25,7 @@ pub(crate) use tcp::{SECURE, STATES, Seen, States, TABLE};
 use wheel::{Wheel, is_due, tick};
 pub(crate) use wheel::{seconds, ticks};
 
+use crate::Errno;
 use crate::service::{Forward, Protocol};
 use crate::time::Instant;
 
@@ -43,6 +47,7 @@ pub(crate) struct Table {
     v6_limit: usize,
     index: Index,
     wheel: Wheel,
+    call_ids: CallIds,
     /// Grows whenever a connection comes or goes: what was found before may not be there any more.
     version: u64,
 }
@@ -67,6 +72,7 @@ impl Table {
             v6_limit,
             index: Index::new(2 * limit),
             wheel: Wheel::new(),
+            call_ids: CallIds::default(),
             version: 0,
         }
     }
@@ -154,13 +160,17 @@ impl Table {
     }
 
     /// The template of a client (as far as the netmask of the service tells it from others) and a service, or a mark in
-    /// the place of its address.
-    pub fn find_template(&self, key: &Tuple) -> Option<u32> {
-        let hash = self.template_hash(key);
+    /// the place of its address; and the Call-ID, if the service has a persistence engine, else nothing.
+    pub fn find_template(&self, key: &Tuple, call_id: &[u8]) -> Option<u32> {
+        let hash = self.template_hash(key) ^ call_id::hash(&self.key, call_id);
         let mut node = self.first(hash);
         while let Some((place, direction)) = node.get() {
             let entry = &self.entries[place as usize];
-            if direction == Direction::Inbound && entry.hashes[0] == hash && entry.is_template_of(key, &self.v6) {
+            if direction == Direction::Inbound
+                && entry.hashes[0] == hash
+                && entry.is_template_of(key, &self.v6)
+                && self.call_ids.get(entry.call_id()) == call_id
+            {
                 return Some(place);
             }
             node = Index::next(&self.entries, node);
@@ -222,6 +232,30 @@ impl Table {
         (entry.addresses(&self.v6)[1], entry.virtual_port)
     }
 
+    /// Whether there is room for Call-IDs.
+    pub fn has_call_ids(&self) -> bool {
+        self.call_ids.is_reserved()
+    }
+
+    /// Makes room for so many Call-IDs. Once is enough.
+    pub fn reserve_call_ids(&mut self, count: usize) -> Result<(), Errno> {
+        self.call_ids.reserve(count)
+    }
+
+    /// Puts a template in that ends `timeout` ticks from now, with the Call-ID it is for, or nothing.
+    pub fn insert_template(&mut self, new: &New, call_id: &[u8], now: Instant, timeout: u32) -> Result<u32, Full> {
+        let link = if call_id.is_empty() { 0 } else { self.call_ids.insert(call_id)? };
+        let place = self.insert(new, now, timeout).inspect_err(|Full| self.call_ids.remove(link))?;
+        if link != 0 {
+            let hash = call_id::hash(&self.key, call_id);
+            self.index.remove(&mut self.entries, place, Direction::Inbound);
+            let entry = &mut self.entries[place as usize];
+            entry.hashes = [entry.hashes[0] ^ hash, link];
+            self.index.insert(&mut self.entries, place, Direction::Inbound);
+        }
+        Ok(place)
+    }
+
     /// Puts a connection in that ends `timeout` ticks from now.
     pub fn insert(&mut self, new: &New, now: Instant, timeout: u32) -> Result<u32, Full> {
         if self.free == 0 && self.entries.len() >= self.limit {
@@ -243,7 +277,8 @@ impl Table {
             destination_port: new.client_port,
         };
         let inbound = if new.template { self.template_hash(&inbound) } else { self.hash(&inbound) };
-        let mut entry = Entry::new(new, v6, [inbound, self.hash(&outbound)]);
+        let outbound = if new.template { 0 } else { self.hash(&outbound) };
+        let mut entry = Entry::new(new, v6, [inbound, outbound]);
         entry.expires = (tick(now) as u32).wrapping_add(timeout);
         let place = match self.free.checked_sub(1) {
             Some(place) => {
@@ -300,6 +335,7 @@ impl Table {
         if entry.is_two_way() {
             self.index.remove(&mut self.entries, place, Direction::Outbound);
         }
+        self.call_ids.remove(entry.call_id());
         if let Some(v6) = entry.v6() {
             self.v6[v6 as usize][0] = u128::from(self.v6_free);
             self.v6_free = v6 + 1;

@@ -11,7 +11,8 @@ use crate::connection::{Full, New, Seen, TcpState, Tuple, ticks};
 use crate::packet::Reason;
 use crate::scheduler::Request;
 use crate::service::table::FTP;
-use crate::service::{Protocol, ServiceKey};
+use crate::service::{PersistenceEngine, Protocol, ServiceKey};
+use crate::sip;
 
 /// The part of a client's address that the netmask of a service leaves.
 fn masked(client: IpAddr, netmask: u32) -> IpAddr {
@@ -44,6 +45,7 @@ impl Balancer {
         &mut self,
         service: u32,
         tuple: &Tuple,
+        payload: &[u8],
         request: &mut Request,
         moment: &mut Moment<'_>,
     ) -> Result<Chosen, Reason> {
@@ -62,8 +64,15 @@ impl Balancer {
             // FTP's data connections belong to those of its port.
             destination_port: if own_port && tuple.destination_port != FTP { tuple.destination_port } else { 0 },
         };
-        let timeout = ticks(config.timeout);
-        let template = match self.table.find_template(&name).filter(|&place| self.is_of_use(place, moment)) {
+        let call_id: &[u8] = match config.persistence_engine {
+            None => &[],
+            // The engine has nothing to say of anything but datagrams, and Linux does not let them through then.
+            Some(PersistenceEngine::Sip) if tuple.protocol != Protocol::Udp => return Err(Reason::PersistenceEngine),
+            Some(PersistenceEngine::Sip) => sip::call_id(payload).ok_or(Reason::PersistenceEngine)?,
+        };
+        // Not over within this very tick, or it could be taken out before its connection is in.
+        let timeout = ticks(config.timeout).max(1);
+        let template = match self.table.find_template(&name, call_id).filter(|&place| self.is_of_use(place, moment)) {
             Some(place) => {
                 self.table.renew(place, moment.now, timeout);
                 place
@@ -83,7 +92,7 @@ impl Balancer {
                     destination,
                     template: true,
                 };
-                let place = self.insert(&new, moment.now, timeout).map_err(|Full| Reason::TableFull)?;
+                let place = self.insert(&new, call_id, moment.now, timeout).map_err(|Full| Reason::TableFull)?;
                 self.services.pool[destination as usize].templates += 1;
                 place
             }

@@ -2,9 +2,9 @@
 
 use super::{Decision, Moment, tuple};
 use crate::Balancer;
-use crate::connection::{Full, New, Seen, TcpState, Tuple};
+use crate::connection::{Full, New, Seen, Table, TcpState, Tuple};
 use crate::frame::transport::{TcpFlags, Transport};
-use crate::frame::{Fragment, Ip, is_group};
+use crate::frame::{ETHERNET, Fragment, Ip, is_group};
 use crate::icmp::Problem;
 use crate::packet::{Packet, Reason, Verdict};
 use crate::scheduler::Request;
@@ -64,7 +64,9 @@ impl Balancer {
         if self.defense.drops_packet() {
             return Err(Reason::Defense);
         }
-        match self.schedule(service, &tuple, moment) {
+        let end = packet.head.len().min(ETHERNET + ip.len());
+        let payload = packet.head.get(ip.payload + transport.header..end).unwrap_or_default();
+        match self.schedule(service, &tuple, payload, moment) {
             Ok(chosen) => {
                 let place = self.begin(&tuple, transport, &chosen, moment).map_err(|Full| Reason::TableFull)?;
                 let decision = self.inbound(packet, ip, transport, place, moment);
@@ -84,7 +86,13 @@ impl Balancer {
     }
 
     /// Chooses where a new connection goes.
-    fn schedule(&mut self, service: u32, tuple: &Tuple, moment: &mut Moment<'_>) -> Result<Chosen, Reason> {
+    fn schedule(
+        &mut self,
+        service: u32,
+        tuple: &Tuple,
+        payload: &[u8],
+        moment: &mut Moment<'_>,
+    ) -> Result<Chosen, Reason> {
         let mut request = Request {
             client: tuple.source,
             client_port: tuple.source_port,
@@ -94,7 +102,7 @@ impl Balancer {
             expirations: self.expirations(),
         };
         if self.services.is_persistent(service) {
-            return self.persist(service, tuple, &mut request, moment);
+            return self.persist(service, tuple, payload, &mut request, moment);
         }
         if self.services.is_other_port(service, tuple) {
             return Err(Reason::NoDestination);
@@ -105,11 +113,16 @@ impl Balancer {
         Ok(Chosen { destination, port, template: None })
     }
 
-    /// Puts a connection or template into the table. If that is full, what is over is taken out first.
-    pub(super) fn insert(&mut self, new: &New, now: Instant, timeout: u32) -> Result<u32, Full> {
-        self.table.insert(new, now, timeout).or_else(|Full| {
+    /// Puts a connection or, for a Call-ID or nothing, a template into the table. If that is full, what is over is taken out
+    /// first.
+    pub(super) fn insert(&mut self, new: &New, call_id: &[u8], now: Instant, timeout: u32) -> Result<u32, Full> {
+        let insert = |table: &mut Table| match new.template {
+            true => table.insert_template(new, call_id, now, timeout),
+            false => table.insert(new, now, timeout),
+        };
+        insert(&mut self.table).or_else(|Full| {
             self.expire(now, ROOM);
-            self.table.insert(new, now, timeout)
+            insert(&mut self.table)
         })
     }
 
@@ -139,7 +152,7 @@ impl Balancer {
         let (_, timeout) = self.timers.after(TcpState::None, seen, transport);
         // A template that is over must not be taken out to make room for its own connection: it has the time it was given
         // just now.
-        let place = self.insert(&new, moment.now, timeout)?;
+        let place = self.insert(&new, &[], moment.now, timeout)?;
         if let Some(template) = template {
             self.table.set_template(place, template);
         }

@@ -52,6 +52,11 @@ impl<T: Copy> Cache<T> {
         Ok(Cache { key: Key([seed, !seed]), buckets, slots, free: 0, len: 0, limit, looks: 1, rover: 0 })
     }
 
+    /// Bytes it takes.
+    pub fn memory(&self) -> usize {
+        self.buckets.len() * size_of::<u32>() + self.limit * size_of::<Slot<T>>()
+    }
+
     fn bucket(&self, address: &IpAddr) -> usize {
         let bits = match address {
             IpAddr::V4(a) => u128::from(a.to_bits()),

@@ -30,6 +30,11 @@ impl State {
         Ok(State { cache: Cache::new(addresses(is_mark), seed)? })
     }
 
+    /// Bytes it takes.
+    pub fn memory(&self) -> usize {
+        self.cache.memory()
+    }
+
     pub fn choose(&mut self, list: List<'_>, request: &Request) -> Option<u32> {
         let known = self.cache.get(&request.destination, request.now);
         if let Some(known) = &known

@@ -140,6 +140,11 @@ impl State {
         Ok(State { cache: Cache::new(limit, seed)?, members: Members { pool, free: 0 } })
     }
 
+    /// Bytes it takes.
+    pub fn memory(&self) -> usize {
+        self.cache.memory() + self.members.pool.capacity() * size_of::<Member>()
+    }
+
     pub fn choose(&mut self, list: List<'_>, request: &Request) -> Option<u32> {
         let State { cache, members } = self;
         let Some(set) = cache.get(&request.destination, request.now) else {

@@ -182,6 +182,17 @@ impl State {
         }
     }
 
+    /// Bytes its tables take, but for what goes with the number of destinations.
+    pub fn memory(&self) -> usize {
+        match self {
+            State::DestinationHash(_) | State::SourceHash(_) => hash::BUCKETS * size_of::<u32>(),
+            State::Maglev(_) => maglev::SLOTS * size_of::<u32>(),
+            State::Locality(state) => state.memory(),
+            State::LocalityReplicated(state) => state.memory(),
+            State::RoundRobin(_) | State::WeightedRoundRobin(_) | State::Look(_) | State::TwoChoices(_) => 0,
+        }
+    }
+
     /// Makes sure that there can be so many destinations.
     ///
     /// # Errors

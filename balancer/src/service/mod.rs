@@ -210,7 +210,7 @@ bitflags::bitflags! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PersistenceEngine {
-    /// The SIP Call-ID. Named only: refused with [`Errno::NotFound`], like a kernel without the module.
+    /// Datagrams of one client with the same SIP Call-ID go to one destination. What has none is dropped.
     Sip,
 }
 

@@ -167,11 +167,13 @@ pub(crate) struct Limits {
     pub services: u32,
     /// Those that were removed and still have connections count.
     pub destinations: u32,
+    /// Bytes for the tables of schedulers.
+    pub table_memory: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { services: u32::MAX, destinations: u32::MAX }
+        Limits { services: u32::MAX, destinations: u32::MAX, table_memory: usize::MAX }
     }
 }
 
@@ -199,6 +201,8 @@ pub(crate) struct Services {
     /// Grows with every change of services and destinations.
     pub revision: u64,
     limits: Limits,
+    /// Bytes of [`Limits::table_memory`] that are taken.
+    table_memory: usize,
     virtual_addresses: BTreeSet<IpAddr>,
     /// Rules that give packets marks.
     pub marks: Marks,
@@ -219,9 +223,6 @@ fn check_service(key: &ServiceKey, config: &ServiceConfig) -> Result<(), Errno> 
                 return Err(Errno::Invalid);
             }
         }
-    }
-    if config.persistence_engine.is_some() {
-        return Err(Errno::NotFound);
     }
     if key.family() == Family::V6 && !(1..=128).contains(&config.netmask) {
         return Err(Errno::Invalid);
@@ -275,6 +276,20 @@ impl Services {
     /// The place of a service.
     pub fn find(&self, key: &ServiceKey) -> Option<u32> {
         self.index.get(key).copied()
+    }
+
+    /// Bytes that are left for tables.
+    pub fn table_memory_left(&self) -> usize {
+        self.limits.table_memory.saturating_sub(self.table_memory)
+    }
+
+    /// Takes bytes for tables.
+    pub fn take_table_memory(&mut self, bytes: usize) -> Result<(), Errno> {
+        if bytes > self.table_memory_left() {
+            return Err(Errno::OutOfMemory);
+        }
+        self.table_memory += bytes;
+        Ok(())
     }
 
     /// Changes the rules that give packets marks.
@@ -374,6 +389,7 @@ impl Services {
         let is_mark = matches!(key, ServiceKey::Mark { .. });
         let seed = self.seed.wrapping_add(self.next_id);
         let state = State::new(config.scheduler, List { order: &[], pool: &self.pool }, is_mark, seed)?;
+        self.take_table_memory(state.memory())?;
         let service = Service { key, config, meter: Meter::default(), id: self.next_id, order: Vec::new(), state };
         let place = match self.slots.iter().position(Option::is_none) {
             Some(place) => {
@@ -403,7 +419,12 @@ impl Services {
             let is_mark = matches!(key, ServiceKey::Mark { .. });
             let seed = self.seed.wrapping_add(service.id);
             let list = List { order: &service.order, pool: &self.pool };
-            service.state = State::new(config.scheduler, list, is_mark, seed)?;
+            let state = State::new(config.scheduler, list, is_mark, seed)?;
+            let taken = self.table_memory - service.state.memory() + state.memory();
+            if taken > self.limits.table_memory {
+                return Err(Errno::OutOfMemory);
+            }
+            (self.table_memory, service.state) = (taken, state);
         }
         service.config = config;
         self.revision += 1;
@@ -413,6 +434,7 @@ impl Services {
     pub fn delete(&mut self, key: &ServiceKey) -> Result<(), Errno> {
         let place = self.place(key)?;
         let Some(service) = self.slots[place as usize].take() else { return Err(Errno::NoService) };
+        self.table_memory -= service.state.memory();
         for &destination in &service.order {
             let d = &mut self.pool[destination as usize];
             d.available = false;

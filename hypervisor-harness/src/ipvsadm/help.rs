@@ -33,6 +33,7 @@ Options of a service (what is not given has its default, with -E too):
   -b, --sched-flags FLAGS             of sh and mh, with commas: sh-fallback, sh-port, mh-fallback, mh-port
   -p, --persistent [SECONDS]          a client stays with its server (default 360 seconds); port 0 is every port then
   -M, --netmask MASK                  clients with the same network count as one; for IPv6 a prefix length
+      --pe sip                        not only a client, but a client's call (SIP's Call-ID) stays with its server
   -o, --ops                           every datagram of UDP is scheduled alone
 Options of a server:
   -m, --masquerading                  NAT: the server's replies must come back through the balancer
@@ -59,7 +60,8 @@ Everywhere:
 Rules (-R, and `ringlet --rules FILE`) are one command a line, as -S writes them; # begins a comment.
 -R changes nothing if a line cannot be read. A rule that is refused does not stop the others.
 
-The rest of ipvsadm's syntax is read too, and refused by the balancer as a kernel without it does: SCTP, persistence engines (--pe), the synchronization daemon.
+The rest of ipvsadm's syntax is read too, and refused by the balancer as a kernel without it does: SCTP and the
+synchronization daemon.
 
 Exit code: 0; 1 no such service to list; 2 wrong usage, or no balancer reached; 255 refused by the balancer.
 ";

@@ -279,3 +279,102 @@ fn a_table_without_room_for_both_makes_no_connection() {
     world.seconds(101);
     assert_eq!((world.balancer.connections(), world.destination(&web()).persistent), (0, 0));
 }
+
+/// A datagram of a client to the service.
+fn sip_message(client: &str, port: u16, payload: &[u8]) -> Vec<u8> {
+    udp(end(client, port), end(VIRTUAL, 80)).frame(payload)
+}
+
+#[test]
+fn with_sip_a_call_of_a_client_goes_to_one_server() {
+    let key = services()[1];
+    let mut world = world(key, ServiceFlags::PERSISTENT, 0xffff_ff00, 8080);
+    let config = ServiceConfig {
+        persistence_engine: Some(PersistenceEngine::Sip),
+        ..world.balancer.service(&key).unwrap().config
+    };
+    world.balancer.edit_service(&key, config).unwrap();
+    let mut call = |client, port, id: &str| {
+        let message = std::format!("INVITE sip:x SIP/2.0\r\nCall-ID: {id}\r\n\r\n");
+        read(&world.frame(sip_message(client, port, message.as_bytes())).unwrap()).to.0
+    };
+    assert_eq!([4000, 4001].map(|port| call("10.9.0.1", port, "one@a")), [ip(B); 2]);
+    assert_eq!(call("10.9.0.1", 4002, "two@a"), ip(A), "another call, the same client");
+    assert_eq!(call("10.9.0.200", 4000, "one@a"), ip(B), "of its network");
+    assert_eq!(call("10.9.1.1", 4000, "one@a"), ip(B), "the same call of another client: the next in turn");
+    assert_eq!(call("10.9.0.1", 4003, "one@a"), ip(B));
+    assert_eq!(templates(&world).len(), 3);
+    let mut none = sip_message("10.9.0.1", 4004, b"INVITE sip:x SIP/2.0\r\nTo: nobody\r\n\r\n");
+    assert_eq!(
+        world.process(&mut none, &mut Offload::default()),
+        Err(Verdict::Drop(Reason::PersistenceEngine)),
+        "what has no Call-ID is dropped"
+    );
+    world.seconds(1000);
+    assert_eq!((world.balancer.connections(), counts(&world, &key)), (0, [(0, 0, 0); 2]));
+}
+
+#[test]
+fn tables_take_no_more_memory_than_there_is() {
+    let mut world = World::with(|config| config.table_memory = 40_000);
+    let [a, b, c, _] = services();
+    let scheduled = |key: ServiceKey, scheduler| ServiceConfig::new(key.family(), scheduler);
+    let maglev = |world: &mut World, key| world.balancer.edit_service(&key, scheduled(key, Scheduler::Maglev));
+    assert_eq!((maglev(&mut world, a), maglev(&mut world, b)), (Ok(()), Ok(())));
+    assert_eq!(maglev(&mut world, c), Err(Errno::OutOfMemory));
+    assert_eq!(world.balancer.service(&c).unwrap().config.scheduler, Scheduler::RoundRobin, "it stays as it was");
+    let sip = ServiceConfig { persistence_engine: Some(PersistenceEngine::Sip), ..scheduled(c, Scheduler::RoundRobin) };
+    assert_eq!(world.balancer.edit_service(&c, sip), Ok(()), "for a few calls there is room");
+    let mark = ServiceKey::Mark { family: Family::V4, mark: 1 };
+    let lblc = scheduled(mark, Scheduler::LocalityLeastConnections);
+    assert_eq!(world.balancer.add_service(mark, lblc), Err(Errno::OutOfMemory));
+    world.balancer.delete_service(&a).unwrap();
+    world.balancer.edit_service(&b, scheduled(b, Scheduler::RoundRobin)).unwrap();
+    assert_eq!(maglev(&mut world, c), Ok(()), "what is given back can be had again");
+}
+
+#[test]
+fn as_many_calls_are_kept_as_there_is_room_for() {
+    let key = services()[1];
+    let mut world = World::with(|config| config.call_ids = 2);
+    world.add_servers(Forward::Masquerade);
+    let config = ServiceConfig {
+        flags: ServiceFlags::PERSISTENT,
+        timeout: 10,
+        persistence_engine: Some(PersistenceEngine::Sip),
+        ..ServiceConfig::new(Family::V4, Scheduler::RoundRobin)
+    };
+    world.balancer.edit_service(&key, config).unwrap();
+    let send = |world: &mut World, id: u8, port| {
+        let message = [b"x\ni: ", &[b'a' + id][..], b"\n"].concat();
+        world.process(&mut sip_message(CLIENT, port, &message), &mut Offload::default())
+    };
+    for id in 0..2 {
+        assert_eq!(send(&mut world, id, 4000 + u16::from(id)), Ok(()));
+    }
+    assert_eq!(send(&mut world, 2, 4002), Err(Verdict::Drop(Reason::TableFull)));
+    // Their connections end, and a minute later they.
+    world.seconds(400);
+    assert_eq!(world.balancer.connections(), 0);
+    for id in 2..4 {
+        assert_eq!(send(&mut world, id, 4000 + u16::from(id)), Ok(()));
+    }
+}
+
+#[test]
+fn a_timeout_of_nothing_is_over_with_the_next_tick_and_not_before() {
+    let mut world = World::with(|config| config.connections = 2);
+    let config = ServiceConfig {
+        flags: ServiceFlags::PERSISTENT,
+        timeout: 0,
+        ..ServiceConfig::new(Family::V4, Scheduler::RoundRobin)
+    };
+    world.balancer.edit_service(&web(), config).unwrap();
+    world.add_servers(Forward::Masquerade);
+    world.send(from(CLIENT, 4000, SYN)).unwrap();
+    // There is no room for another connection, not even at the cost of the template.
+    assert_eq!(world.drops(from(CLIENT, 4001, SYN)), Reason::TableFull);
+    assert_eq!((world.balancer.connections(), templates(&world).len()), (2, 1));
+    world.seconds(200);
+    assert_eq!(world.balancer.connections(), 0);
+}
