@@ -125,6 +125,10 @@ impl Player<'_> {
                 let text = |set| if set { "set" } else { "no such variable" }.to_owned();
                 Ok(differ(text(ours.set(variable, value)?), text(linux.set(variable, value)?)))
             }
+            Action::Mark(rule) => {
+                self.sides.iter_mut().try_for_each(|side| side.mark(rule))?;
+                Ok(None)
+            }
             Action::List => self.list(),
             Action::ListNow => self.compare(snapshot::take_uncounted),
             Action::Counters => self.compare(snapshot::take),
@@ -136,7 +140,12 @@ impl Player<'_> {
         let mut effects = [Effect::default(), Effect::default()];
         for ((side, packet), effect) in self.sides.iter_mut().zip(&packets).zip(&mut effects) {
             if let Some(packet) = packet {
-                *effect = side.frame(&packet::frame(packet))?;
+                for frame in packet::frames(packet) {
+                    let one = side.frame(&frame)?;
+                    effect.frames.extend(one.frames);
+                    effect.local |= one.local;
+                    effect.remark += &one.remark;
+                }
             }
         }
         let [ours, mut linux] = effects;

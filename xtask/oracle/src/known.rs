@@ -2,6 +2,7 @@
 
 /// A case that needs what the balancer does not have yet. It has to fail: when it does not any more, it goes from this list.
 pub const NOT_BUILT: &[(&str, &str)] = &[
+    ("fragments", "fragments are not followed"),
     ("SCTP: an association through NAT", "SCTP"),
     ("SCTP: an abort, and what begins nothing", "SCTP"),
     ("SCTP: direct routing, only the client is seen", "SCTP"),

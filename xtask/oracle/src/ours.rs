@@ -4,10 +4,10 @@ use std::mem;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use ringlet_balancer::control::Session;
 use ringlet_balancer::wire::message::Message;
-use ringlet_balancer::{Balancer, Config, Instant, NextHop, Packet, Protocol, Sink, Verdict, ipvsadm};
+use ringlet_balancer::{Balancer, Config, Instant, MarkRule, NextHop, Packet, Protocol, Sink, Verdict, ipvsadm};
 
 use crate::side::{self, Effect, Outcome, Side};
 use crate::{neighbour, world};
@@ -154,6 +154,14 @@ impl Side for Ours {
 
     fn set(&mut self, variable: &str, value: &str) -> anyhow::Result<bool> {
         Ok(self.apply(&format!("sysctl {variable}={value}"))? == Outcome::Done)
+    }
+
+    fn mark(&mut self, rule: &MarkRule) -> anyhow::Result<()> {
+        let message = message(&ipvsadm::Command::AddMark(*rule)).context("a mark is no request")?;
+        match outcome(&self.ask(&message)?)? {
+            Outcome::Done => Ok(()),
+            other => bail!("a mark is refused: {other:?}"),
+        }
     }
 
     fn ask(&mut self, message: &[u8]) -> anyhow::Result<Vec<Vec<u8>>> {

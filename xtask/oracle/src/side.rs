@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use ringlet_balancer::MarkRule;
+
 /// How a control command ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -40,6 +42,9 @@ pub trait Side {
 
     /// Sets a variable of `net.ipv4.vs`. Whether that was possible.
     fn set(&mut self, variable: &str, value: &str) -> anyhow::Result<bool>;
+
+    /// Lets packets of a kind have a mark.
+    fn mark(&mut self, rule: &MarkRule) -> anyhow::Result<()>;
 
     /// Sends a message of the "IPVS" family, and tells all that answer it.
     fn ask(&mut self, message: &[u8]) -> anyhow::Result<Vec<Vec<u8>>>;

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 pub use parse::parse;
 
+use ringlet_balancer::MarkRule;
+
 use crate::packet::Packet;
 
 /// One thing to be tried on both sides.
@@ -54,6 +56,8 @@ pub enum Action {
     Wait(Duration),
     /// A variable of `net.ipv4.vs` is set.
     Set(String, String),
+    /// Packets of a kind get a mark from now on.
+    Mark(MarkRule),
     /// Three seconds pass, and everything is listed, but for rates: as at the end.
     List,
     /// Everything is listed at once, but for counters and rates.

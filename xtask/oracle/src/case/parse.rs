@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use ringlet_balancer::ipvsadm::{self, Command};
 
 use super::{Action, Case, Step};
 use crate::packet;
@@ -52,6 +53,11 @@ fn action(line: &str) -> anyhow::Result<Action> {
     let words: Vec<_> = line.split_whitespace().collect();
     Ok(match &words[..] {
         ["try", rest @ ..] => Action::Control(rest.join(" ")),
+        ["mark", ..] => match ipvsadm::parse(&words) {
+            Ok(Command::AddMark(rule)) => Action::Mark(rule),
+            Ok(_) => bail!("only `mark add`"),
+            Err(error) => bail!("{error}"),
+        },
         ["list"] => Action::List,
         ["list", "now"] => Action::ListNow,
         ["counters"] => Action::Counters,

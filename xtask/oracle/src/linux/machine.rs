@@ -23,7 +23,8 @@ use crate::world;
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Loaded in the guest, with what they need.
-const MODULES: [&str; 19] = [
+const MODULES: [&str; 20] = [
+    "nf_tables",
     "virtio_pci",
     "virtio_net",
     "virtio_console",
@@ -46,7 +47,7 @@ const MODULES: [&str; 19] = [
 ];
 
 /// Programs besides busybox that the guest has.
-const PROGRAMS: [&str; 2] = ["ip", "ipvsadm"];
+const PROGRAMS: [&str; 3] = ["ip", "ipvsadm", "nft"];
 
 /// A running machine. It ends when this is dropped.
 pub(super) struct Machine {

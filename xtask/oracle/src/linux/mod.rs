@@ -1,13 +1,14 @@
 //! The real thing: Linux IPVS in a virtual machine.
 
 mod machine;
+mod marks;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use ringlet_balancer::ipvsadm;
+use ringlet_balancer::{MarkRule, ipvsadm};
 
 use crate::guest::protocol::{Answer, Request};
 use crate::packet::{self, Body, Packet};
@@ -32,6 +33,7 @@ pub struct Linux {
     /// What variables were before a case changed them.
     changed: Vec<(String, String)>,
     is_used: bool,
+    has_marks: bool,
     version: String,
 }
 
@@ -39,7 +41,14 @@ impl Linux {
     /// Boots it. What it needs is made in `directory`.
     pub fn boot(linux: &ringlet_linux::Linux, directory: &Path) -> anyhow::Result<Self> {
         let machine = Machine::boot(linux, directory)?;
-        let mut linux = Self { machine, marker: 0, changed: Vec::new(), is_used: false, version: linux.version() };
+        let mut linux = Self {
+            machine,
+            marker: 0,
+            changed: Vec::new(),
+            is_used: false,
+            has_marks: false,
+            version: linux.version(),
+        };
         linux.set_up()?;
         Ok(linux)
     }
@@ -173,6 +182,9 @@ impl Linux {
         if !left.is_empty() {
             bail!("connections do not go away: {left:?}");
         }
+        if std::mem::take(&mut self.has_marks) {
+            self.run("/bin/nft -f -", marks::NONE)?;
+        }
         self.write(&format!("{VARIABLES}/expire_nodest_conn"), "0")?;
         for (path, value) in std::mem::take(&mut self.changed).into_iter().rev() {
             self.write(&path, &value)?;
@@ -245,6 +257,13 @@ impl Side for Linux {
         self.write(&path, value)?;
         self.changed.push((path, old));
         Ok(true)
+    }
+
+    fn mark(&mut self, rule: &MarkRule) -> anyhow::Result<()> {
+        if !std::mem::replace(&mut self.has_marks, true) {
+            self.run("/bin/nft -f -", marks::TABLE)?;
+        }
+        self.run("/bin/nft -f -", &marks::rule(rule)).map(drop)
     }
 
     fn ask(&mut self, message: &[u8]) -> anyhow::Result<Vec<Vec<u8>>> {

@@ -6,7 +6,26 @@ use super::checksum::{crc32c, internet, pseudo_header};
 use super::{Body, Packet, protocol};
 use crate::world;
 
-/// The frame in which a packet comes to the balancer.
+/// The frames in which a packet comes to the balancer: one, or its fragments.
+pub fn frames(packet: &Packet) -> Vec<Vec<u8>> {
+    let whole = frame(packet);
+    let Some(at) = packet.cut.map(|at| 34 + at).filter(|&at| at < whole.len()) else { return vec![whole] };
+    let (headers, rest) = (&whole[..34], &whole[at..]);
+    let offset = ((at - 34) / 8) as u16;
+    [(0x2000, &whole[34..at]), (offset, rest)]
+        .map(|(field, payload)| {
+            let mut fragment = [headers, payload].concat();
+            fragment[16..18].copy_from_slice(&(20 + payload.len() as u16).to_be_bytes());
+            fragment[20..22].copy_from_slice(&field.to_be_bytes());
+            fragment[24..26].fill(0);
+            let sum = internet(&[&fragment[14..34]]);
+            fragment[24..26].copy_from_slice(&sum.to_be_bytes());
+            fragment
+        })
+        .to_vec()
+}
+
+/// The frame in which a packet comes to the balancer, if it is whole.
 pub fn frame(packet: &Packet) -> Vec<u8> {
     let mut bytes = [world::MAC, world::mac(packet.source)].concat();
     bytes.extend(if packet.source.is_ipv4() { [0x08, 0x00] } else { [0x86, 0xdd] });
@@ -113,4 +132,22 @@ fn chunk(kind: u8) -> Vec<u8> {
     bytes.extend(length.to_be_bytes());
     bytes.resize(usize::from(length), 0);
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{parse, view};
+    use super::*;
+
+    #[test]
+    fn fragments_are_the_packet_in_two() {
+        let text = "udp 10.9.0.1:1 > 10.0.0.100:2 len=100 nodf";
+        let whole = frame(&parse(text).unwrap());
+        let parts = frames(&parse(&format!("{text} cut=64")).unwrap());
+        let payloads: Vec<_> = parts.iter().map(|part| view(part).unwrap().payload.to_vec()).collect();
+        assert_eq!((payloads[0].len(), payloads.concat()), (64, view(&whole).unwrap().payload.to_vec()));
+        assert_eq!((&parts[0][20..22], &parts[1][20..22]), (&[0x20, 0][..], &[0, 8][..]));
+        assert!(parts.iter().all(|part| view(part).unwrap().header_is_right));
+        assert_eq!(frames(&parse(text).unwrap()), [whole]);
+    }
 }

@@ -8,7 +8,7 @@ mod show;
 
 use std::net::IpAddr;
 
-pub use build::frame;
+pub use build::{frame, frames};
 pub use comparable::comparable;
 pub use parse::{apply, chunks, flags, parse};
 pub use show::{View, show, view};
@@ -57,6 +57,8 @@ pub struct Packet {
     pub len: usize,
     /// The transport checksum is wrong.
     pub damaged: bool,
+    /// It comes in two fragments, the first with so many bytes after the IP header. IPv4 only.
+    pub cut: Option<usize>,
 }
 
 /// What an IP packet carries.
@@ -91,7 +93,7 @@ pub enum Body {
 impl Packet {
     /// With what packets usually have.
     pub fn new(source: IpAddr, destination: IpAddr, body: Body) -> Self {
-        Packet { source, destination, body, ttl: 64, tos: 0, id: 0, df: true, len: 0, damaged: false }
+        Packet { source, destination, body, ttl: 64, tos: 0, id: 0, df: true, len: 0, damaged: false, cut: None }
     }
 
     /// The ports, if it has some.

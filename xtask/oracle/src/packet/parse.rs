@@ -69,6 +69,13 @@ pub fn apply(packet: &mut Packet, option: &str) -> anyhow::Result<()> {
         Some(("tos", value)) => packet.tos = value.parse()?,
         Some(("id", value)) => packet.id = value.parse()?,
         Some(("len", value)) => packet.len = value.parse()?,
+        Some(("cut", value)) => {
+            let at: usize = value.parse()?;
+            if at % 8 != 0 || packet.source.is_ipv6() {
+                bail!("`{option}`: a multiple of eight, over IPv4");
+            }
+            packet.cut = Some(at);
+        }
         Some(("rest", value)) => match &mut packet.body {
             Body::Error { rest, .. } => *rest = value.parse()?,
             _ => bail!("`{option}`: of ICMP errors only"),
