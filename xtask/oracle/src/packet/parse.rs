@@ -71,7 +71,7 @@ pub fn apply(packet: &mut Packet, option: &str) -> anyhow::Result<()> {
         Some(("len", value)) => packet.len = value.parse()?,
         Some(("cut", value)) => {
             let at: usize = value.parse()?;
-            if at % 8 != 0 || packet.source.is_ipv6() {
+            if !at.is_multiple_of(8) || packet.source.is_ipv6() {
                 bail!("`{option}`: a multiple of eight, over IPv4");
             }
             packet.cut = Some(at);
