@@ -38,7 +38,7 @@ fn stream(piece: &Piece) -> Vec<u8> {
                 ..Header::default()
             };
             let mut out = Vec::new();
-            message::write_generic(&mut out, header, Generic { command: if command < 24 { command } else { 64 + command % 9 }, version: 1 }, |w| {
+            message::write_generic(&mut out, header, Generic { command: if *command < 24 { *command } else { 64 + command % 9 }, version: 1 }, |w| {
                 for nest in attributes.iter().take(4) {
                     let kind = if nest.kind % 9 > 6 { 58 + u16::from(nest.kind % 9) } else { u16::from(nest.kind % 9) };
                     w.nest(kind, |w| {
