@@ -109,7 +109,10 @@ impl<'a> Root<'a> {
     /// # Errors
     /// This kernel has no such module, or it cannot be read.
     pub fn module(&mut self, name: &str) -> io::Result<()> {
-        let list = fs::read_to_string(self.linux.modules.join("modules.dep"))?;
+        let file = self.linux.modules.join("modules.dep");
+        let list = fs::read_to_string(&file).map_err(|error| {
+            Error::new(error.kind(), format!("{}: {error}; `depmod -b ROOT VERSION` makes it", file.display()))
+        })?;
         let is_it = |line: &&str| {
             let file = line.split(':').next().unwrap_or_default();
             // Compressed or not.

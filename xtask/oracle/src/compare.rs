@@ -6,7 +6,7 @@ use anyhow::Context;
 
 use crate::case::{Action, Case, Step};
 use crate::packet::{self, Body, Packet, View, comparable, flag, protocol, show, view};
-use crate::side::{Effect, Side};
+use crate::side::{Effect, Outcome, Side};
 use crate::snapshot;
 
 /// Linux tells counters as they were when it last estimated rates, which is every other second. It is a whole number of seconds, so that
@@ -29,13 +29,16 @@ pub struct Report {
     pub differences: Vec<Difference>,
     /// Choices that were met with.
     pub choices: Vec<String>,
+    /// The balancer sent something else than Linux: more than that it does not do something.
+    pub is_wrong: bool,
     /// All that happened, for who wants to see it.
     pub story: Vec<String>,
 }
 
 /// Plays a case.
 pub fn play(case: &Case, ours: &mut dyn Side, linux: &mut dyn Side) -> anyhow::Result<Report> {
-    let mut player = Player { sides: [ours, linux], last: [None, None], report: Report::default() };
+    let mut player =
+        Player { sides: [ours, linux], last: [None, None], seen: Seen::default(), report: Report::default() };
     for side in &mut player.sides {
         side.reset(case.has_rates())?;
     }
@@ -58,7 +61,35 @@ struct Player<'a> {
     sides: [&'a mut dyn Side; 2],
     /// The last frame that each sent to a server.
     last: [Option<Vec<u8>>; 2],
+    /// How the current step differs.
+    seen: Seen,
     report: Report,
+}
+
+/// What a step came to on both sides, balancer first: what a choice is held against.
+#[derive(Default)]
+struct Seen {
+    outcomes: Option<[Outcome; 2]>,
+    frames: [Vec<Vec<u8>>; 2],
+    /// Lists differ, and in nothing but what was counted.
+    only_counters: bool,
+}
+
+impl Seen {
+    /// Whether a difference is exactly the one that a choice makes.
+    fn is(&self, choice: &str) -> bool {
+        let [ours, linux] = &self.frames;
+        match choice {
+            "counters" | "own errors" => self.only_counters,
+            "no router" => ours.is_empty() && !linux.is_empty(),
+            "quoted hops" => {
+                let blank = |frames: &[Vec<u8>]| frames.iter().map(|f| packet::without_hops(f)).collect::<Vec<_>>();
+                !ours.is_empty() && blank(ours) == blank(linux)
+            }
+            "unicast services" => self.outcomes == Some([Outcome::Refused(libc::EINVAL), Outcome::Done]),
+            _ => false,
+        }
+    }
 }
 
 impl Player<'_> {
@@ -81,10 +112,11 @@ impl Player<'_> {
         let text = match (found, &step.choice) {
             (None, None) => return,
             (Some(text), None) => format!("`{}`: {text}", step.text),
-            (Some(_), Some(choice)) => {
+            (Some(_), Some(choice)) if self.seen.is(choice) => {
                 self.report.choices.push(choice.clone());
                 return;
             }
+            (Some(text), Some(choice)) => format!("`{}`: more than the choice `{choice}`: {text}", step.text),
             (None, Some(choice)) => {
                 format!("`{}`: no difference any more: the choice `{choice}` is none here", step.text)
             }
@@ -95,10 +127,14 @@ impl Player<'_> {
     /// Does a step on both sides; tells the difference, if there is one.
     fn step(&mut self, step: &Step) -> anyhow::Result<Option<String>> {
         self.report.story.push(step.text.clone());
+        self.seen = Seen::default();
         match &step.action {
             Action::Control(line) => {
                 let [ours, linux] = &mut self.sides;
-                Ok(differ(format!("{:?}", ours.control(line)?), format!("{:?}", linux.control(line)?)))
+                let (ours, linux) = (ours.control(line)?, linux.control(line)?);
+                let found = differ(format!("{ours:?}"), format!("{linux:?}"));
+                self.seen.outcomes = Some([ours, linux]);
+                Ok(found)
             }
             Action::Packet(packet) => {
                 let packets = [Some(packet.clone()), Some(packet.clone())];
@@ -118,7 +154,7 @@ impl Player<'_> {
                 let [ours, linux] = &mut self.sides;
                 let (ours, linux) = (ours.wait(*time)?, linux.wait(*time)?);
                 self.tell(&ours, &linux);
-                Ok(differ_frames(&ours, &linux))
+                Ok(self.judge_frames(ours, linux))
             }
             Action::Set(variable, value) => {
                 let [ours, linux] = &mut self.sides;
@@ -173,7 +209,14 @@ impl Player<'_> {
             self.report.story.push(format!("    balancer: {}", ours.remark));
         }
         let remark = if ours.remark.is_empty() { String::new() } else { format!(" ({})", ours.remark) };
-        Ok(differ_frames(&ours.frames, &linux.frames).map(|text| text + &remark))
+        Ok(self.judge_frames(ours.frames, linux.frames).map(|text| text + &remark))
+    }
+
+    fn judge_frames(&mut self, ours: Vec<Vec<u8>>, linux: Vec<Vec<u8>>) -> Option<String> {
+        let found = differ_frames(&ours, &linux);
+        self.report.is_wrong |= found.is_some() && !ours.is_empty();
+        self.seen.frames = [ours, linux];
+        found
     }
 
     fn tell(&mut self, ours: &[Vec<u8>], linux: &[Vec<u8>]) {
@@ -186,7 +229,7 @@ impl Player<'_> {
     fn list(&mut self) -> anyhow::Result<Option<String>> {
         let [ours, linux] = &mut self.sides;
         let (ours, linux) = (ours.wait(SETTLE)?, linux.wait(SETTLE)?);
-        if let Some(text) = differ_frames(&ours, &linux) {
+        if let Some(text) = self.judge_frames(ours, linux) {
             return Ok(Some(format!("while waiting for the list: {text}")));
         }
         self.compare(snapshot::take)
@@ -207,7 +250,12 @@ impl Player<'_> {
         if lines.is_empty() && ours != linux {
             return Ok(Some(format!("another order:\n{ours:#?}\n{linux:#?}")));
         }
-        Ok((!lines.is_empty()).then(|| format!("listed:{}", lines.concat())))
+        if lines.is_empty() {
+            return Ok(None);
+        }
+        let [ours, linux] = &mut self.sides;
+        self.seen.only_counters = snapshot::take_uncounted(*ours)? == snapshot::take_uncounted(*linux)?;
+        Ok(Some(format!("listed:{}", lines.concat())))
     }
 }
 

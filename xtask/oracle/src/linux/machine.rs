@@ -52,7 +52,7 @@ const PROGRAMS: [&str; 3] = ["ip", "ipvsadm", "nft"];
 
 /// A running machine. It ends when this is dropped.
 pub(super) struct Machine {
-    qemu: Child,
+    _qemu: Guard,
     port: BufReader<UnixStream>,
     wire: UnixDatagram,
     /// Where frames for the guest go.
@@ -88,23 +88,24 @@ impl Machine {
             command.args(argument.split(' '));
         }
         end_with_us(&mut command);
-        let mut qemu = command
+        let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .context("qemu-system-x86_64 cannot be started (Debian: `apt-get install qemu-system-x86`)")?;
+        let mut qemu = Guard(child);
         let console = Arc::new(Mutex::new(String::new()));
         for pipe in [
-            qemu.stdout.take().map(|p| Box::new(p) as Box<dyn Read + Send>),
-            qemu.stderr.take().map(|p| Box::new(p) as _),
+            qemu.0.stdout.take().map(|p| Box::new(p) as Box<dyn Read + Send>),
+            qemu.0.stderr.take().map(|p| Box::new(p) as _),
         ] {
             collect(pipe.expect("it is a pipe"), console.clone());
         }
-        let port = accept(&listener, &mut qemu)
+        let port = accept(&listener, &mut qemu.0)
             .map_err(|error| anyhow!("{error:#}; it said:\n{}", console.lock().expect("no panic").trim_end()))?;
         port.set_read_timeout(Some(PATIENCE))?;
-        Ok(Self { qemu, port: BufReader::new(port), wire, guest: file("guest"), console })
+        Ok(Self { _qemu: qemu, port: BufReader::new(port), wire, guest: file("guest"), console })
     }
 
     /// Lets the agent do something.
@@ -144,10 +145,13 @@ impl Machine {
     }
 }
 
-impl Drop for Machine {
+/// QEMU, which ends when this is dropped.
+struct Guard(Child);
+
+impl Drop for Guard {
     fn drop(&mut self) {
-        let _ = self.qemu.kill();
-        let _ = self.qemu.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

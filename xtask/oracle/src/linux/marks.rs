@@ -9,7 +9,7 @@ pub const TABLE: &str = "table inet oracle {}\nflush table inet oracle\ndelete t
 /// What removes all of them.
 pub const NONE: &str = "flush ruleset\n";
 
-/// A rule. The first that matches gives the mark.
+/// A rule. The last that matches gives the mark, as with those of the balancer.
 pub fn rule(rule: &MarkRule) -> String {
     let family = if rule.source.address.is_ipv4() { "ip" } else { "ip6" };
     let protocols = match rule.protocol {
@@ -24,5 +24,5 @@ pub fn rule(rule: &MarkRule) -> String {
     for (side, (first, last)) in [("sport", rule.source_ports), ("dport", rule.destination_ports)] {
         text += &format!(" th {side} {first}-{last}");
     }
-    text + &format!(" meta mark set {} accept\n", rule.mark)
+    text + &format!(" meta mark set {}\n", rule.mark)
 }

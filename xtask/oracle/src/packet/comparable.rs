@@ -46,6 +46,18 @@ pub fn comparable(frame: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// The same without the TTL and the header checksum of the packet that an ICMP error over IPv4 quotes.
+pub fn without_hops(frame: &[u8]) -> Vec<u8> {
+    let mut bytes = comparable(frame);
+    if view(frame).is_some_and(|seen| seen.is_error() && seen.is_right() && seen.source.is_ipv4()) {
+        let quoted = 14 + usize::from(frame[14] & 15) * 4 + 8;
+        for at in [8, 10, 11] {
+            bytes.get_mut(quoted + at).into_iter().for_each(|byte| *byte = 0);
+        }
+    }
+    bytes
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::{frame, parse};
