@@ -305,7 +305,6 @@ impl<Q: DeviceQueue> Pair<Q> {
             (held, lost) = (burst.held, burst.lost);
             moved += burst.taken;
             published |= burst.taken != 0;
-            interrupts[usize::from(wire::TRANSMIT_QUEUE)] = transmit.queue.interrupt_due();
         }
         let mut deadline = if *gone { None } else { backend.turn(now) };
         if self.receive.is_none() {
@@ -317,6 +316,12 @@ impl<Q: DeviceQueue> Pair<Q> {
             (starved, lost) = (burst.starved, burst.lost);
             moved += burst.moved;
             published |= burst.moved != 0;
+        }
+        // Asked of both at last: what must be visible before a wish is read has had the time to become so.
+        if let Some(transmit) = &mut self.transmit {
+            interrupts[usize::from(wire::TRANSMIT_QUEUE)] = transmit.queue.interrupt_due();
+        }
+        if let Some(receive) = &mut self.receive {
             interrupts[usize::from(wire::RECEIVE_QUEUE)] = receive.queue.interrupt_due();
         }
         for (queue, _) in (0..).zip(interrupts).filter(|(_, due)| *due) {

@@ -27,7 +27,7 @@ use ringlet_driver::features::Features;
 use ringlet_driver::wire::NetHdr;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use self::segment::{End, LENGTH, MESSAGE, Segment, Step};
+use self::segment::{End, Frame, LENGTH, MESSAGE, Segment, Step};
 use super::{ANSWERS, Error, Load, QUESTION, SAMPLE, resolve, shape};
 use crate::backend::{Backend, Counters, Received, Scatter, Sent};
 
@@ -110,7 +110,9 @@ pub struct Calls {
     /// Places where a conversation may begin.
     free: Vec<usize>,
     /// Frames to give to the guest: at most one for each place.
-    ready: VecDeque<(usize, Step)>,
+    ready: VecDeque<usize>,
+    /// The frame that each place has made last for the guest.
+    frames: Vec<Frame>,
     answers: VecDeque<Vec<u8>>,
     begun: u32,
     seen: u64,
@@ -141,6 +143,7 @@ impl Calls {
         let calls = Self {
             free: (0..slots.len()).rev().collect(),
             ready: VecDeque::with_capacity(slots.len()),
+            frames: vec![[[0; 8]; _]; slots.len()],
             slots,
             load,
             answers: VecDeque::with_capacity(ANSWERS),
@@ -157,7 +160,7 @@ impl Calls {
     }
 
     /// The next client of a place begins a conversation.
-    fn begin(&mut self) -> Option<(usize, Step)> {
+    fn begin(&mut self) -> Option<usize> {
         let nth = self.free.pop()?;
         let conversations = self.slots.len() as u32;
         let slot = &mut self.slots[nth];
@@ -167,10 +170,12 @@ impl Calls {
         slot.isn = self.begun.wrapping_mul(0x9e37_79b1);
         slot.next = Some(Step::Syn);
         slot.since = self.now;
-        Some((nth, Step::Syn))
+        self.prepare(nth, Step::Syn);
+        Some(nth)
     }
 
     /// What this frame of a conversation looks like on its way to the guest.
+    #[inline]
     fn segment(&self, nth: usize, step: Step) -> Segment {
         let slot = &self.slots[nth];
         let (address, port) = shape::client(slot.flow, false);
@@ -179,6 +184,13 @@ impl Calls {
             End::Client => step.segment((address, port), (self.load.service.ip(), self.load.service.port()), slot.isn),
             End::Server => step.segment((server.ip(), server.port()), (address, port), slot.isn),
         }
+    }
+
+    /// Makes that frame.
+    #[inline]
+    fn prepare(&mut self, nth: usize, step: Step) {
+        let sender = step.sender(&self.load, self.slots[nth].server);
+        self.frames[nth] = self.segment(nth, step).emit(self.load.guest, sender);
     }
 
     /// Takes a frame of a conversation. Whether it was one.
@@ -220,7 +232,12 @@ impl Calls {
         self.slots[nth].next = step.next();
         self.slots[nth].since = self.now;
         match step.next() {
-            Some(next) => self.ready.push_back((nth, next)),
+            Some(next) => {
+                // Long before it is copied to the guest: it is written in words, and copied in larger pieces, for which a processor
+                // would have to wait.
+                self.prepare(nth, next);
+                self.ready.push_back(nth);
+            }
             None => {
                 self.tally.done += 1;
                 self.free.push(nth);
@@ -234,7 +251,7 @@ impl Calls {
         for nth in 0..self.slots.len() {
             let slot = &mut self.slots[nth];
             // What waits to be given to the guest is not lost.
-            let waits = || self.ready.iter().any(|(waiting, _)| *waiting == nth);
+            let waits = || self.ready.contains(&nth);
             if slot.next.is_some() && self.now.saturating_duration_since(slot.since) > PATIENCE && !waits() {
                 slot.next = None;
                 self.tally.lost += 1;
@@ -255,11 +272,10 @@ impl Calls {
         }
     }
 
-    fn give(&mut self, room: &mut Scatter<'_>, bytes: &[u8]) -> Received {
-        room.write(0, bytes);
+    fn given(&mut self, length: usize) -> Received {
         self.counters.to_guest.frames += 1;
-        self.counters.to_guest.bytes += (bytes.len() - NetHdr::LEN) as u64;
-        Received::Frame(bytes.len())
+        self.counters.to_guest.bytes += (length - NetHdr::LEN) as u64;
+        Received::Frame(length)
     }
 }
 
@@ -305,16 +321,17 @@ impl Backend for Calls {
             return Ok(Received::TooSmall(LONGEST));
         }
         if let Some(answer) = self.answers.pop_front() {
-            return Ok(self.give(room, &answer));
+            room.write(0, &answer);
+            return Ok(self.given(answer.len()));
         }
         let next = match self.ready.pop_front() {
             None if running => self.begin(),
             next => next,
         };
-        let Some((nth, step)) = next else { return Ok(Received::Empty) };
+        let Some(nth) = next else { return Ok(Received::Empty) };
         self.slots[nth].since = self.now;
-        let bytes = self.segment(nth, step).emit(self.load.guest, step.sender(&self.load, self.slots[nth].server));
-        Ok(self.give(room, &bytes))
+        room.write(0, self.frames[nth].as_flattened());
+        Ok(self.given(LONGEST))
     }
 
     fn discard(&mut self) {

@@ -136,40 +136,46 @@ impl Segment {
         })
     }
 
-    /// Its frame, with its virtio header.
-    pub(super) fn emit(&self, to: [u8; 6], from: [u8; 6]) -> [u8; NetHdr::LEN + LENGTH] {
-        let mut bytes = [0; NetHdr::LEN + LENGTH];
-        let (header, frame) = bytes.split_at_mut(NetHdr::LEN);
-        // One buffer.
-        header[10] = 1;
-        let length = if self.flags & PSH == 0 { 0 } else { MESSAGE };
-        frame[..6].copy_from_slice(&to);
-        frame[6..12].copy_from_slice(&from);
-        frame[12..14].copy_from_slice(&[8, 0]);
-        let ip = &mut frame[IP..TCP];
-        ip[0] = 0x45;
-        ip[2..4].copy_from_slice(&((PAYLOAD - IP + length) as u16).to_be_bytes());
-        (ip[6], ip[8], ip[9]) = (0x40, 64, 6);
-        for (at, address) in [(12, self.from.0), (16, self.to.0)] {
-            if let IpAddr::V4(address) = address {
-                ip[at..at + 4].copy_from_slice(&address.octets());
-            }
-        }
-        let sum = !fold(add(0, ip));
-        ip[10..12].copy_from_slice(&sum.to_be_bytes());
-        let tcp = &mut frame[TCP..];
-        tcp[..2].copy_from_slice(&self.from.1.to_be_bytes());
-        tcp[2..4].copy_from_slice(&self.to.1.to_be_bytes());
-        tcp[4..8].copy_from_slice(&self.sequence.to_be_bytes());
-        tcp[8..12].copy_from_slice(&self.acknowledged.to_be_bytes());
-        (tcp[12], tcp[13]) = (0x50, self.flags);
-        tcp[14..16].copy_from_slice(&[0xff, 0xff]);
-        tcp[20..].copy_from_slice(&self.payload);
-        let sum = !fold(sum_of(frame, length));
-        frame[TCP + 16..TCP + 18].copy_from_slice(&sum.to_be_bytes());
-        bytes
+    /// Its frame, with its virtio header. Made of whole words from values alone: nothing is read back that has just been written.
+    pub(super) fn emit(&self, to: [u8; 6], from: [u8; 6]) -> Frame {
+        let bits = |address: Address| match address.0 {
+            IpAddr::V4(address) => u64::from(address.to_bits()),
+            // There are none.
+            IpAddr::V6(_) => 0,
+        };
+        let mac = |mac: [u8; 6]| mac.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+        let (to, from, source, destination) = (mac(to), mac(from), bits(self.from), bits(self.to));
+        let (source_port, port) = (u64::from(self.from.1), u64::from(self.to.1));
+        let (sequence, acknowledged) = (u64::from(self.sequence), u64::from(self.acknowledged));
+        let (payload, flags) = (mac(self.payload), 0x5000 | u64::from(self.flags));
+        let message = if self.flags & PSH == 0 { 0 } else { MESSAGE as u64 };
+        let (segment, total) = ((PAYLOAD - TCP) as u64 + message, (PAYLOAD - IP) as u64 + message);
+        let words = |word: u64| (word >> 48) + (word >> 32 & 0xffff) + (word >> 16 & 0xffff) + (word & 0xffff);
+        let addresses = words(source) + words(destination);
+        let checksum = |sum: u64| u64::from(!fold(sum as u32));
+        let ip_sum = checksum(0x4500 + total + 0x4000 + 0x4006 + addresses);
+        let tcp = source_port + port + words(sequence) + words(acknowledged) + flags + 0xffff + words(payload);
+        let tcp_sum = checksum(addresses + 6 + segment + tcp);
+        // The virtio header, which says that there is one buffer, 12 bytes; then Ethernet's, IP's, TCP's.
+        [
+            0,
+            0x0100 << 32 | to >> 16,
+            (to & 0xffff) << 48 | from,
+            0x0800_4500 << 32 | total << 16,
+            0x4000_4006 << 32 | ip_sum << 16 | source >> 16,
+            (source & 0xffff) << 48 | destination << 16 | source_port,
+            port << 48 | sequence << 16 | acknowledged >> 16,
+            (acknowledged & 0xffff) << 48 | flags << 32 | 0xffff << 16 | tcp_sum,
+            payload,
+        ]
+        .map(u64::to_be_bytes)
     }
 }
+
+/// A frame with its virtio header, in words of eight bytes.
+pub(super) type Frame = [[u8; 8]; (NetHdr::LEN + LENGTH) / 8];
+
+const _: () = assert!(size_of::<Frame>() == NetHdr::LEN + LENGTH);
 
 /// The sum of the pseudo-header and of a segment with so much payload.
 fn sum_of(frame: &[u8], payload: usize) -> u32 {

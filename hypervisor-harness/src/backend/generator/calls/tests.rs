@@ -164,9 +164,11 @@ fn each_frame_is_read_as_it_was_written() {
     for isn in [0, u32::MAX, 77] {
         for step in Step::ALL {
             let segment = step.segment(client, server, isn);
-            let bytes = segment.emit([1; 6], [2; 6]);
+            let frame = segment.emit([1; 6], [2; 6]);
+            let bytes: [u8; NetHdr::LEN + LENGTH] = frame.as_flattened().try_into().unwrap();
             assert!(checksums_are_right(&bytes) && segment::is_whole(&bytes), "{step:?}");
             assert_eq!(Segment::parse(&bytes[NetHdr::LEN..]), Some(segment));
+            assert_eq!(bytes[NetHdr::LEN..NetHdr::LEN + 12], [[1; 6], [2; 6]].concat());
             for at in [NetHdr::LEN + 24, NetHdr::LEN + 50] {
                 let mut broken = bytes;
                 broken[at] ^= 1;
