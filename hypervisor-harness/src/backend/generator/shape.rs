@@ -29,6 +29,20 @@ pub(super) fn client(flow: u32, v6: bool) -> (IpAddr, u16) {
     (address, FIRST_PORT + (flow / CLIENTS) as u16)
 }
 
+/// [`client`] of IPv4, as numbers.
+#[inline]
+pub(super) fn client_v4(flow: u32) -> (u32, u16) {
+    (u32::from_be_bytes([10, 9, 0, 0]) + flow % CLIENTS + 1, FIRST_PORT + (flow / CLIENTS) as u16)
+}
+
+/// [`flow`] of IPv4, of numbers.
+#[inline]
+pub(super) fn flow_v4((address, port): (u32, u16)) -> Option<u32> {
+    let host = address.checked_sub(u32::from_be_bytes([10, 9, 0, 0]))?;
+    let nth = u32::from(port.checked_sub(FIRST_PORT)?);
+    (1..=CLIENTS).contains(&host).then(|| nth * CLIENTS + host - 1)
+}
+
 /// The flow of a client.
 pub(super) fn flow(address: IpAddr, port: u16) -> Option<u32> {
     let host = match address {

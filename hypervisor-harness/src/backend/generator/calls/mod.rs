@@ -18,6 +18,7 @@ mod segment;
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,8 +28,8 @@ use ringlet_driver::features::Features;
 use ringlet_driver::wire::NetHdr;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use self::segment::{End, Frame, LENGTH, MESSAGE, Segment, Step};
-use super::{ANSWERS, Error, Load, QUESTION, SAMPLE, resolve, shape};
+use self::segment::{Address, End, Frame, LENGTH, MESSAGE, Segment, Step, address_of};
+use super::{ANSWERS, Error, Load, QUESTION, SAMPLE, ethernet, resolve, shape};
 use crate::backend::{Backend, Counters, Received, Scatter, Sent};
 
 /// A conversation in which nothing happens for so long has lost a frame, and is given up.
@@ -102,10 +103,21 @@ struct Slot {
     since: Instant,
 }
 
+/// A server.
+#[derive(Debug, Clone, Copy)]
+struct Server {
+    address: Address,
+    ethernet: [u8; 6],
+}
+
 /// The network.
 #[derive(Debug)]
 pub struct Calls {
     load: Load,
+    /// Those of the load, and its service and gateway, as frames have them.
+    servers: Vec<Server>,
+    service: Address,
+    gateway: [u8; 6],
     slots: Vec<Slot>,
     /// Places where a conversation may begin.
     free: Vec<usize>,
@@ -132,7 +144,13 @@ impl Calls {
     /// If there are too few or too many clients, or no descriptor is left.
     pub fn new(load: Load, conversations: u32) -> Result<(Self, Meter), Error> {
         let whole = conversations > 0 && load.flows >= conversations && load.flows.is_multiple_of(conversations);
-        if !whole || load.flows > shape::MOST_FLOWS || load.service.is_ipv6() {
+        let server =
+            |server: &SocketAddr| address_of(server).map(|address| Server { address, ethernet: ethernet(server.ip()) });
+        let servers = load.servers.iter().map(server).collect::<Option<Vec<_>>>().filter(|servers| !servers.is_empty());
+        let (Some(servers), Some(service)) = (servers, address_of(&load.service)) else {
+            return Err(Error::Flows(load.flows));
+        };
+        if !whole || load.flows > shape::MOST_FLOWS {
             return Err(Error::Flows(load.flows));
         }
         let (shared, wake) = (Arc::<Shared>::default(), EventFd::new(EFD_NONBLOCK)?);
@@ -145,6 +163,9 @@ impl Calls {
             ready: VecDeque::with_capacity(slots.len()),
             frames: vec![[[0; 8]; _]; slots.len()],
             slots,
+            servers,
+            service,
+            gateway: ethernet(load.gateway),
             load,
             answers: VecDeque::with_capacity(ANSWERS),
             begun: 0,
@@ -178,18 +199,20 @@ impl Calls {
     #[inline]
     fn segment(&self, nth: usize, step: Step) -> Segment {
         let slot = &self.slots[nth];
-        let (address, port) = shape::client(slot.flow, false);
-        let server = self.load.servers[slot.server];
+        let client = shape::client_v4(slot.flow);
         match step.from() {
-            End::Client => step.segment((address, port), (self.load.service.ip(), self.load.service.port()), slot.isn),
-            End::Server => step.segment((server.ip(), server.port()), (address, port), slot.isn),
+            End::Client => step.segment(client, self.service, slot.isn),
+            End::Server => step.segment(self.servers[slot.server].address, client, slot.isn),
         }
     }
 
     /// Makes that frame.
     #[inline]
     fn prepare(&mut self, nth: usize, step: Step) {
-        let sender = step.sender(&self.load, self.slots[nth].server);
+        let sender = match step.from() {
+            End::Client => self.gateway,
+            End::Server => self.servers[self.slots[nth].server].ethernet,
+        };
         self.frames[nth] = self.segment(nth, step).emit(self.load.guest, sender);
     }
 
@@ -198,13 +221,12 @@ impl Calls {
         let mut bytes = [0; NetHdr::LEN + LENGTH];
         let length = frame.read(0, &mut bytes);
         let Some(segment) = bytes[..length].get(NetHdr::LEN..).and_then(Segment::parse) else { return false };
-        let to_server = self.load.servers.iter().position(|server| (server.ip(), server.port()) == segment.to);
+        let to_server = self.servers.iter().position(|server| server.address == segment.to);
         let client = if to_server.is_some() { segment.from } else { segment.to };
-        let service = (self.load.service.ip(), self.load.service.port());
-        if to_server.is_none() && segment.from != service {
+        if to_server.is_none() && segment.from != self.service {
             return false;
         }
-        let Some(flow) = shape::flow(client.0, client.1) else { return false };
+        let Some(flow) = shape::flow_v4(client) else { return false };
         let nth = flow as usize % self.slots.len();
         let slot = self.slots[nth];
         let Some(step) = slot.next.filter(|_| slot.flow == flow) else {
@@ -216,10 +238,9 @@ impl Calls {
         }
         // What it must be: the frame as it was given to the guest, with the other end's address in the balancer's place.
         let mut expected = self.segment(nth, step);
-        let server = self.load.servers[self.slots[nth].server];
         match step.from() {
-            End::Client => expected.to = (server.ip(), server.port()),
-            End::Server => expected.from = service,
+            End::Client => expected.to = self.servers[self.slots[nth].server].address,
+            End::Server => expected.from = self.service,
         }
         self.seen += 1;
         let sampled = self.seen.is_multiple_of(SAMPLE);

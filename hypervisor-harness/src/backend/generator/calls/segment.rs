@@ -1,11 +1,10 @@
 //! The frames of a conversation.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 
 use ringlet_driver::wire::NetHdr;
 
-use super::super::shape::{IP, add, address, fold};
-use super::super::{Load, ethernet};
+use super::super::shape::{IP, add, fold};
 
 /// Bytes that a request or an answer has: what fills the shortest frame.
 pub(super) const MESSAGE: usize = 6;
@@ -19,7 +18,17 @@ const PSH: u8 = 8;
 const ACK: u8 = 16;
 
 /// One end of a connection, as one sees it.
-pub(super) type Address = (IpAddr, u16);
+///
+/// The IPv4 address and the port as numbers: they are compared and put into frames, and nothing else.
+pub(super) type Address = (u32, u16);
+
+/// The address of a socket of IPv4.
+pub(super) fn address_of(socket: &SocketAddr) -> Option<Address> {
+    match socket {
+        SocketAddr::V4(socket) => Some((socket.ip().to_bits(), socket.port())),
+        SocketAddr::V6(_) => None,
+    }
+}
 
 /// An end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,14 +73,6 @@ impl Step {
         match self {
             Self::Syn | Self::Request | Self::ClientFin | Self::LastAck => End::Client,
             Self::SynAck | Self::Answer | Self::ServerFin => End::Server,
-        }
-    }
-
-    /// The Ethernet address that it comes from: a client's is the gateway's.
-    pub(super) fn sender(self, load: &Load, server: usize) -> [u8; 6] {
-        match self.from() {
-            End::Client => ethernet(load.gateway),
-            End::Server => ethernet(load.servers[server].ip()),
         }
     }
 
@@ -127,8 +128,8 @@ impl Segment {
         let mut payload = [0; MESSAGE];
         payload[..expected].copy_from_slice(frame.get(PAYLOAD..PAYLOAD + expected)?);
         (length == expected).then_some(Self {
-            from: (address(&ip[12..16])?, half(TCP)),
-            to: (address(&ip[16..20])?, half(TCP + 2)),
+            from: (word(IP + 12), half(TCP)),
+            to: (word(IP + 16), half(TCP + 2)),
             flags,
             sequence: word(TCP + 4),
             acknowledged: word(TCP + 8),
@@ -138,13 +139,9 @@ impl Segment {
 
     /// Its frame, with its virtio header. Made of whole words from values alone: nothing is read back that has just been written.
     pub(super) fn emit(&self, to: [u8; 6], from: [u8; 6]) -> Frame {
-        let bits = |address: Address| match address.0 {
-            IpAddr::V4(address) => u64::from(address.to_bits()),
-            // There are none.
-            IpAddr::V6(_) => 0,
-        };
         let mac = |mac: [u8; 6]| mac.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
-        let (to, from, source, destination) = (mac(to), mac(from), bits(self.from), bits(self.to));
+        let (to, from) = (mac(to), mac(from));
+        let (source, destination) = (u64::from(self.from.0), u64::from(self.to.0));
         let (source_port, port) = (u64::from(self.from.1), u64::from(self.to.1));
         let (sequence, acknowledged) = (u64::from(self.sequence), u64::from(self.acknowledged));
         let (payload, flags) = (mac(self.payload), 0x5000 | u64::from(self.flags));

@@ -160,7 +160,7 @@ fn wrong_frames_are_noticed() {
 
 #[test]
 fn each_frame_is_read_as_it_was_written() {
-    let (client, server) = ((IpAddr::from([10, 9, 0, 1]), 1024), (IpAddr::from([10, 0, 0, 11]), 80));
+    let (client, server) = ((0x0a09_0001, 1024), (0x0a00_000b, 80));
     for isn in [0, u32::MAX, 77] {
         for step in Step::ALL {
             let segment = step.segment(client, server, isn);
@@ -182,5 +182,19 @@ fn each_frame_is_read_as_it_was_written() {
 fn impossible_numbers_are_refused() {
     for (flows, conversations) in [(0, 0), (4, 0), (3, 4), (6, 4)] {
         assert!(Calls::new(Load { flows, ..Load::default() }, conversations).is_err(), "{flows} {conversations}");
+    }
+}
+
+#[test]
+fn a_client_is_the_same_in_numbers() {
+    for flow in [0, 1, 59_999, 60_000, 196_607, shape::MOST_FLOWS - 1] {
+        let (address, port) = shape::client(flow, false);
+        let IpAddr::V4(address) = address else { panic!("not IPv4") };
+        assert_eq!(shape::client_v4(flow), (address.to_bits(), port));
+        assert_eq!(shape::flow_v4((address.to_bits(), port)), Some(flow));
+    }
+    for stranger in [(0x0a09_0000, 1024), (0x0a08_ffff, 1024), (0x0a0a_0000, 1024), (0x0a09_0001, 1023)] {
+        let address = std::net::Ipv4Addr::from_bits(stranger.0);
+        assert_eq!((shape::flow_v4(stranger), shape::flow(address.into(), stranger.1)), (None, None), "{stranger:?}");
     }
 }
