@@ -296,12 +296,17 @@ impl Kernel {
             self.counters.bursts += 1;
             local = self.burst(received, link, now);
         }
-        if local || now >= self.next_due {
+        let due = local || now >= self.next_due;
+        if due {
             self.due(local, link, platform, console, now)?;
         }
         link.transmit.flush()?;
         link.receive.refill();
-        if received == 0 && self.spin.in_vain(now) && now < self.next_due {
+        let over = received == 0 && self.spin.in_vain(now);
+        if due {
+            self.spin.interrupted();
+        }
+        if over && now < self.next_due {
             self.sleep(link, platform)?;
         }
         Ok(())
@@ -605,6 +610,8 @@ impl Kernel {
                 self.counters.wakeups += 1;
                 self.woken = true;
                 self.spin.woken(platform.now_ns());
+            } else {
+                self.spin.interrupted();
             }
             // Whatever ended the sleep. Why the device interrupted is not asked: that would be an exit. If there is no frame behind
             // it, the configuration is read again.

@@ -81,6 +81,12 @@ impl Spin {
         }
     }
 
+    /// Something else was done than looking: what time that took, nobody took away.
+    #[inline]
+    pub(crate) fn interrupted(&mut self) {
+        self.looked_at = None;
+    }
+
     /// A sleep has ended that was not ended by a timer of our own: looking on would have found what ended it.
     pub(crate) fn woken(&mut self, now: u64) {
         if now.saturating_sub(self.busy_at) <= self.limit {
@@ -93,7 +99,7 @@ impl Spin {
                 self.time = 0;
             }
         }
-        self.looked_at = None;
+        self.interrupted();
         if self.had > WINDOW {
             (self.had, self.taken) = (self.had / 2, self.taken / 2);
         }
@@ -163,6 +169,20 @@ mod tests {
         // Once nobody wants it any more, it is as before.
         now += 1_000_000_000;
         assert!(rounds(&mut spin, &mut now, 10, 500_000, LOOK) >= 500_000);
+    }
+
+    #[test]
+    fn what_was_slept_or_done_is_not_taken_away() {
+        let mut now = 5_000_000_000;
+        let mut spin = Spin::new(LIMIT, now);
+        assert!(rounds(&mut spin, &mut now, 10, 500_000, LOOK) >= 500_000);
+        for _ in 0..100 {
+            // A timer's turn, and the sleep until the next one.
+            let time = look(&mut spin, now, LOOK);
+            spin.interrupted();
+            now += time + 17_000_000;
+        }
+        assert!(rounds(&mut spin, &mut now, 1, 500_000, LOOK) >= 500_000);
     }
 
     #[test]
