@@ -1,6 +1,7 @@
 //! iperf3 between Linux's TCP and the guest's own server, beside iperf3 between two namespaces of this host over a pair of veth
 //! interfaces, and the same guest in QEMU.
 
+use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -43,6 +44,7 @@ pub enum Server {
 /// The interface that the guest is at.
 const TAP: &str = "tap0";
 const GUEST: &str = "10.0.0.2";
+const LOOPBACK: &str = "127.0.0.1";
 /// How often a client tries to connect, and how long it waits in between, until there is a server.
 const ATTEMPTS: u32 = 200;
 const PAUSE: Duration = Duration::from_millis(20);
@@ -103,10 +105,26 @@ pub fn in_process(args: &Args, to: To) -> anyhow::Result<Measured> {
     let lan = network.lan.as_ref().and_then(|lan| lan.published().first().map(|publish| publish.host.port()));
     let port = lan.context("the network lan has published nothing")?;
     let guest = Guest::boot(args, network.backend, Plan::new(args))?;
-    let rate = run(args, Command::new(program), "127.0.0.1", port, to);
+    let rate = run(args, Command::new(program), LOOPBACK, port, to);
     let negotiated = guest.device().negotiated();
     guest.end()?;
     Ok(Measured::one(rate?, negotiated.to_string()))
+}
+
+/// Measures what arrives at iperf3's own server by this host's loopback interface, with nothing in between, in gigabits a second.
+///
+/// # Errors
+/// [`Missing`](crate::bench::case::Missing) without iperf3; or if nothing can be measured.
+pub fn loopback(args: &Args) -> anyhow::Result<Measured> {
+    let program = need("iperf3")?;
+    // A port that is free now: iperf3 does not tell which one it has taken.
+    let port = TcpListener::bind((LOOPBACK, 0))?.local_addr()?.port();
+    let mut server = Command::new(&program);
+    server.args(["-s", "-B", LOOPBACK, "-p", &port.to_string()]);
+    let mut serving = Process::start("iperf3", &mut server)?;
+    let rate = run(args, Command::new(program), LOOPBACK, port, To::Guest)?;
+    serving.alive()?;
+    Ok(Measured::one(rate, ""))
 }
 
 /// Runs a client. Returns the gigabits a second that arrived.

@@ -385,10 +385,16 @@ pub static CASES: &[Case] = &[
     Case {
         name: "iperf3-in-process",
         about: "iperf3 over 127.0.0.1 and the network inside the process",
+        target: ">= 60 Gbit/s",
         when: When::Full,
         sides: &[
             Side { name: "to-guest", about: "", measure: |args| own_iperf3::in_process(args, To::Guest) },
             Side { name: "from-guest", about: "", measure: |args| own_iperf3::in_process(args, To::Linux) },
+            Side {
+                name: "loopback",
+                about: "iperf3's own server, with nothing in between",
+                measure: own_iperf3::loopback,
+            },
         ],
         ..GIGABITS
     },
