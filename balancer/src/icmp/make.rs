@@ -15,7 +15,9 @@ use crate::{Config, Instant};
 /// Longest IPv4 error in bytes (RFC 1812 section 4.3.2.3).
 const LONGEST_V4: usize = 576;
 /// Longest IPv6 error in bytes: the least MTU (RFC 4443 section 2.4 c).
-const LONGEST_V6: usize = 1280;
+const LONGEST_V6: usize = LEAST_MTU_V6 as usize;
+/// Every link takes so much of IPv6 (RFC 8200 section 5).
+pub(crate) const LEAST_MTU_V6: u16 = 1280;
 
 const HEADER_V4: usize = 20;
 const HEADER_V6: usize = 40;
@@ -58,6 +60,8 @@ impl Problem {
             (Problem::TooBig { .. }, true) => (2, 0),
         };
         let [a, b] = match self {
+            // Nobody is to believe in less (RFC 8201 section 4).
+            Problem::TooBig { mtu } if is_v6 => mtu.max(LEAST_MTU_V6).to_be_bytes(),
             Problem::TooBig { mtu } => mtu.to_be_bytes(),
             _ => [0, 0],
         };
@@ -75,13 +79,22 @@ pub(crate) struct Errors {
     limit: TokenBucket,
     /// Path MTU discovery has its own, so that no flood of other errors stops it.
     limit_too_big: TokenBucket,
+    /// Errors of others that are sent on: a client can make as many as it likes about its own packets in a tunnel, and is not
+    /// to use up what others need.
+    limit_relayed: TokenBucket,
 }
 
 impl Errors {
     /// None made yet.
     pub fn new(config: &Config) -> Self {
         let limit = TokenBucket::new(RATE, BURST);
-        Errors { mac: config.mac, identification: config.seed[0] as u16, limit, limit_too_big: limit }
+        Errors {
+            mac: config.mac,
+            identification: config.seed[0] as u16,
+            limit,
+            limit_too_big: limit,
+            limit_relayed: limit,
+        }
     }
 
     /// Sends an error about a packet to its source, if one may be sent about it (RFC 1122 section 3.2.2, RFC 4443
@@ -138,8 +151,7 @@ impl Errors {
         now: Instant,
         counters: &mut Counters,
     ) -> bool {
-        let limit = if header[..2] == [3, 4] { &mut self.limit_too_big } else { &mut self.limit };
-        if packet.len() < HEADER_V4 + HEADER || !limit.take(now) {
+        if packet.len() < HEADER_V4 + HEADER || !self.limit_relayed.take(now) {
             counters.icmp_limited += 1;
             return false;
         }

@@ -5,7 +5,7 @@ mod translate;
 
 use crate::frame::Ip;
 
-pub(crate) use make::{Errors, Problem};
+pub(crate) use make::{Errors, LEAST_MTU_V6, Problem};
 pub(crate) use translate::{HEADER, Quoted, error, parse, quoted};
 
 /// Whether no error may be sent about an ICMP message of a type: it is an error itself, or a redirect (RFC 1122 section

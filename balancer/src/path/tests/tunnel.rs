@@ -579,9 +579,14 @@ fn the_mtu_that_a_router_told_of_is_kept_for_ten_minutes() {
                 assert_eq!(told(&mut world), Some(inside(expected)), "{to} {client:?} {mtu}");
             }
             assert!(plain(&mut world, &of(inside(1350))).is_ok());
-            // What nobody can mean counts as the least there is.
+            // What nobody can mean is not believed in IPv6 and counts as the least there is in IPv4; IPv6 has its own least.
             let _ = plain(&mut world, &router_error(&sent, kind, 100, 500));
-            assert_eq!(told(&mut world), Some(inside(if to.is_ipv6() { 1280 } else { 552 })));
+            let least = match (to.is_ipv6(), client.0.is_ipv6()) {
+                (true, _) => inside(1350),
+                (false, true) => 1280,
+                (false, false) => inside(552),
+            };
+            assert_eq!(told(&mut world), Some(least));
             world.seconds(299);
             let _ = plain(&mut world, &of(400));
             world.seconds(299);
@@ -592,6 +597,118 @@ fn the_mtu_that_a_router_told_of_is_kept_for_ten_minutes() {
     }
 }
 
+/// Makes the ways to 10.0.0.11 and to the gateway known, so that frames are sent at once.
+fn resolve(world: &mut World) {
+    for address in [[10, 0, 0, 11], [10, 0, 0, 1]] {
+        let mut request = arp_reply(address, [2, 0, 0, 0, 0, address[3]]);
+        request[20..22].copy_from_slice(&[0, 1]);
+        world.process(&mut request, &mut Offload::default()).unwrap_err();
+    }
+}
+
+#[test]
+fn no_error_stops_what_ipv6_cannot_send_in_less() {
+    let (client, service) = requests()[1];
+    for tunnel in kinds() {
+        for to in ends() {
+            let mut world = world(tunnel, to);
+            let least = udp(client, service).frame(&[1; 1280 - 48]);
+            let sent = plain(&mut world, &least).unwrap();
+            let (kind, mtus) = if to.is_ipv6() { ([2, 0], [1280, 1300]) } else { ([3, 4], [0, 1279]) };
+            for mtu in mtus {
+                let _ = plain(&mut world, &router_error(&sent, kind, mtu, 500));
+                let (outer, inner) = open(&plain(&mut world, &least).unwrap());
+                assert_eq!((world.fragment, inner), (0, a_hop_less(&least)), "{tunnel:?} {to} {mtu}");
+                assert_eq!(outer.dont_fragment, to.is_ipv6(), "routers fragment it");
+                world.said.frames.clear();
+                let larger = udp(client, service).frame(&[1; 1281 - 48]);
+                assert_eq!(plain(&mut world, &larger), Err(Verdict::Drop(Reason::TooBig)));
+                let error = world.said.frames.pop().unwrap();
+                assert_eq!(be16(&error, transport_at(&error) + 6), 1280);
+            }
+        }
+    }
+}
+
+#[test]
+fn ipv6_is_fragmented_over_ipv4_where_the_network_here_takes_less() {
+    let (client, service) = requests()[1];
+    for (to, len, fragment) in [
+        (ends()[0], 1270, Ok(0)),
+        (ends()[0], 1271, Ok(1264)),
+        (ends()[0], 1280, Ok(1264)),
+        (ends()[0], 1281, Err(())),
+        (ends()[2], 1250, Ok(0)),
+        (ends()[2], 1251, Err(())),
+    ] {
+        let mut world = World::with(|config| config.mtu = 1290);
+        let config = DestinationConfig { tunnel: IPIP, ..DestinationConfig::new(Forward::Tunnel, 1) };
+        world.balancer.add_destination(&services()[3], DestinationKey { address: to, port: 80 }, config).unwrap();
+        let frame = udp(client, service).frame(&vec![1; len - 48]);
+        match (plain(&mut world, &frame), fragment) {
+            (Ok(sent), Ok(fragment)) => {
+                assert_eq!((world.fragment, open(&sent).1), (fragment, a_hop_less(&frame)), "{to} {len}");
+            }
+            (Err(verdict), Err(())) => {
+                assert_eq!(verdict, Verdict::Drop(Reason::TooBig));
+                let error = world.said.frames.pop().unwrap();
+                assert_eq!(be16(&error, transport_at(&error) + 6), 1280, "less would not be believed");
+            }
+            (sent, _) => panic!("{to} {len} {sent:x?}"),
+        }
+    }
+}
+
+#[test]
+fn the_usual_tunnel_knows_of_the_mtu_on_the_way_too() {
+    let (client, service) = requests()[0];
+    let mut world = world(IPIP, ends()[0]);
+    resolve(&mut world);
+    let of = |len: usize| with_fragmentation(udp(client, service).frame(&vec![1; len - 28]), true);
+    let sent = plain(&mut world, &of(1480)).unwrap();
+    plain(&mut world, &router_error(&sent, [3, 4], 1400, 500)).unwrap();
+    let passes = |world: &mut World, len: usize| {
+        resolve(world);
+        // The first finds the way again, and the second goes the short one.
+        for _ in 0..2 {
+            world.hop = None;
+            let inner = open(&plain(world, &of(len)).unwrap()).1;
+            assert_eq!((world.hop, &inner[..6]), (None, &[2, 0, 0, 0, 0, 11][..]));
+            assert!(inner[12..] == a_hop_less(&of(len))[12..]);
+        }
+    };
+    for _ in 0..3 {
+        passes(&mut world, 1380);
+        assert_eq!(plain(&mut world, &of(1381)), Err(Verdict::Drop(Reason::TooBig)));
+        world.seconds(199);
+    }
+    world.seconds(4);
+    passes(&mut world, 1480);
+}
+
+#[test]
+fn errors_that_are_sent_on_leave_those_for_others_alone() {
+    let [(client, service), (other, service_v6)] = requests();
+    let mut world = world(IPIP, ends()[0]);
+    let sent = plain(&mut world, &with_fragmentation(udp(client, service).frame(&[5; 300]), true)).unwrap();
+    for kind in [[3, 4], [3, 1]] {
+        let error = router_error(&sent, kind, 1400, 500);
+        let limited = (0..200).filter(|_| plain(&mut world, &error) == Err(Verdict::Drop(Reason::Limited))).count();
+        assert!(limited >= 100, "{limited}");
+    }
+    world.said.frames.clear();
+    let large = udp(other, service_v6).frame(&[1; 1450]);
+    assert_eq!(plain(&mut world, &large), Err(Verdict::Drop(Reason::TooBig)));
+    assert_eq!(world.said.frames.len(), 1, "told that it is too big");
+    let mut last = udp(client, service).frame(b"x");
+    last[22] = 1;
+    last[24..26].fill(0);
+    let sum = !naive_sum(&[&last[14..34]]);
+    last[24..26].copy_from_slice(&sum.to_be_bytes());
+    assert_eq!(plain(&mut world, &last), Err(Verdict::Drop(Reason::TtlExceeded)));
+    assert_eq!(world.said.frames.len(), 2, "told that its time is over");
+}
+
 #[test]
 fn errors_that_are_about_no_packet_of_ours_change_nothing() {
     let (client, service) = requests()[0];
@@ -600,8 +717,9 @@ fn errors_that_are_about_no_packet_of_ours_change_nothing() {
     let sent = plain(&mut world, &frame).unwrap();
     let good = router_error(&sent, [3, 4], 1000, 500);
     let local = Err(Verdict::Local);
-    // Where in the error which byte is another: our address in the quote, the server's, the port of GUE, its header, a client.
-    for at in [42 + 15, 42 + 19, 42 + 23, 42 + 28, 42 + 32 + 15] {
+    // Where in the error which byte is another: our address in the quote, the server's, each of GUE's ports, of which the source
+    // is what nobody guesses, GUE's header, a client.
+    for at in [42 + 15, 42 + 19, 42 + 20, 42 + 21, 42 + 23, 42 + 28, 42 + 32 + 15] {
         let mut bad = good.clone();
         bad[at] ^= 1;
         bad[36..38].fill(0);
@@ -666,11 +784,7 @@ proptest! {
         let mut world = world(tunnel, to);
         if known {
             // The way is known, and was gone before.
-            for address in [[10, 0, 0, 11], [10, 0, 0, 1]] {
-                let mut request = arp_reply(address, [2, 0, 0, 0, 0, address[3]]);
-                request[20..22].copy_from_slice(&[0, 1]);
-                world.process(&mut request, &mut Offload::default()).unwrap_err();
-            }
+            resolve(&mut world);
             let first = segment.frame(b"first");
             plain(&mut world, &first).unwrap();
             world.hop = None;

@@ -3,7 +3,7 @@
 use core::net::IpAddr;
 
 use super::super::{Moment, tuple_of};
-use super::header::{Carried, HEADER_V4, Kind, carried_by};
+use super::header::{Carried, HEADER_V4, Kind, carried_by, source_port};
 use crate::Balancer;
 use crate::checksum::Sum;
 use crate::connection::Direction;
@@ -16,11 +16,12 @@ const UNREACHABLE: u8 = 3;
 const FRAGMENTATION_NEEDED: u8 = 4;
 const TOO_BIG_V6: u8 = 2;
 
-/// Whether an error is about a packet of a tunnel that is still configured so.
-fn is_of(configured: Kind, carried: Kind) -> bool {
-    match (configured, carried) {
+/// Whether an error is about a packet of a tunnel that is still configured so, and of a connection with this hash: where the
+/// packet has what only those know who have seen it, that has to be right.
+fn is_of(configured: Kind, carried: &Carried, hash: u32) -> bool {
+    match (configured, carried.kind) {
         (Kind::Ipip, Kind::Ipip) | (Kind::Gre { .. }, Kind::Gre { .. }) => true,
-        (Kind::Gue { port, .. }, Kind::Gue { port: to, .. }) => port == to,
+        (Kind::Gue { port, .. }, Kind::Gue { port: to, .. }) => port == to && carried.source_port == source_port(hash),
         _ => false,
     }
 }
@@ -51,7 +52,7 @@ impl Balancer {
         let d = &self.services.pool[destination as usize];
         let is_ours = entry.is_tunnel()
             && d.key.address == carried.destination
-            && is_of(Kind::of(&d.config.tunnel, false), carried.kind);
+            && is_of(Kind::of(&d.config.tunnel, false), &carried, entry.hashes[0]);
         if !is_ours || self.table.is_over(place, moment.now) || is_group(packet.head) {
             return Ok(None);
         }
@@ -74,7 +75,7 @@ impl Balancer {
         let dont_fragment = inside.get(6).is_some_and(|flags| flags & 0x40 != 0);
         if let Some(told) = told {
             let d = &mut self.services.pool[destination as usize];
-            d.tunnel.learn_mtu(told, ip.is_v6(), moment.now);
+            d.tunnel.learn_mtu(told, self.config.mtu, ip.is_v6(), moment.now);
             if !dont_fragment {
                 return Ok(None);
             }
@@ -84,7 +85,7 @@ impl Balancer {
         }
         let mut header = *header;
         if told.is_some() {
-            let d = &self.services.pool[destination as usize];
+            let d = &mut self.services.pool[destination as usize];
             let mtu = d.tunnel.mtu(self.config.mtu, moment.now).saturating_sub(carried.kind.overhead(false) as u16);
             header[4..].copy_from_slice(&u32::from(mtu).to_be_bytes());
         }

@@ -129,14 +129,9 @@ fn carried(is_v6: bool) -> u8 {
     if is_v6 { IPV6_IN_IP } else { IPIP }
 }
 
-/// The checksum of an IPv4 header without options that holds these words, and zero where its checksum is.
-#[inline]
-fn checksum_v4(words: [u32; 3], ends: [u32; 2]) -> u16 {
-    words.into_iter().chain(ends).fold(Sum::ZERO, Sum::long).checksum()
-}
-
-/// Writes Ethernet header, with these two addresses, and IPv4 header of a packet that carries another directly. The first lies in `room`, and the second in what
-/// is left of that and `head`, the place of the inner packet's Ethernet header.
+/// Writes Ethernet header, with these two addresses, and IPv4 header of a packet that carries another one of IPv4 directly, and
+/// that may not be fragmented: what [`any`] writes too. The first lies in `room`, and the second in what is left of that and
+/// `head`, the place of the inner packet's Ethernet header. The inner packet is told of by its length, TTL and TOS.
 ///
 /// Most frames that come here come by this: all is stored where it is to lie, and in whole words.
 #[inline(always)]
@@ -145,19 +140,18 @@ pub(super) fn ipip_v4(
     head: &mut [u8; ETHERNET],
     addresses: [u8; 12],
     [source, destination]: [u32; 2],
-    inner: &Inner,
+    (len, hops, service): (usize, u8, u8),
 ) {
-    let total = (HEADER_V4 + inner.len).min(usize::from(u16::MAX)) as u32;
-    let (identification, flags) = if inner.dont_fragment { (0, DONT_FRAGMENT) } else { (inner.identification, 0) };
-    let first = 0x4500_0000 | u32::from(outer_service(inner.service)) << 16 | total;
-    let third = u32::from(inner.hops) << 24 | u32::from(carried(inner.is_v6)) << 16;
-    let second = u32::from(identification) << 16 | u32::from(flags);
-    let sum = checksum_v4([first, second, third], [source, destination]);
+    let total = (HEADER_V4 + len).min(usize::from(u16::MAX)) as u32;
+    let first = 0x4500_0000 | u32::from(outer_service(service)) << 16 | total;
+    let second = u32::from(DONT_FRAGMENT);
+    let third = u32::from(hops) << 24 | u32::from(IPIP) << 16;
+    let sum = [first, second, third, source, destination].into_iter().fold(Sum::ZERO, Sum::long).checksum();
     room[..12].copy_from_slice(&addresses);
     room[12..14].copy_from_slice(&IPV4.to_be_bytes());
     room[14..18].copy_from_slice(&first.to_be_bytes());
-    room[18..20].copy_from_slice(&identification.to_be_bytes());
-    head[..2].copy_from_slice(&flags.to_be_bytes());
+    room[18..20].fill(0);
+    head[..2].copy_from_slice(&DONT_FRAGMENT.to_be_bytes());
     head[2..6].copy_from_slice(&(third | u32::from(sum)).to_be_bytes());
     head[6..10].copy_from_slice(&source.to_be_bytes());
     head[10..14].copy_from_slice(&destination.to_be_bytes());
@@ -330,7 +324,7 @@ fn finished(sum: Sum, is_udp: bool) -> u16 {
 
 /// The source port of a connection's packets, in the range from which Linux takes its own: the same for all of them, so that
 /// they stay in order on whatever paths there are, and another one for others.
-fn source_port(hash: u32) -> u16 {
+pub(super) fn source_port(hash: u32) -> u16 {
     const FIRST: u16 = 32768;
     const LAST: u16 = 60999;
     let hash = hash ^ hash << 16;
@@ -344,6 +338,8 @@ pub(super) struct Carried {
     pub source: IpAddr,
     pub destination: IpAddr,
     pub is_v6: bool,
+    /// GUE's source port, else 0.
+    pub source_port: u16,
     /// Bytes before the inner packet.
     pub len: usize,
 }
@@ -374,6 +370,7 @@ pub(super) fn carried_by(packet: &[u8]) -> Option<Carried> {
         }
         _ => return None,
     };
+    let mut source_port = 0;
     let (kind, carried, len) = match number {
         IPIP | IPV6_IN_IP => (Kind::Ipip, number, at),
         protocol::UDP => {
@@ -383,6 +380,7 @@ pub(super) fn carried_by(packet: &[u8]) -> Option<Carried> {
                 (2, GUE_PRIVATE) => (true, GUE_REMOTE),
                 _ => return None,
             };
+            source_port = word(at)?;
             (Kind::Gue { port: word(at + 2)?, checksum: word(at + 6)? != 0, remote }, carried, at + UDP + len)
         }
         protocol::GRE => {
@@ -405,5 +403,5 @@ pub(super) fn carried_by(packet: &[u8]) -> Option<Carried> {
         IPV6_IN_IP => true,
         _ => return None,
     };
-    Some(Carried { kind, source, destination, is_v6, len })
+    Some(Carried { kind, source, destination, is_v6, source_port, len })
 }

@@ -11,16 +11,15 @@ use super::{Decision, Moment, nat};
 use crate::Balancer;
 use crate::checksum::Delta;
 use crate::frame::{ETHERNET, IPV4, IPV6, Ip};
+use crate::icmp::LEAST_MTU_V6;
 use crate::packet::{Offload, Packet, Reason, Verdict};
 use crate::service::Tunnel;
 use crate::time::Instant;
 use header::{Ends, Inner, Kind, carried_by};
 
-/// The least MTU that is believed in, by family of the tunnel: what is said to be less counts as this
-/// (net.ipv4.route.min_pmtu, RFC 8200 section 5).
-const LEAST_PATH_MTU: [u16; 2] = [552, 1280];
-/// The least that must fit into a tunnel's packet; else it is none to Linux, which wants 1280 of a tunnel over IPv6: we do not,
-/// or one forged error could stop a tunnel altogether.
+/// What a router says to be less counts as this over IPv4 (net.ipv4.route.min_pmtu).
+const LEAST_PATH_MTU_V4: u16 = 552;
+/// The least that must fit into a tunnel's packet on the network here; else it is none (to Linux too).
 const LEAST_INSIDE: u16 = 68;
 /// How long an MTU is believed in that was told by a router (net.ipv4.route.mtu_expires, net.ipv6.route.mtu_expires).
 const PATH_MTU_EXPIRES: Duration = Duration::from_secs(600);
@@ -32,26 +31,32 @@ pub(crate) struct TunnelEnd {
     source: Option<IpAddr>,
     /// Both ends, if they are IPv4, once there was a packet to it in IPv4 directly.
     ipip: Option<[u32; 2]>,
-    /// The MTU that a router has told of, and until when it is believed.
+    /// The MTU that a router has told of, less than that of the network here, and until when it is believed.
     path_mtu: Option<(u16, Instant)>,
     /// Of the last packet that may be fragmented.
     identification: u16,
 }
 
 impl TunnelEnd {
-    /// The largest packet that gets there, if the network here takes `mtu`.
+    /// The largest packet that gets there, if the network here takes `mtu`. What is not believed any more is forgotten.
     #[inline]
-    fn mtu(&self, mtu: u16, now: Instant) -> u16 {
-        match self.path_mtu {
-            Some((path, until)) if now < until => mtu.min(path),
-            _ => mtu,
-        }
+    fn mtu(&mut self, mtu: u16, now: Instant) -> u16 {
+        self.path_mtu.take_if(|&mut (_, until)| now >= until);
+        self.path_mtu.map_or(mtu, |(path, _)| mtu.min(path))
     }
 
-    /// A router has told of the MTU on the way. It may have been less before, and then that is still true.
-    fn learn_mtu(&mut self, told: u32, is_v6: bool, now: Instant) {
-        let told = u16::try_from(told).unwrap_or(u16::MAX).max(LEAST_PATH_MTU[usize::from(is_v6)]);
-        self.path_mtu = Some((self.mtu(told, now), now + PATH_MTU_EXPIRES));
+    /// A router has told of the MTU on the way, where the network here takes `mtu`. It may have been less before, and then that is
+    /// still true, for as long as it was.
+    fn learn_mtu(&mut self, told: u32, mtu: u16, is_v6: bool, now: Instant) {
+        let told = match u16::try_from(told) {
+            Ok(told) if !is_v6 => told.max(LEAST_PATH_MTU_V4),
+            // Less is not to be believed (RFC 8201 section 4).
+            Ok(told) if told >= LEAST_MTU_V6 => told,
+            _ => return,
+        };
+        if told < mtu && told <= self.mtu(mtu, now) {
+            self.path_mtu = Some((told, now + PATH_MTU_EXPIRES));
+        }
     }
 }
 
@@ -86,24 +91,30 @@ impl Balancer {
         // IP fragments of a datagram share its checksum, which only the first has.
         let is_partial = packet.offload.partial.is_some() && !packet.offload.fragments;
         let kind = Kind::of(&d.config.tunnel, is_partial);
-        let overhead = kind.overhead(to.is_ipv6());
-        let outside = d.tunnel.mtu(self.config.mtu, moment.now);
-        // Both are far less than what is left.
-        let mtu = outside.saturating_sub(overhead as u16);
-        if mtu < LEAST_INSIDE {
+        // The most is 60.
+        let overhead = kind.overhead(to.is_ipv6()) as u16;
+        let mut outside = self.services.pool[destination].tunnel.mtu(self.config.mtu, moment.now);
+        if ip.is_v6() {
+            // Who sends IPv6 sends so much whatever it is told. In IPv4 a router fragments it then (RFC 4213 section 3.2.1), and
+            // no error, which anybody may have made, stops it.
+            outside = outside.max(self.config.mtu.min(LEAST_MTU_V6 + overhead));
+        }
+        let inside = outside.saturating_sub(overhead);
+        if inside < LEAST_INSIDE {
             return Err(Reason::TooBig);
         }
         let dont_fragment = !ip.is_v6() && ip.dont_fragment && self.sysctls.pmtu_disc != 0;
-        // Between IPv4 and IPv4 the tunnel's packet may be fragmented where the one in it might have been.
+        // The tunnel's packet may be fragmented over IPv4 where the one in it might have been, or is as small as IPv6 can be made.
+        let most = if ip.is_v6() { LEAST_MTU_V6 } else { u16::MAX - overhead };
         let in_fragments = !dont_fragment
-            && !ip.is_v6()
             && !to.is_ipv6()
             && packet.offload.gso_size == 0
-            && ip.len() > usize::from(mtu)
-            && ip.len() + overhead <= usize::from(u16::MAX);
-        self.may_pass(packet, ip, headers, if in_fragments { u16::MAX } else { mtu }, moment)?;
+            && ip.len() > usize::from(inside)
+            && ip.len() <= usize::from(most);
+        let mtu = if in_fragments { most } else { inside };
+        self.may_pass(packet, ip, headers, mtu, moment)?;
         let way = self.route_to(packet, ip, destination as u32, &to, moment)?;
-        let Some(start) = packet.room.len().checked_sub(overhead) else { return Err(Reason::NoRoom) };
+        let Some(start) = packet.room.len().checked_sub(overhead.into()) else { return Err(Reason::NoRoom) };
         let tunnel = &mut self.services.pool[destination].tunnel;
         let source = match tunnel.source {
             Some(source) => source,
@@ -128,25 +139,13 @@ impl Balancer {
             identification: tunnel.identification ^ self.config.seed[1] as u16,
             hash,
         };
-        let Packet { head, room, offload, len, .. } = packet;
-        let room = &mut room[start..];
-        match (kind, source, to, room.first_chunk_mut(), head.first_chunk_mut()) {
-            (Kind::Ipip, IpAddr::V4(source), IpAddr::V4(to), Some(room), Some(ethernet)) => {
-                if let Some(partial) = &mut offload.partial {
-                    partial.start = partial.start.checked_add(overhead as u16).ok_or(Reason::Malformed)?;
-                }
-                let ethernet: &mut [u8; ETHERNET] = ethernet;
-                let (ends, [addresses @ .., _, _]) = ([source.to_bits(), to.to_bits()], *ethernet);
-                tunnel.ipip = Some(ends);
-                header::ipip_v4(room, ethernet, addresses, ends, &inner);
-                nat::decrement_hops(head, ip)?;
-            }
-            _ => {
-                // First, since it may be summed.
-                nat::decrement_hops(head, ip)?;
-                header::any(room, head, *len, offload, (kind, Ends { source, destination: to }), &inner)?;
-            }
+        if let (Kind::Ipip, IpAddr::V4(source), IpAddr::V4(to)) = (kind, source, to) {
+            tunnel.ipip = Some([source.to_bits(), to.to_bits()]);
         }
+        // First, since it may be summed.
+        nat::decrement_hops(packet.head, ip)?;
+        let Packet { head, room, offload, len, .. } = packet;
+        header::any(&mut room[start..], head, *len, offload, (kind, Ends { source, destination: to }), &inner)?;
         packet.start = -(overhead as i16);
         if in_fragments {
             packet.fragment = (outside - header::HEADER_V4 as u16) & !7;
@@ -163,11 +162,11 @@ impl Balancer {
         let ends = d.tunnel.ipip?;
         let (_, mac) = d.hop.get(self.neighbours.generation())?;
         let is_plain = d.config.tunnel.kind == Tunnel::IPIP
-            && d.tunnel.path_mtu.is_none()
             && ip.dont_fragment
             && self.sysctls.pmtu_disc != 0
             && ip.hops > 1
             && ip.len() + header::HEADER_V4 <= usize::from(self.config.mtu)
+            && d.tunnel.path_mtu.is_none_or(|(path, _)| ip.len() + header::HEADER_V4 <= usize::from(path))
             && packet.offload == Offload { data_valid: packet.offload.data_valid, ..Offload::default() };
         if !is_plain || ip.is_v6() {
             return None;
@@ -177,17 +176,9 @@ impl Balancer {
         let inside = rest.first_chunk_mut::<{ header::HEADER_V4 }>()?;
         let hops = ip.hops - 1;
         nat::set_hops_v4(inside, hops, Delta::ZERO);
-        let inner = Inner {
-            is_v6: false,
-            len: ip.len(),
-            hops,
-            service: inside[1],
-            dont_fragment: true,
-            identification: 0,
-            hash: 0,
-        };
         let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (mac, self.config.mac);
-        header::ipip_v4(room, ethernet, [a, b, c, d, e, f, g, h, i, j, k, l], ends, &inner);
+        let addresses = [a, b, c, d, e, f, g, h, i, j, k, l];
+        header::ipip_v4(room, ethernet, addresses, ends, (ip.len(), hops, inside[1]));
         packet.start = -(header::HEADER_V4 as i16);
         Some(())
     }
@@ -217,5 +208,30 @@ impl Balancer {
         ethernet[12..].copy_from_slice(&if carried.is_v6 { IPV6 } else { IPV4 }.to_be_bytes());
         let len = packet.len.saturating_sub(carried.len).max(head.len());
         Some(Packet { len, offload, ..Packet::new(head) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_less_than_there_is_here_is_learnt_and_it_is_forgotten_in_time() {
+        let at = |seconds: u64| Instant::from_secs(1000 + seconds);
+        for (is_v6, least, nonsense) in [(false, 552, None), (true, 1280, Some(1279))] {
+            let mut end = TunnelEnd::default();
+            for told in [1500, 1501, 65535, 65536, u32::MAX].into_iter().chain(nonsense) {
+                end.learn_mtu(told, 1500, is_v6, at(0));
+                assert_eq!(end.path_mtu, None, "{told}");
+            }
+            end.learn_mtu(least, 1500, is_v6, at(0));
+            // More than is believed does not make that last longer.
+            end.learn_mtu(1400, 1500, is_v6, at(300));
+            assert_eq!(u32::from(end.mtu(1500, at(599))), least);
+            assert_eq!((end.mtu(1500, at(600)), end.path_mtu), (1500, None), "as if nothing had been said");
+        }
+        let mut end = TunnelEnd::default();
+        end.learn_mtu(0, 1500, false, at(0));
+        assert_eq!(end.mtu(1500, at(0)), 552);
     }
 }
