@@ -53,8 +53,8 @@ macro_rules! knobs {
 knobs! {
     /// With `drop_packet` 3, one of so many packets that begin a connection is dropped; 0: none.
     am_droprate = 10 in 0..=i32::MAX,
-    /// Memory is scarce when less than so many pages of 4 KiB are free. The memory that is meant here is that of the
-    /// connection table, 64 connections a page; Linux means all the machine has.
+    /// Memory is scarce when less than so many pages of 4 KiB are free, or than a quarter of all, whichever is less. The
+    /// memory that is meant here is that of the connection table, 64 connections a page; Linux means all the machine has.
     amemthresh = 1024 in 0..=i32::MAX,
     /// When a client uses the ports of an old connection for a new one: 0 the old one goes on; 1 if it is in TIME_WAIT or
     /// CLOSE, it ends and the new one is scheduled; 2 (a bit) also if it is in FIN_WAIT and replies do not come by.

@@ -87,6 +87,11 @@ impl Table {
         self.limit as u32 - self.len
     }
 
+    /// How many connections there is room for when there are none.
+    pub fn limit(&self) -> u32 {
+        self.limit as u32
+    }
+
     /// How many places were ever used: all connections are at places below.
     pub fn places(&self) -> u32 {
         self.entries.len() as u32

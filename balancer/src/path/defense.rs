@@ -6,7 +6,7 @@
 use core::time::Duration;
 
 use crate::Balancer;
-use crate::connection::{Entry, TcpState};
+use crate::connection::{Entry, Table, TcpState};
 use crate::service::Protocol;
 use crate::sysctl::Sysctls;
 use crate::time::Instant;
@@ -21,6 +21,8 @@ const SPARED: u32 = 60;
 const PACKETS: u8 = 8;
 /// Connections in a page of memory.
 const PER_PAGE: u32 = 4096 / 64;
+/// Of a table, one of so many parts is free at least before it is scarce, whatever `amemthresh` says.
+const SHARE: u32 = 4;
 
 /// How high the defence is.
 #[derive(Debug, Default)]
@@ -60,6 +62,20 @@ impl Scan {
         self.next = place + 1;
         (place < places).then_some(place)
     }
+
+    /// The next connection that may be ended, or template without connections; looks at no more places than `budget`.
+    fn find(&mut self, table: &Table, budget: &mut usize) -> Option<u32> {
+        while *budget > 0 && self.is_under_way() {
+            *budget -= 1;
+            if let Some(place) = self.next(table.places())
+                && table.is_used(place)
+                && !table.get(place).is_controlling()
+            {
+                return Some(place);
+            }
+        }
+        None
+    }
 }
 
 impl Defense {
@@ -81,11 +97,13 @@ impl Defense {
         true
     }
 
-    /// The look of every second. `free`: connections there is room for. Returns whether TCP's states are to be those of
-    /// the defence.
-    fn update(&mut self, knobs: &mut Sysctls, free: u32) -> bool {
+    /// The look of every second. `free`: connections there is room for, in a table of `limit`. Returns whether TCP's states
+    /// are to be those of the defence.
+    fn update(&mut self, knobs: &mut Sysctls, free: u32, limit: u32) -> bool {
         let pages = i64::from(free / PER_PAGE);
-        let scarce = pages < i64::from(knobs.amemthresh);
+        // A table smaller than the threshold, which is made for all the memory of a machine, would always be scarce.
+        let least = i64::from(knobs.amemthresh).min(i64::from(limit / PER_PAGE / SHARE));
+        let scarce = pages < least;
         for mode in [&mut knobs.drop_entry, &mut knobs.drop_packet, &mut knobs.secure_tcp] {
             if matches!(*mode, 1 | 2) {
                 *mode = if scarce { 2 } else { 1 };
@@ -95,7 +113,7 @@ impl Defense {
         match knobs.drop_packet {
             3 => self.drop_rate = knobs.am_droprate,
             2 => {
-                self.drop_rate = (i64::from(knobs.amemthresh) / (i64::from(knobs.amemthresh) - pages)) as i32;
+                self.drop_rate = (least / (least - pages)) as i32;
                 self.drop_counter = self.drop_rate;
             }
             _ => self.drop_rate = 0,
@@ -132,7 +150,7 @@ impl Defense {
 impl Balancer {
     /// Looks at the level of the defence, and begins to drop connections if it says so.
     pub(crate) fn defend(&mut self) {
-        let secure = self.defense.update(&mut self.sysctls, self.table.room());
+        let secure = self.defense.update(&mut self.sysctls, self.table.room(), self.table.limit());
         self.timers.set_secure(secure);
         if self.defense.is_dropping {
             self.defense.scan.left = self.table.places() / PART + 1;
@@ -140,19 +158,9 @@ impl Balancer {
     }
 
     /// Goes on with dropping connections, for so many places.
-    pub(super) fn drop_entries(&mut self, now: Instant, budget: usize) {
-        for _ in 0..budget {
-            if !self.defense.scan.is_under_way() {
-                return;
-            }
-            let Some(place) = self.defense.scan.next(self.table.places()) else { continue };
-            if !self.table.is_used(place) {
-                continue;
-            }
+    pub(super) fn drop_entries(&mut self, now: Instant, mut budget: usize) {
+        while let Some(place) = self.defense.scan.find(&self.table, &mut budget) {
             let entry = self.table.get(place);
-            if entry.is_controlling() {
-                continue;
-            }
             let lasts = self.timers.seconds(entry.protocol(), entry.state());
             let idle = lasts.saturating_sub(self.table.remaining(place, now));
             if self.defense.drops(entry, idle) {
@@ -162,17 +170,10 @@ impl Balancer {
     }
 
     /// Goes on with ending connections whose destination was removed (`expire_nodest_conn`), for so many places.
-    pub(super) fn end_orphans(&mut self, budget: usize) {
-        for _ in 0..budget {
-            if !self.orphans.is_under_way() {
-                return;
-            }
-            let Some(place) = self.orphans.next(self.table.places()) else { continue };
-            if !self.table.is_used(place) {
-                continue;
-            }
-            let entry = self.table.get(place);
-            if !entry.is_controlling() && !self.services.pool[entry.destination as usize].available {
+    pub(super) fn end_orphans(&mut self, mut budget: usize) {
+        while let Some(place) = self.orphans.find(&self.table, &mut budget) {
+            let destination = self.table.get(place).destination;
+            if !self.services.pool[destination as usize].available {
                 self.end_with_template(place, true);
             }
         }
@@ -200,15 +201,30 @@ mod tests {
     fn modes_follow_the_memory_between_1_and_2_and_3_is_always() {
         let mut defense = Defense::default();
         let mut on = knobs(&[("drop_entry", 1), ("secure_tcp", 2), ("drop_packet", 1), ("amemthresh", 4)]);
-        assert!(defense.update(&mut on, 3 * 64), "3 pages are less than 4");
+        assert!(defense.update(&mut on, 3 * 64, u32::MAX), "3 pages are less than 4");
         assert_eq!((on.drop_entry, on.secure_tcp, on.drop_packet), (2, 2, 2));
         assert_eq!((defense.is_dropping, defense.drop_rate), (true, 4), "4 of 4 - 3");
-        assert!(!defense.update(&mut on, 4 * 64));
+        assert!(!defense.update(&mut on, 4 * 64, u32::MAX));
         assert_eq!((on.drop_entry, on.secure_tcp, on.drop_packet), (1, 1, 1));
         assert_eq!((defense.is_dropping, defense.drop_rate), (false, 0));
         let mut always = knobs(&[("drop_entry", 3), ("secure_tcp", 3), ("drop_packet", 3)]);
-        assert!(defense.update(&mut always, u32::MAX));
+        assert!(defense.update(&mut always, u32::MAX, u32::MAX));
         assert_eq!((defense.is_dropping, defense.drop_rate), (true, 10));
+    }
+
+    #[test]
+    fn a_small_table_is_scarce_when_a_quarter_is_left() {
+        let mut on = knobs(&[("drop_packet", 1)]);
+        let mut rate = |free| {
+            let mut defense = Defense::default();
+            defense.update(&mut on, free, 4096);
+            (on.drop_packet, defense.drop_rate)
+        };
+        assert_eq!([4096, 2048, 1024].map(&mut rate), [(1, 0); 3], "16 of 64 pages are enough");
+        assert_eq!([1023, 512, 0].map(&mut rate), [(2, 16), (2, 2), (2, 1)]);
+        let mut defense = Defense::default();
+        defense.update(&mut on, 1023 * 64, 1 << 20);
+        assert_eq!(defense.drop_rate, 1024, "a large one by amemthresh");
     }
 
     #[test]

@@ -133,10 +133,10 @@ fn drop_packet_drops_one_of_so_many_beginnings() {
 
 #[test]
 fn memory_is_scarce_when_the_table_has_few_places_left() {
-    // 256 places are four pages.
+    // 256 places are four pages, of which one is to be free.
     let mut world = World::new(Forward::Masquerade);
-    set(&mut world, &[("amemthresh", 3), ("drop_packet", 1)]);
-    for port in 0..65 {
+    set(&mut world, &[("drop_packet", 1)]);
+    for port in 0..193 {
         world.send(tcp(end(CLIENT, 5000 + port), end(VIRTUAL, 80), SYN)).unwrap();
     }
     world.seconds(2);
