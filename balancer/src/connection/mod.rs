@@ -188,11 +188,9 @@ impl Table {
         self.index.remove(&mut self.entries, place, Direction::Inbound);
         let entry = &mut self.entries[place as usize];
         (entry.client_port, entry.virtual_port, entry.port) = (0, u16::MAX, u16::MAX);
-        let [client, address, _] = entry.addresses(&self.v6);
-        let protocol = entry.protocol();
-        let key = Tuple { protocol, source: client, source_port: 0, destination: address, destination_port: u16::MAX };
-        // Not under the hash by which templates are looked for: a service can have port 65535.
-        self.entries[place as usize].hashes[0] = !self.template_hash(&key);
+        // Not under a hash by which templates are looked for, as a service can have port 65535; but each under its own:
+        // the calls of one client are many.
+        entry.hashes[0] = !entry.hashes[0];
         self.index.insert(&mut self.entries, place, Direction::Inbound);
         self.version += 1;
     }

@@ -144,6 +144,31 @@ fn a_packet_prolongs_and_a_shorter_timeout_shortens() {
     assert_eq!(expire_all(&mut table, Instant::from_millis(810_100)), 1);
 }
 
+#[test]
+fn templates_that_are_of_no_use_lie_in_chains_of_their_own() {
+    const CALLS: u8 = 200;
+    let mut table = Table::new(256, 0, [1, 2]);
+    table.reserve_call_ids(CALLS.into()).unwrap();
+    let of_any_call =
+        New { client_port: 0, virtual_port: u16::MAX, template: true, ..connection(2, false, Forward::Direct) };
+    let places: Vec<u32> =
+        (0..CALLS).map(|call| table.insert_template(&of_any_call, &[call], Instant::ZERO, 100).unwrap()).collect();
+    for (call, &place) in (0..CALLS).zip(&places) {
+        let find = |table: &Table| table.find_template(&inbound(&of_any_call), &[call]);
+        assert_eq!(find(&table), Some(place));
+        table.invalidate(place);
+        assert_eq!(find(&table), None);
+    }
+    let chain = |hash| {
+        let after = |&node: &Node| Some(Index::next(&table.entries, node));
+        core::iter::successors(Some(table.first(hash)), after).take_while(|node| node.get().is_some()).count()
+    };
+    let longest = places.iter().map(|&place| chain(table.get(place).hashes[0])).max();
+    assert!(longest < Some(12), "{longest:?}");
+    assert_eq!(expire_all(&mut table, Instant::from_secs(60)), CALLS.into());
+    assert_eq!(table.len(), 0);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Insert(u16, bool, bool, u32),
