@@ -46,7 +46,7 @@ impl Balancer {
         service: u32,
         tuple: &Tuple,
         payload: &[u8],
-        request: &mut Request,
+        request: &Request,
         moment: &mut Moment<'_>,
     ) -> Result<Chosen, Reason> {
         let Some((key, config)) = self.services.service(service).map(|s| (s.key, s.config)) else {

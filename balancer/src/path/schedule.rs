@@ -8,8 +8,8 @@ use crate::frame::{ETHERNET, Fragment, Ip, is_group};
 use crate::icmp::Problem;
 use crate::packet::{Packet, Reason, Verdict};
 use crate::scheduler::Request;
-use crate::service::table::FTP_DATA;
-use crate::service::{Forward, Protocol, ServiceFlags};
+use crate::service::table::{FTP_DATA, Service};
+use crate::service::{Forward, Protocol, ServiceConfig, ServiceFlags};
 use crate::time::Instant;
 
 /// Timers looked at to make room in a full table.
@@ -37,10 +37,14 @@ impl Balancer {
     ) -> Decision {
         let is_virtual = self.services.is_virtual(&ip.destination);
         let is_ours = is_virtual || self.routes.is_own(ip.destination);
-        let tuple = tuple(ip, transport);
-        // Ports are in whole packets only.
-        let marked = if ip.fragment == Fragment::Whole { self.services.marked(&tuple) } else { None };
-        if !is_ours && marked.is_none() {
+        let begins = match transport.protocol {
+            Protocol::Tcp if self.sysctls.sloppy_tcp != 0 => !transport.flags.contains(TcpFlags::RST),
+            Protocol::Tcp => transport.flags & (TcpFlags::SYN | TcpFlags::RST) == TcpFlags::SYN,
+            _ => true,
+        };
+        let begins = begins && transport.source_port != FTP_DATA;
+        let is_whole = ip.fragment == Fragment::Whole;
+        if !(is_ours || begins && is_whole) {
             return Err(Reason::NotOurs);
         }
         if is_group(packet.head) {
@@ -49,16 +53,17 @@ impl Balancer {
         if !self.is_source(ip.source) {
             return Err(Reason::BadSource);
         }
-        if is_virtual && ip.fragment != Fragment::Whole {
+        if is_virtual && !is_whole {
             return Err(Reason::Fragment);
         }
-        let begins = match transport.protocol {
-            Protocol::Tcp if self.sysctls.sloppy_tcp != 0 => !transport.flags.contains(TcpFlags::RST),
-            Protocol::Tcp => transport.flags & (TcpFlags::SYN | TcpFlags::RST) == TcpFlags::SYN,
-            _ => true,
-        };
-        if !begins || transport.source_port == FTP_DATA {
-            return if is_ours { Ok(Verdict::Local) } else { Err(Reason::NotOurs) };
+        if !begins {
+            return Ok(Verdict::Local);
+        }
+        // Rules may be many: they are asked last. Ports are in whole packets only.
+        let tuple = tuple(ip, transport);
+        let marked = if is_whole { self.services.marked(&tuple) } else { None };
+        if !is_ours && marked.is_none() {
+            return Err(Reason::NotOurs);
         }
         let Some(service) = marked.or_else(|| self.services.lookup(&tuple)) else { return Ok(Verdict::Local) };
         if self.defense.drops_packet() {
@@ -93,21 +98,25 @@ impl Balancer {
         payload: &[u8],
         moment: &mut Moment<'_>,
     ) -> Result<Chosen, Reason> {
-        let mut request = Request {
+        let Some(Service { key, config: ServiceConfig { flags, .. }, .. }) = self.services.service(service) else {
+            return Err(Reason::NoDestination);
+        };
+        let (flags, is_other_port) = (*flags, key.other_port(tuple.destination_port).is_some());
+        let request = Request {
             client: tuple.source,
             client_port: tuple.source_port,
             destination: tuple.destination,
-            flags: ServiceFlags::empty(),
+            flags,
             now: moment.now,
             expirations: self.expirations(),
         };
-        if self.services.is_persistent(service) {
-            return self.persist(service, tuple, payload, &mut request, moment);
+        if flags.contains(ServiceFlags::PERSISTENT) {
+            return self.persist(service, tuple, payload, &request, moment);
         }
-        if self.services.is_other_port(service, tuple) {
+        if is_other_port {
             return Err(Reason::NoDestination);
         }
-        let destination = self.services.choose(service, &mut request).ok_or(Reason::NoDestination)?;
+        let destination = self.services.choose(service, &request).ok_or(Reason::NoDestination)?;
         let port = self.services.pool[destination as usize].key.port;
         let port = if port == 0 { tuple.destination_port } else { port };
         Ok(Chosen { destination, port, template: None })

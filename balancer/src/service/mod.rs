@@ -104,6 +104,14 @@ impl ServiceKey {
             ServiceKey::Mark { family, .. } => *family,
         }
     }
+
+    /// The port of the service if a packet is for another; a mark has none.
+    pub(crate) fn other_port(&self, destination_port: u16) -> Option<u16> {
+        match *self {
+            ServiceKey::Address { port, .. } if port != destination_port => Some(port),
+            _ => None,
+        }
+    }
 }
 
 /// How a destination is chosen. Rules: see [`scheduler`](crate::scheduler).

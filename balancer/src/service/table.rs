@@ -321,27 +321,15 @@ impl Services {
         found
     }
 
-    /// Whether a service keeps clients with their destinations.
-    pub fn is_persistent(&self, place: u32) -> bool {
-        self.service(place).is_some_and(|s| s.config.flags.contains(ServiceFlags::PERSISTENT))
-    }
-
     /// Whether connections of a service last one packet.
     pub fn is_one_packet(&self, place: u32, protocol: Protocol) -> bool {
         protocol == Protocol::Udp
             && self.service(place).is_some_and(|s| s.config.flags.contains(ServiceFlags::ONE_PACKET))
     }
 
-    /// Whether a packet is for another port than that of its service, which is no mark.
-    pub fn is_other_port(&self, place: u32, tuple: &Tuple) -> bool {
-        let key = self.service(place).map(|s| s.key);
-        matches!(key, Some(ServiceKey::Address { port, .. }) if port != tuple.destination_port)
-    }
-
     /// Whether a packet came to a service of FTP by a port that may be one of its data connections.
     pub fn is_ftp_data(&self, place: u32, tuple: &Tuple) -> bool {
-        let key = self.service(place).map(|s| s.key);
-        matches!(key, Some(ServiceKey::Address { port: FTP, .. }) if tuple.destination_port != FTP)
+        self.service(place).is_some_and(|s| s.key.other_port(tuple.destination_port) == Some(FTP))
     }
 
     pub fn service(&self, place: u32) -> Option<&Service> {
@@ -643,9 +631,8 @@ impl Services {
     }
 
     /// Chooses the destination of a new connection.
-    pub fn choose(&mut self, service: u32, request: &mut Request) -> Option<u32> {
+    pub fn choose(&mut self, service: u32, request: &Request) -> Option<u32> {
         let service = self.slots.get_mut(service as usize)?.as_mut()?;
-        request.flags = service.config.flags;
         service.state.choose(List { order: &service.order, pool: &self.pool }, request)
     }
 

@@ -65,6 +65,21 @@ fn what_no_rule_fits_is_as_without_rules() {
 }
 
 #[test]
+fn rules_are_asked_of_nothing_that_is_refused_anyway() {
+    let mut world = world(ServiceFlags::empty(), 0);
+    for port in [80, 22] {
+        let mut group = to("198.51.100.9", port).frame(&[]);
+        group[0] |= 1;
+        assert_eq!(world.frame(group), Err(Verdict::Drop(Reason::NotToUs)));
+        let from = |source, flags| tcp(end(source, 4000), end("198.51.100.9", port), flags);
+        assert_eq!(world.drops(from("127.0.0.1", SYN)), Reason::BadSource);
+        assert_eq!(world.drops(from("127.0.0.1", ACK)), Reason::NotOurs);
+        assert_eq!(world.drops(tcp(end(CLIENT, 20), end("198.51.100.9", port), SYN)), Reason::NotOurs);
+    }
+    assert_eq!(world.balancer.connections(), 0);
+}
+
+#[test]
 fn a_host_of_a_rule_is_a_virtual_address_while_its_service_is_there() {
     let mut world = world(ServiceFlags::empty(), 0);
     let is_virtual = |world: &World| world.balancer.virtual_addresses().any(|a| a == ip("10.0.0.200"));
