@@ -15,14 +15,14 @@ pub(crate) fn connections(list: List<'_>) -> Option<u32> {
     best.map(|(_, place)| place)
 }
 
-/// The least load per weight, compared by cross multiplication.
-fn least_per_weight<'a>(
+/// The least load per weight, compared by cross multiplication: of equal ones the first.
+pub(super) fn least_per_weight<'a>(
     candidates: impl Iterator<Item = (u32, &'a Destination)>,
-    load: impl Fn(&Destination) -> u32,
+    load: impl Fn(&Destination) -> i64,
 ) -> Option<u32> {
     let mut best = None;
     for (place, d) in candidates {
-        let (load, weight) = (i64::from(load(d)), i64::from(d.config.weight));
+        let (load, weight) = (load(d), i64::from(d.config.weight));
         if best.is_none_or(|(least, of, _)| least * weight > load * of) {
             best = Some((load, weight, place));
         }
@@ -32,12 +32,12 @@ fn least_per_weight<'a>(
 
 /// wlc: least load per weight.
 pub(crate) fn weighted_connections(list: List<'_>) -> Option<u32> {
-    least_per_weight(list.iter().filter(|(_, d)| d.is_open()), Destination::load)
+    least_per_weight(list.iter().filter(|(_, d)| d.is_open()), |d| d.load().into())
 }
 
 /// What a destination would have to do: the connections that are active, and one more.
-fn expected(d: &Destination) -> u32 {
-    d.active.wrapping_add(1)
+fn expected(d: &Destination) -> i64 {
+    d.active.wrapping_add(1).into()
 }
 
 /// sed: the shortest delay to be expected.

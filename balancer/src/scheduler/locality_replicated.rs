@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use super::cache::Cache;
+use super::least::least_per_weight;
 use super::locality::{addresses, is_strained};
 use super::{Known, List, Request, least, table_of};
 use crate::Errno;
@@ -76,10 +77,15 @@ impl Members {
         })
     }
 
-    /// Adds a destination to a set, unless it is in it. A set that cannot grow stays.
-    fn insert(&mut self, set: &mut Set, known: Known, now: Instant) {
+    /// Adds a destination to a set, unless it is in it: for one that is no more what it was, if there is one. A set that
+    /// cannot grow stays.
+    fn insert(&mut self, set: &mut Set, place: u32, list: List<'_>, now: Instant) {
+        let known = Known::of(list, place);
         if self.of(set).any(|(_, member)| member == known) {
             return;
+        }
+        if let Some(link) = self.gone(set, list) {
+            self.erase(set, link, now);
         }
         if let Some(link) = self.take(known, set.first) {
             *set = Set { first: link, size: set.size + 1, modified: now };
@@ -108,28 +114,22 @@ impl Members {
 
     /// The member with the least load per weight of those that can take something.
     fn least<'a>(&self, set: &Set, list: List<'a>) -> Option<(u32, &'a Destination)> {
-        let open = self.of(set).filter_map(|(_, known)| Some((known.place, known.get(list)?)));
-        let mut best: Option<(u32, &Destination)> = None;
-        for (place, d) in open.filter(|(_, d)| d.available && d.is_open()) {
-            let (load, weight) = (|d: &Destination| i64::from(d.load()), |d: &Destination| i64::from(d.config.weight));
-            if best.is_none_or(|(_, least)| load(least) * weight(d) > load(d) * weight(least)) {
-                best = Some((place, d));
-            }
-        }
-        best
+        let members = self.of(set).filter_map(|(_, known)| Some((known.place, known.get(list)?)));
+        let open = members.filter(|(_, d)| d.available && d.is_open());
+        least_per_weight(open, |d| d.load().into()).map(|place| (place, list.at(place)))
+    }
+
+    /// The link of a member that is no more what it was.
+    fn gone(&self, set: &Set, list: List<'_>) -> Option<u32> {
+        self.of(set).find(|(_, known)| known.get(list).is_none()).map(|(link, _)| link)
     }
 
     /// The link of the member with the most load per weight; one that is no more what it was before all others.
     fn most(&self, set: &Set, list: List<'_>) -> Option<u32> {
-        let mut best: Option<(u32, &Destination)> = None;
-        for (link, known) in self.of(set) {
-            let Some(d) = known.get(list) else { return Some(link) };
-            let (load, weight) = (|d: &Destination| i64::from(d.load()), |d: &Destination| i64::from(d.config.weight));
-            if weight(d) > 0 && best.is_none_or(|(_, most)| load(most) * weight(d) < load(d) * weight(most)) {
-                best = Some((link, d));
-            }
-        }
-        best.map(|(link, _)| link)
+        self.gone(set, list).or_else(|| {
+            let members = self.of(set).filter_map(|(link, known)| Some((link, known.get(list)?)));
+            least_per_weight(members.filter(|(_, d)| d.config.weight > 0), |d| -i64::from(d.load()))
+        })
     }
 }
 
@@ -150,7 +150,7 @@ impl State {
         let Some(set) = cache.get(&request.destination, request.now) else {
             let place = least::weighted_connections(list)?;
             let mut set = Set { first: 0, size: 0, modified: request.now };
-            members.insert(&mut set, Known::of(list, place), request.now);
+            members.insert(&mut set, place, list, request.now);
             if !cache.insert(request.destination, set, request.now) {
                 members.clear(set);
             }
@@ -170,7 +170,7 @@ impl State {
             return Some(place);
         }
         let place = least::weighted_connections(list)?;
-        members.insert(set, Known::of(list, place), request.now);
+        members.insert(set, place, list, request.now);
         Some(place)
     }
 
@@ -240,6 +240,25 @@ mod tests {
         assert_eq!(state.choose(f.list(), &at(late)), Some(0));
         f.pool[0].connections = 99;
         assert_eq!(state.choose(f.list(), &at(late)), Some(0), "1 is no member any more");
+    }
+
+    #[test]
+    fn a_new_member_takes_the_room_of_one_that_is_gone() {
+        let mut f = Fixture::new(&[1, 1]);
+        let mut state = State::new(true, 1).unwrap();
+        f.pool[0].overloaded = true;
+        assert_eq!(state.choose(f.list(), &at(Instant::ZERO)), Some(1));
+        f.pool[0].overloaded = false;
+        f.pool[1].overloaded = true;
+        for incarnation in 1..9 {
+            // As when the first is removed, forgotten, and another comes in its place.
+            f.pool[0].incarnation = incarnation;
+            assert_eq!(state.choose(f.list(), &at(Instant::ZERO)), Some(0));
+        }
+        assert_eq!(state.members.pool.len(), 2);
+        let set = *state.cache.get(&request().destination, Instant::ZERO).unwrap();
+        let members: Vec<_> = state.members.of(&set).map(|(_, known)| known).collect();
+        assert_eq!((set.size, members), (2, alloc::vec![Known::of(f.list(), 0), Known::of(f.list(), 1)]));
     }
 
     #[test]
