@@ -141,8 +141,9 @@ impl Balancer {
     /// [`Errno::Protocol`], [`Errno::NotSupported`] and, for persistence engines, [`Errno::NotFound`] for what this
     /// balancer does not do.
     pub fn add_service(&mut self, key: ServiceKey, config: ServiceConfig) -> Result<(), Errno> {
-        self.reserve_for(&config)?;
-        self.services.add(key, config)
+        self.services.add(key, config)?;
+        // Last, as it is for good.
+        self.reserve_for(&config).inspect_err(|_| _ = self.services.delete(&key))
     }
 
     /// Gives a service another configuration. A scheduler that stays keeps its turn.
@@ -150,8 +151,9 @@ impl Balancer {
     /// # Errors
     /// [`Errno::NoService`], and those of [`Balancer::add_service`].
     pub fn edit_service(&mut self, key: &ServiceKey, config: ServiceConfig) -> Result<(), Errno> {
-        self.reserve_for(&config)?;
-        self.services.edit(key, config)
+        let old = self.services.get(key)?.config;
+        self.services.edit(key, config)?;
+        self.reserve_for(&config).inspect_err(|_| _ = self.services.edit(key, old))
     }
 
     /// Takes the memory a service needs besides its own.

@@ -334,6 +334,35 @@ fn tables_take_no_more_memory_than_there_is() {
 }
 
 #[test]
+fn a_service_that_is_refused_takes_no_memory_for_calls() {
+    let mut world = World::with(|config| config.table_memory = 10_000);
+    let [a, ..] = services();
+    let other = |port| ServiceKey::udp(ip(VIRTUAL), port);
+    let sip = |scheduler| ServiceConfig {
+        persistence_engine: Some(PersistenceEngine::Sip),
+        ..ServiceConfig::new(Family::V4, scheduler)
+    };
+    let round_robin = sip(Scheduler::RoundRobin);
+    let add = |world: &mut World, key, config| {
+        let answer = world.balancer.add_service(key, config);
+        (answer, world.balancer.table.has_call_ids(), world.balancer.services().count())
+    };
+    assert_eq!(add(&mut world, a, round_robin), (Err(Errno::Exists), false, 4));
+    assert_eq!(add(&mut world, other(0), round_robin), (Err(Errno::Invalid), false, 4));
+    let large = sip(Scheduler::LocalityReplicated);
+    assert_eq!(add(&mut world, other(1), large), (Err(Errno::OutOfMemory), false, 4));
+    assert_eq!(world.balancer.edit_service(&other(1), round_robin), Err(Errno::NoService));
+    assert_eq!(world.balancer.edit_service(&a, large), Err(Errno::OutOfMemory));
+    assert!(!world.balancer.table.has_call_ids());
+    assert_eq!(add(&mut world, other(1), round_robin), (Ok(()), true, 5));
+    // With no memory for calls there is no such service.
+    let mut world = World::with(|config| config.table_memory = 0);
+    assert_eq!(add(&mut world, other(1), round_robin), (Err(Errno::OutOfMemory), false, 4));
+    assert_eq!(world.balancer.edit_service(&a, round_robin), Err(Errno::OutOfMemory));
+    assert_eq!(world.balancer.service(&a).unwrap().config.persistence_engine, None);
+}
+
+#[test]
 fn as_many_calls_are_kept_as_there_is_room_for() {
     let key = services()[1];
     let mut world = World::with(|config| config.call_ids = 2);
