@@ -20,15 +20,16 @@ impl Balancer {
         (place, direction): (u32, Direction),
         moment: &mut Moment<'_>,
     ) -> Decision {
-        if self.table.is_over(place, moment.now) || self.begins_anew(place, direction, transport) {
-            self.end(place);
-            return self.unknown(packet, ip, transport, moment);
-        }
+        // First of all: a packet that is not taken ends no connection.
         if ip.fragment != Fragment::Whole {
             return Err(Reason::Fragment);
         }
         if is_group(packet.head) {
             return Err(Reason::NotToUs);
+        }
+        if self.table.is_over(place, moment.now) || self.begins_anew(place, direction, transport) {
+            self.end(place);
+            return self.unknown(packet, ip, transport, moment);
         }
         match direction {
             Direction::Inbound => self.inbound(packet, ip, transport, place, moment),

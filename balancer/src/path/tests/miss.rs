@@ -85,6 +85,24 @@ fn fragments_of_what_is_balanced_are_dropped() {
 }
 
 #[test]
+fn a_packet_that_is_not_taken_ends_no_connection() {
+    let mut world = World::new(Forward::Masquerade);
+    let request = |flags| tcp(end(CLIENT, 1), end(VIRTUAL, 80), flags);
+    for flags in [SYN, ACK, RST] {
+        world.send(request(flags)).unwrap();
+    }
+    let mut group = request(SYN).frame(&[]);
+    group[0] |= 1;
+    assert_eq!(world.frame(group), Err(Verdict::Drop(Reason::NotToUs)));
+    assert_eq!(world.state().0, TcpState::Close);
+    let first = fragment(request(SYN).frame(&[0; 64]), 0x2000);
+    assert_eq!(world.frame(first), Err(Verdict::Drop(Reason::Fragment)));
+    assert_eq!(world.state().0, TcpState::Close);
+    world.send(request(SYN)).unwrap();
+    assert_eq!(world.state().0, TcpState::SynReceived, "but one that is begins anew");
+}
+
+#[test]
 fn echo_and_other_protocols_to_virtual_addresses_are_local() {
     let mut world = World::new(Forward::Masquerade);
     let mut echo = Vec::new();
