@@ -13,6 +13,7 @@ use common::netns::{self, ip};
 use ringlet::backend::coalesce::Coalesce;
 use ringlet::backend::lan::http::{Hash, pattern};
 use ringlet::backend::lan::{self, Lan};
+use ringlet::backend::options::{Interface, Threaded};
 use ringlet::backend::tap::{self, Tap};
 use ringlet::backend::{Backend, Received, Scatter, Sent};
 use ringlet_driver::features::Features;
@@ -291,7 +292,8 @@ fn bulk_is_taken_on_by_a_thread_of_the_kernels_own() {
         let mut frame = vec![0; HEADER + 14 + 60_000];
         frame[HEADER..HEADER + 14].copy_from_slice(&[2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 0x88, 0xb5]);
         let mut now = Instant::now();
-        for (frames, expected) in [(0, "0"), (100, "0"), (400, "1"), (400, "1"), (50, "0"), (400, "1")] {
+        // Sends so many frames within 50 ms. Returns when the next turn is due.
+        let mut run = |tap: &mut Tap, frames| {
             let until = Instant::now() + PATIENCE;
             for _ in 0..frames {
                 // Later means that the kernel's thread has not got so far yet.
@@ -301,21 +303,50 @@ fn bulk_is_taken_on_by_a_thread_of_the_kernels_own() {
                 }
             }
             now += Duration::from_millis(50);
-            tap.turn(now);
-            assert_eq!(threaded(), expected, "{frames}");
+            tap.turn(now).map(|due| due.saturating_duration_since(now))
+        };
+        let soon = Some(Duration::from_millis(50));
+        for (frames, due, expected) in
+            [(0, None, "0"), (100, None, "0"), (400, soon, "1"), (400, soon, "1"), (50, soon, "1"), (400, soon, "1")]
+        {
+            assert_eq!((run(&mut tap, frames), &threaded()[..]), (due, expected), "{frames}");
         }
+        // It looks by itself, and not for ever.
+        let quiet = (0..50).take_while(|_| run(&mut tap, 0) == soon).count();
+        assert!((30..50).contains(&quiet), "{quiet}");
+        assert_eq!(threaded(), "0", "a guest that has gone quiet needs no thread");
+        for frames in [0; 50].into_iter().chain([400]) {
+            run(&mut tap, frames);
+        }
+        assert_eq!(threaded(), "1");
+        tap.rest();
+        assert_eq!(threaded(), "0", "nobody uses the device");
+        for frames in [0; 50].into_iter().chain([400]) {
+            run(&mut tap, frames);
+        }
+        assert_eq!(threaded(), "1");
         assert_eq!(tap.counters().from_guest.dropped, 0);
         drop(tap);
         assert_eq!(threaded(), "0", "it is left as it was");
-        // What the user has set stays.
-        for set in ["1", "0"] {
-            let tap = Tap::open("tap0").expect("a tap");
-            std::fs::write(THREADED, set).expect("switched");
-            drop(tap);
-            let mut tap = Tap::open("tap0").expect("a tap");
-            tap.turn(now);
-            tap.turn(now + PATIENCE);
-            assert_eq!(threaded(), set);
+        // What was switched on beforehand stays so, and what is not to be touched stays as it is.
+        for (beforehand, setting, under_load) in [
+            ("1", Threaded::Auto, "1"),
+            ("1", Threaded::Keep, "1"),
+            ("0", Threaded::Keep, "0"),
+            ("0", Threaded::Auto, "1"),
+        ] {
+            let held = Tap::open("tap0").expect("a tap");
+            std::fs::write(THREADED, beforehand).expect("switched");
+            drop(held);
+            let mut tap = Tap::open_with(&Interface { name: "tap0".into(), threaded: setting }).expect("a tap");
+            for _ in 0..4 {
+                run(&mut tap, 400);
+            }
+            assert_eq!(threaded(), under_load, "{beforehand} {setting:?}");
+            for _ in 0..50 {
+                run(&mut tap, 0);
+            }
+            assert_eq!(threaded(), beforehand, "{setting:?}");
         }
     });
 }

@@ -103,6 +103,9 @@ pub trait Backend: Send {
     /// Where the network cannot be put into that mode (a TUNSETOFFLOAD refused); the device then sets NEEDS_RESET.
     fn negotiated(&mut self, features: Features) -> io::Result<()>;
 
+    /// No queue of the device is in use, and there are no turns until one is again. May be called more than once.
+    fn rest(&mut self) {}
+
     /// Takes one frame from the guest.
     ///
     /// # Errors

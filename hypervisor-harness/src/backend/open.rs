@@ -156,8 +156,8 @@ pub fn open(options: &Options) -> Result<Opened, Error> {
             };
             Ok(Opened { backend, lan: Some(handle) })
         }
-        Net::Tap(name) => {
-            let tap = options.coalesced(tap::Tap::open(name)?);
+        Net::Tap(interface) => {
+            let tap = options.coalesced(tap::Tap::open_with(interface)?);
             let backend = match capture {
                 Some(path) => Kind::TapCapture(pcap::Capture::create(path, tap)?),
                 None => Kind::Tap(tap),

@@ -9,13 +9,19 @@ use std::str::FromStr;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OptionError {
     /// `--net` names no network that exists.
-    #[error("no network is called `{0}`: expected `lan`, `tap=NAME` or `vhost-user=PATH[,server]`")]
+    #[error("no network is called `{0}`: expected `lan`, `tap=NAME[,threaded=keep]` or `vhost-user=PATH[,server]`")]
     Network(String),
     /// The interface's name is one that Linux does not take.
     #[error(
-        "`{0}` cannot be an interface's name: expected 1 to 15 bytes without `/`, `:`, `%` or blanks, and not `.` or `..`"
+        "`{0}` cannot be an interface's name: expected 1 to 15 bytes without `/`, `:`, `%`, `,` or blanks, and not `.` or `..`"
     )]
     Interface(String),
+    /// `--net tap=NAME,` is followed by something else than `threaded=auto` or `threaded=keep`.
+    #[error(
+        "cannot read `{0}`: expected tap=NAME, or tap=NAME,threaded=keep to leave /sys/class/net/NAME/threaded alone (the default is \
+         threaded=auto)"
+    )]
+    Tap(String),
     /// `--net vhost-user=` has no path, or something else than `server` behind it.
     #[error(
         "cannot read `{0}`: expected vhost-user=PATH, or vhost-user=PATH,server to listen there for the other side"
@@ -65,7 +71,7 @@ pub enum Net {
     #[default]
     Lan,
     /// `tap=NAME`: a TAP interface of the host.
-    Tap(String),
+    Tap(Interface),
     /// `vhost-user=PATH`: another process serves the network device.
     VhostUser(VhostUser),
 }
@@ -78,6 +84,51 @@ pub enum Switch {
     /// It is not.
     #[default]
     Off,
+}
+
+/// A TAP interface of the host, and what may be done to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Who decides who takes on what is written to it.
+    pub threaded: Threaded,
+}
+
+/// Who decides whether a thread of the kernel's own takes on what is written to a TAP interface:
+/// `/sys/class/net/NAME/threaded`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Threaded {
+    /// The load, where this process may write there, and nobody has switched it on beforehand.
+    #[default]
+    Auto,
+    /// The user: nothing is written to `/sys`.
+    Keep,
+}
+
+impl FromStr for Interface {
+    type Err = OptionError;
+
+    fn from_str(text: &str) -> Result<Self, OptionError> {
+        let (name, threaded) = match text.split_once(',') {
+            None => (text, Threaded::default()),
+            Some((name, "threaded=auto")) => (name, Threaded::Auto),
+            Some((name, "threaded=keep")) => (name, Threaded::Keep),
+            Some(_) => return Err(OptionError::Tap(format!("tap={text}"))),
+        };
+        let refused = |byte: u8| matches!(byte, b'/' | b':' | b'%' | 0) || byte.is_ascii_whitespace();
+        if name.is_empty() || name.len() > 15 || name == "." || name == ".." || name.bytes().any(refused) {
+            return Err(OptionError::Interface(name.into()));
+        }
+        Ok(Self { name: name.into(), threaded })
+    }
+}
+
+impl fmt::Display for Interface {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let keep = if self.threaded == Threaded::Keep { ",threaded=keep" } else { "" };
+        write!(f, "tap={}{keep}", self.name)
+    }
 }
 
 /// Where a process is that serves the network device by the protocol vhost-user.
@@ -101,13 +152,7 @@ impl FromStr for Net {
     fn from_str(text: &str) -> Result<Self, OptionError> {
         match text.split_once('=') {
             None if text == "lan" => Ok(Self::Lan),
-            Some(("tap", name)) => {
-                let refused = |byte: u8| matches!(byte, b'/' | b':' | b'%' | 0) || byte.is_ascii_whitespace();
-                if name.is_empty() || name.len() > 15 || name == "." || name == ".." || name.bytes().any(refused) {
-                    return Err(OptionError::Interface(name.into()));
-                }
-                Ok(Self::Tap(name.into()))
-            }
+            Some(("tap", value)) => value.parse().map(Self::Tap),
             Some(("vhost-user", value)) => match value.split_once(',') {
                 None if !value.is_empty() => Ok(Self::VhostUser(VhostUser { path: value.into(), server: false })),
                 Some((path, "server")) if !path.is_empty() => {
@@ -124,7 +169,7 @@ impl fmt::Display for Net {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Lan => f.write_str("lan"),
-            Self::Tap(name) => write!(f, "tap={name}"),
+            Self::Tap(interface) => interface.fmt(f),
             Self::VhostUser(address) => address.fmt(f),
         }
     }
@@ -246,8 +291,21 @@ mod tests {
     #[test]
     fn networks() {
         assert_eq!("lan".parse(), Ok(Net::Lan));
-        assert_eq!("tap=ringlet0".parse(), Ok(Net::Tap("ringlet0".into())));
-        assert_eq!("tap=ringlet0".parse::<Net>().map(|net| net.to_string()), Ok("tap=ringlet0".into()));
+        for (text, threaded, shown) in [
+            ("tap=ringlet0", Threaded::Auto, "tap=ringlet0"),
+            ("tap=ringlet0,threaded=auto", Threaded::Auto, "tap=ringlet0"),
+            ("tap=ringlet0,threaded=keep", Threaded::Keep, "tap=ringlet0,threaded=keep"),
+        ] {
+            let net = Net::Tap(Interface { name: "ringlet0".into(), threaded });
+            assert_eq!(net.to_string(), shown);
+            assert_eq!(text.parse(), Ok(net));
+        }
+        for text in
+            ["tap=t0,", "tap=t0,threaded", "tap=t0,threaded=off", "tap=t0,threaded=keep,threaded=auto", "tap=,x"]
+        {
+            assert_eq!(text.parse::<Net>(), Err(OptionError::Tap(text.into())));
+        }
+        assert_eq!("tap=,threaded=keep".parse::<Net>(), Err(OptionError::Interface(String::new())));
         assert_eq!("wan".parse::<Net>(), Err(OptionError::Network("wan".into())));
         assert_eq!("tap".parse::<Net>(), Err(OptionError::Network("tap".into())));
         assert_eq!("lan=x".parse::<Net>(), Err(OptionError::Network("lan=x".into())));

@@ -144,6 +144,10 @@ impl<B: Backend> Backend for Capture<B> {
         self.inner.negotiated(features)
     }
 
+    fn rest(&mut self) {
+        self.inner.rest();
+    }
+
     fn send(&mut self, frame: &Scatter<'_>) -> io::Result<Sent> {
         let sent = self.inner.send(frame)?;
         // What is offered again later is written down then, once.

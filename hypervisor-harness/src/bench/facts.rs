@@ -20,6 +20,9 @@ pub struct Facts {
     pub cores: usize,
     /// The host's kernel.
     pub kernel: String,
+    /// The host's TCP congestion control, for connections that do not choose one; empty if it is not known.
+    #[serde(default)]
+    pub congestion_control: String,
     /// What KVM rests on.
     pub kvm: String,
     /// How the program and its device were built.
@@ -46,6 +49,7 @@ impl Facts {
             processor,
             cores: std::thread::available_parallelism().map_or(1, Into::into),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            congestion_control: read("/proc/sys/net/ipv4/tcp_congestion_control").trim().to_owned(),
             kvm: kvm().to_owned(),
             build: if cfg!(debug_assertions) { "debug: not fit for comparison" } else { "release" }.to_owned(),
             image: crate::image::BUILT_WITH.to_owned(),
@@ -66,10 +70,15 @@ impl Facts {
                 format!("vCPU on {}, device on {}", place(&pinned[0]), place(&pinned[1]))
             }
         };
+        let congestion_control = match &self.congestion_control[..] {
+            "" => "congestion control unknown".to_owned(),
+            name => format!("congestion control {name}"),
+        };
         let mut lines: Vec<(String, String)> = [
             ("ringlet", self.version.clone()),
             ("machine", format!("{}, {} cores", self.processor, self.cores)),
             ("kernel", self.kernel.clone()),
+            ("tcp", congestion_control),
             ("kvm", self.kvm.clone()),
             ("build", format!("{}; image: {}", self.build, self.image)),
             ("device", format!("virtio-net over {transport}, {}; {memory_mib} MiB of memory; {pinned}", self.device)),

@@ -50,6 +50,8 @@ pub struct State {
     pub unwilling: bool,
     /// What was negotiated last.
     pub features: Option<Features>,
+    /// The device is in use no more since.
+    pub rests: bool,
 }
 
 /// A backend whose other end is the test.
@@ -79,8 +81,12 @@ impl Backend for Wire {
 
     fn negotiated(&mut self, features: Features) -> io::Result<()> {
         let mut state = self.state();
-        state.features = Some(features);
+        (state.features, state.rests) = (Some(features), false);
         if std::mem::take(&mut state.unwilling) { Err(io::ErrorKind::Unsupported.into()) } else { Ok(()) }
+    }
+
+    fn rest(&mut self) {
+        self.state().rests = true;
     }
 
     fn send(&mut self, frame: &Scatter<'_>) -> io::Result<Sent> {

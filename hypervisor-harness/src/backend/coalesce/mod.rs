@@ -281,6 +281,10 @@ impl<B: Backend> Backend for Coalesce<B> {
         self.inner.negotiated(features)
     }
 
+    fn rest(&mut self) {
+        self.inner.rest();
+    }
+
     fn send(&mut self, frame: &Scatter<'_>) -> io::Result<Sent> {
         self.inner.send(frame)
     }

@@ -39,6 +39,16 @@ pub fn attach(file: &File, name: &str) -> io::Result<()> {
     check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) } as isize).map(drop)
 }
 
+/// TUNGETIFF: the `IFF_` flags of the interface that `file` is attached to, the lower 16 bits, as `/sys` shows them: IFF_NOFILTER,
+/// which `/sys` does not have, is the bit of IFF_NO_PI, which [`attach`] has asked for.
+pub fn flags(file: &File) -> io::Result<u16> {
+    let mut request = request("")?;
+    // SAFETY: TUNGETIFF writes one `ifreq`, and `request` is one.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNGETIFF, &raw mut request) } as isize)?;
+    // SAFETY: TUNGETIFF has filled in this member of the union, an integer, for which any bits are a value.
+    Ok(unsafe { request.ifr_ifru.ifru_flags } as u16)
+}
+
 /// TUNSETVNETHDRSZ: the length of the header before each frame, in bytes.
 pub fn set_header_size(file: &File, bytes: usize) -> io::Result<()> {
     let bytes = bytes as libc::c_int;

@@ -1,4 +1,4 @@
-//! `--net tap=NAME`: a TAP interface of the host, with virtio headers and segmentation offload.
+//! `--net tap=NAME[,threaded=keep]`: a TAP interface of the host, with virtio headers and segmentation offload.
 
 mod error;
 mod ioctl;
@@ -17,6 +17,7 @@ use ringlet_driver::features::Features;
 use ringlet_driver::wire::NetHdr;
 
 use self::softirq::Softirq;
+use super::options::{Interface, Threaded};
 use super::{Backend, Counters, Received, Scatter, Sent};
 
 /// The device through which TAP interfaces are had.
@@ -55,6 +56,14 @@ impl Tap {
     /// # Errors
     /// If that is not possible; says what is missing and how to get it.
     pub fn open(name: &str) -> Result<Self, Error> {
+        Self::open_with(&Interface { name: name.to_owned(), threaded: Threaded::default() })
+    }
+
+    /// As [`Tap::open`], with a say in what is done to the interface.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_with(Interface { name, threaded }: &Interface) -> Result<Self, Error> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -70,16 +79,20 @@ impl Tap {
         let offloads = offload::probe(|flags| ioctl::set_offload(&file, flags));
         ioctl::set_offload(&file, 0).map_err(set_up("TUNSETOFFLOAD"))?;
         let mtu = ioctl::mtu(name).map_err(set_up("SIOCGIFMTU"))?;
+        let softirq = match threaded {
+            Threaded::Auto => Softirq::new(&file, name),
+            Threaded::Keep => Softirq::idle(),
+        };
         let tap = Self {
             file,
-            name: name.to_owned(),
+            name: name.clone(),
             mtu,
             offloads,
             flags: 0,
             stash: Vec::new(),
             spill: Vec::new(),
             counters: Counters::default(),
-            softirq: Softirq::new(name),
+            softirq,
         };
         if !tap.is_up().map_err(set_up("SIOCGIFFLAGS"))? {
             eprintln!(
@@ -134,6 +147,10 @@ impl Backend for Tap {
         Ok(())
     }
 
+    fn rest(&mut self) {
+        self.softirq.end();
+    }
+
     fn send(&mut self, frame: &Scatter<'_>) -> io::Result<Sent> {
         if (NetHdr::LEN + 14..=LONGEST).contains(&frame.len()) {
             match self.write(frame) {
@@ -175,8 +192,7 @@ impl Backend for Tap {
     }
 
     fn turn(&mut self, now: Instant) -> Option<Instant> {
-        self.softirq.turn(now, self.counters.from_guest.bytes);
-        None
+        self.softirq.turn(now, self.counters.from_guest.bytes)
     }
 
     fn wait_on(&self, fds: &mut Vec<RawFd>) {

@@ -32,6 +32,7 @@ pub(crate) fn report() -> Report {
         processor: "a | b".into(),
         cores: 2,
         kernel: "6.18".into(),
+        congestion_control: "cubic".into(),
         kvm: "VMX".into(),
         build: "release".into(),
         image: "prebuilt".into(),
@@ -113,7 +114,14 @@ fn the_page_is_whole_and_needs_nothing_else() {
             .any(|attribute| matches!(attribute.name(), "src" | "href") && !attribute.value().starts_with('#'))
     };
     assert!(!tree.descendants().any(refers) && !page.contains("url(") && !page.contains("@import"));
-    for part in ["apt-get install it", "failed 1 times: no guest ?", "it was stopped", "a | b", "nft"] {
+    for part in [
+        "congestion control cubic",
+        "apt-get install it",
+        "failed 1 times: no guest ?",
+        "it was stopped",
+        "a | b",
+        "nft",
+    ] {
         assert!(page.contains(part), "{part}");
     }
 }
@@ -122,6 +130,7 @@ fn the_page_is_whole_and_needs_nothing_else() {
 fn tables_in_markdown_keep_their_columns() {
     let text = Markdown(&report()).to_string();
     assert!(text.contains("| machine | a \\| b, 2 cores |"), "{text}");
+    assert!(text.contains("| tcp | congestion control cubic |"), "{text}");
     assert!(text.contains("| `nat` | ringlet | 9.000 | 8.000 .. 10.00 | Mpps |  |"), "{text}");
     assert!(text.contains("|  | nftables | 1.000 | 1.000 .. 1.000 | Mpps | 9.000 (8.000 .. 10.00) |"), "{text}");
     assert!(text.contains("|  | absent | not measured | apt-get install it | | |"), "{text}");
@@ -151,6 +160,11 @@ fn json_can_be_read_back() {
     assert_eq!(value["cases"][0]["sides"][2]["summary"][0], serde_json::Value::Null);
     assert_eq!(json::read(&text).unwrap(), report);
     assert!(json::read("{}").is_err());
+    assert_eq!(value["facts"]["congestion_control"], "cubic");
+    // A report of a version that did not ask for it.
+    let old = text.replacen("congestion_control", "another_fact", 1);
+    let lines = json::read(&old).unwrap().facts.lines(&report.settings);
+    assert!(lines.contains(&("tcp".to_owned(), "congestion control unknown".to_owned())), "{lines:?}");
 }
 
 #[test]

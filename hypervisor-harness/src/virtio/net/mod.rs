@@ -207,12 +207,17 @@ impl<B: Backend> Net<B> {
     /// Gives up all queues. The guest's memory is not touched after this returns.
     pub fn reset(&mut self) {
         (self.features, self.rings) = (None, Rings::none(Features::empty()));
+        self.plugged.backend.rest();
     }
 
     /// Gives up one queue, and returns where it stood ([`DeviceQueue::position`]): nothing if it was not in use. Its memory
     /// is not touched after this returns. A frame in hand is not lost if the queue goes on at that position.
     pub fn stop_queue(&mut self, index: u16) -> Option<u32> {
-        with_pair!(&mut self.rings, pair => pair.stop(index))
+        let position = with_pair!(&mut self.rings, pair => pair.stop(index));
+        if !self.is_active() {
+            self.plugged.backend.rest();
+        }
+        position
     }
 
     /// Moves what there is to move, a bounded number of frames, and raises an interrupt if the driver wants one.

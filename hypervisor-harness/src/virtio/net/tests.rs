@@ -224,7 +224,9 @@ fn a_guest_s_fault_stops_its_device_until_it_resets_it() {
     guest.send(0, &frame(plain(), 60, 1), &[]);
     guest.turn();
     assert_eq!((guest.rings[TRANSMIT].used_index(), guest.counters().faults), (0, 1));
+    assert!(guest.wire.state().rests, "no queue is in use");
     guest.start(PLAIN, 8);
+    assert!(!guest.wire.state().rests);
     guest.send(0, &frame(plain(), 60, 1), &[]);
     guest.turn();
     assert_eq!((guest.rings[TRANSMIT].used_index(), guest.counters().resets), (1, 2));
@@ -430,7 +432,9 @@ fn a_queue_goes_on_where_it_stopped() {
     guest.wire.state().waiting.push_back(frame(plain(), 9000, 8));
     guest.turn();
     let net = &mut guest.registers.registers.control().net;
+    assert!(!guest.wire.state().rests);
     assert_eq!([net.stop_queue(0), net.stop_queue(1), net.stop_queue(1)], [Some(1), Some(3), None]);
+    assert!(guest.wire.state().rests, "no queue is in use");
     assert!(!net.is_active());
     guest.wire.state().full = false;
     guest.wire.state().waiting.clear();
