@@ -27,11 +27,14 @@ fn cases_are_measured_and_told() {
     let scratch = Scratch::new("bench");
     let (report, html, markdown) = bench(
         &scratch,
-        "--only image --only boot --only rings --only super-tcp4 --only http --only idle --only connections --only direct-10k-flows --against packed",
+        "--only image --only boot --only rings --only super-tcp4 --only http --only idle --only connections --only direct-10k-flows --only ipip-10k-flows --against packed",
     );
     let cases = report["cases"].as_array().expect("cases");
     let names: Vec<_> = cases.iter().map(|case| case["name"].as_str().expect("a name")).collect();
-    assert_eq!(names, ["direct-10k-flows", "rings", "super-tcp4", "connections", "boot", "http", "image", "idle"]);
+    assert_eq!(
+        names,
+        ["direct-10k-flows", "ipip-10k-flows", "rings", "super-tcp4", "connections", "boot", "http", "image", "idle"]
+    );
     let page = roxmltree::Document::parse(&html).unwrap_or_else(|error| panic!("{error}:\n{html}"));
     for case in cases {
         let name = case["name"].as_str().expect("a name");
@@ -46,7 +49,7 @@ fn cases_are_measured_and_told() {
         assert!(markdown.contains(&format!("| `{name}` |")), "{name} is not in the table");
     }
     // The size is the same each time, and known.
-    let size = cases[6]["sides"][0]["summary"][0]["median"].as_f64().expect("a number");
+    let size = cases[7]["sides"][0]["summary"][0]["median"].as_f64().expect("a number");
     assert_eq!(size * 1024.0, ringlet::image::EMBEDDED.len() as f64);
     // The form for people, from what was written for programs.
     let file = scratch.file("report.json");
