@@ -17,8 +17,8 @@ pub struct Args {
     seconds: u32,
 }
 
-/// Where fuzz targets are.
-const PACKAGES: [&str; 4] = ["driver", "balancer", "kernel", "hypervisor-harness"];
+/// Where fuzz targets are: packages in workspaces of their own.
+pub const PACKAGES: [&str; 4] = ["driver", "balancer", "kernel", "hypervisor-harness"];
 
 /// Runs the targets.
 pub fn run(args: &Args) -> anyhow::Result<()> {

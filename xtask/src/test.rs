@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow, bail};
 use clap::ValueEnum;
 use ringlet_image::{Output, Way};
 
-use crate::{image, instructions, oracle, sh};
+use crate::{fuzz, image, instructions, oracle, sh};
 
 /// The flags of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
@@ -30,7 +30,7 @@ enum Step {
     Tools,
     /// The code is formatted
     Fmt,
-    /// No lint complains, of the workspace and of the image
+    /// No lint complains, of the workspace, of the image and of the fuzz targets
     Clippy,
     /// The documentation builds without a warning
     Doc,
@@ -73,10 +73,18 @@ impl Step {
     fn run(self) -> anyhow::Result<()> {
         match self {
             Self::Tools => tools(),
-            Self::Fmt => sh::run(sh::cargo().args(["fmt", "--all", "--check"])),
+            Self::Fmt => {
+                sh::run(sh::cargo().args(["fmt", "--all", "--check"]))?;
+                for package in fuzz::PACKAGES {
+                    let manifest = format!("{package}/fuzz/Cargo.toml");
+                    sh::run(sh::cargo().args(["fmt", "--check", "--manifest-path", &manifest]))?;
+                }
+                Ok(())
+            }
             Self::Clippy => {
                 let all = ["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"];
                 sh::run(sh::cargo().args(all))?;
+                lint_fuzz_targets()?;
                 Ok(ringlet_image::clippy(&sh::workspace(), &sh::target_directory(), Output::Inherit)?)
             }
             Self::Doc => {
@@ -219,6 +227,18 @@ fn tester() -> (Command, bool) {
         command.env("RINGLET_TEST_NO_KVM", "1");
     }
     (command, nextest)
+}
+
+/// Lints of the fuzz targets, which would rot unseen: only `cargo xtask fuzz` builds them, with a nightly toolchain.
+fn lint_fuzz_targets() -> anyhow::Result<()> {
+    for package in fuzz::PACKAGES {
+        let manifest = format!("{package}/fuzz/Cargo.toml");
+        let mut command = sh::cargo();
+        command.args(["clippy", "--quiet", "--bins", "--manifest-path", &manifest, "--", "--deny", "warnings"]);
+        // libFuzzer itself is linked by nobody here. Without this it would be compiled, which takes a C++ compiler and longer than all else.
+        sh::run(command.env("CUSTOM_LIBFUZZER_PATH", "/nonexistent/libfuzzer.a"))?;
+    }
+    Ok(())
 }
 
 /// Everything that needs neither a machine nor a network.

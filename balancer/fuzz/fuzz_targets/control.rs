@@ -15,7 +15,12 @@ use ringlet_balancer::{Balancer, Config};
 #[derive(Arbitrary, Debug)]
 enum Piece {
     Bytes(Vec<u8>),
-    Request { family: bool, command: u8, flags: u16, attributes: Vec<Nest> },
+    Request {
+        family: bool,
+        command: u8,
+        flags: u16,
+        attributes: Vec<Nest>,
+    },
     /// A line of the command language, carried out directly.
     Rules(Vec<u8>),
 }
@@ -38,16 +43,22 @@ fn stream(piece: &Piece) -> Vec<u8> {
                 ..Header::default()
             };
             let mut out = Vec::new();
-            message::write_generic(&mut out, header, Generic { command: if *command < 24 { *command } else { 64 + command % 9 }, version: 1 }, |w| {
-                for nest in attributes.iter().take(4) {
-                    let kind = if nest.kind % 9 > 6 { 58 + u16::from(nest.kind % 9) } else { u16::from(nest.kind % 9) };
-                    w.nest(kind, |w| {
-                        for (kind, payload) in nest.inside.iter().take(20) {
-                            w.put(u16::from(kind % 20), &payload[..payload.len().min(64)]);
-                        }
-                    });
-                }
-            });
+            message::write_generic(
+                &mut out,
+                header,
+                Generic { command: if *command < 24 { *command } else { 64 + command % 9 }, version: 1 },
+                |w| {
+                    for nest in attributes.iter().take(4) {
+                        let kind =
+                            if nest.kind % 9 > 6 { 58 + u16::from(nest.kind % 9) } else { u16::from(nest.kind % 9) };
+                        w.nest(kind, |w| {
+                            for (kind, payload) in nest.inside.iter().take(20) {
+                                w.put(u16::from(kind % 20), &payload[..payload.len().min(64)]);
+                            }
+                        });
+                    }
+                },
+            );
             out
         }
     }

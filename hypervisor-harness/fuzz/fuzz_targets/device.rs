@@ -261,9 +261,9 @@ impl Guest {
             self.store(register::DRIVER_FEATURES, (features.bits() >> (32 * half)) as u32);
         }
         self.store(register::STATUS, status::FEATURES_OK.into());
-        for queue in 0..2 {
+        for (queue, &size) in sizes.iter().enumerate() {
             self.store(register::QUEUE_SEL, queue as u32);
-            self.place(queue, sizes[queue]);
+            self.place(queue, size);
         }
         self.store(register::STATUS, status::DRIVER_OK.into());
     }

@@ -215,7 +215,7 @@ fn world() -> &'static World {
                 std::thread::sleep(PATIENCE);
                 let now = NTH.load(Ordering::Relaxed);
                 // An even number is between two inputs.
-                assert!(now != before || now % 2 == 0, "an input does not come to its end");
+                assert!(now != before || now.is_multiple_of(2), "an input does not come to its end");
                 before = now;
             }
         });
