@@ -13,7 +13,7 @@ const BURST: usize = 32;
 const FLOWS: u32 = 4096;
 
 /// Bytes in front of a frame, as the driver has them.
-const ROOM: usize = 116;
+const ROOM: usize = 128;
 
 /// Hears nothing.
 struct Deaf;

@@ -403,9 +403,10 @@ impl Balancer {
             destination,
             template,
         } = self.table.parts(place);
+        let destination = &self.services.pool[destination as usize];
         // A tunnel may lead to the other family, for which the connection has no room.
         let address = match forward {
-            Forward::Tunnel => self.services.pool[destination as usize].key.address,
+            Forward::Tunnel => destination.key.address,
             _ => address,
         };
         ConnectionInfo {
@@ -416,6 +417,7 @@ impl Balancer {
             virtual_port,
             destination: address,
             destination_port: port,
+            service: destination.service_key,
             forward,
             state: self.table.get(place).state(),
             template,

@@ -1,7 +1,7 @@
 //! An IPVS-style L4 load balancer as pure logic: frames and the time in, verdicts out.
 //!
 //! A [`Balancer`] is given bursts of Ethernet frames and rewrites their headers in place; it balances TCP and UDP over
-//! IPv4 and IPv6 as Linux IPVS does, by NAT or direct routing. It has no clock, does no I/O, has no global state, and
+//! IPv4 and IPv6 as Linux IPVS does, by NAT, direct routing or tunnels. It has no clock, does no I/O, has no global state, and
 //! contains no unsafe code. Nothing is allocated for a packet: all tables have their size from the start.
 //!
 //! ```

@@ -14,6 +14,8 @@ use libfuzzer_sys::fuzz_target;
 use ringlet_balancer::*;
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+/// Bytes in front of a frame, as the driver has them.
+const ROOM: usize = 128;
 const OTHER: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
 #[derive(Arbitrary, Debug)]
@@ -124,8 +126,8 @@ fn bytes(frame: &Frame) -> Vec<u8> {
 }
 
 /// A frame as it comes, with or without room in front of it.
-fn packet<'a>(head: &'a mut [u8], room: &'a mut [u8; 116], frame: &Frame) -> Packet<'a> {
-    let room = &mut room[..if frame.beyond & 1 == 0 { 116 } else { usize::from(frame.beyond) % 116 }];
+fn packet<'a>(head: &'a mut [u8], room: &'a mut [u8; ROOM], frame: &Frame) -> Packet<'a> {
+    let room = &mut room[..if frame.beyond & 1 == 0 { ROOM } else { usize::from(frame.beyond) % ROOM }];
     let mut packet = Packet::with_room(room, head);
     packet.len += usize::from(frame.beyond);
     let partial = frame.partial.map(|(start, offset)| Partial { start: start.into(), offset: offset.into() });
@@ -234,7 +236,7 @@ fuzz_target!(|steps: Vec<Step>| {
         match step {
             Step::Burst(frames) => {
                 let mut bytes: Vec<_> = frames.iter().map(bytes).collect();
-                let mut rooms = vec![[0; 116]; frames.len()];
+                let mut rooms = vec![[0; ROOM]; frames.len()];
                 let mut burst: Vec<_> = bytes
                     .iter_mut()
                     .map(Vec::as_mut_slice)

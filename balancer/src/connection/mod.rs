@@ -26,7 +26,7 @@ use wheel::{Wheel, is_due, tick};
 pub(crate) use wheel::{seconds, ticks};
 
 use crate::Errno;
-use crate::service::{Forward, Protocol};
+use crate::service::{Forward, Protocol, ServiceKey};
 use crate::time::Instant;
 
 /// How much longer a template stays whose time is over while it has connections.
@@ -422,6 +422,9 @@ pub struct ConnectionInfo {
     pub destination: IpAddr,
     /// Port of the destination, host order.
     pub destination_port: u16,
+    /// The service that the connection is of, which may be gone: of a mark, of port 0, or of FTP's port, it is not named by the
+    /// virtual address and port.
+    pub service: ServiceKey,
     /// How packets get there.
     pub forward: Forward,
     /// State of a TCP connection; of no meaning for UDP, which has only one.

@@ -71,7 +71,8 @@ pub(crate) struct Destination {
     /// What there is to know of the tunnel to it.
     pub tunnel: TunnelEnd,
     service_id: u64,
-    service_key: ServiceKey,
+    /// The name of its service, also once that is gone.
+    pub service_key: ServiceKey,
     /// Since when it lies in the trash without connections.
     idle_since: Option<Instant>,
 }

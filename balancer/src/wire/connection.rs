@@ -3,7 +3,7 @@
 use super::attribute::{Attribute, Violation, Writer};
 use super::ipvs::connection as kind;
 use super::service::{address, address_bytes, family, family_number};
-use crate::{ConnectionInfo, Errno, Family, Forward, Protocol, TcpState};
+use crate::{ConnectionInfo, Errno, Family, Forward, Protocol, ServiceKey, TcpState};
 
 /// IP_VS_CONN_F_TEMPLATE.
 const TEMPLATE: u32 = 0x1000;
@@ -27,6 +27,15 @@ pub(crate) fn write(info: &ConnectionInfo, w: &mut Writer<'_>) {
         .u16(kind::STATE, if info.template { info.assured.into() } else { info.state as u16 })
         .u32(kind::EXPIRES, info.expires)
         .u32(kind::FLAGS, if info.template { TEMPLATE } else { 0 });
+    match info.service {
+        ServiceKey::Mark { mark, .. } => _ = w.u32(kind::FWMARK, mark),
+        ServiceKey::Address { port, .. } if port != info.virtual_port => _ = w.be16(kind::SERVICE_PORT, port),
+        ServiceKey::Address { .. } => {}
+    }
+    let family = Family::of(&info.destination);
+    if family != Family::of(&info.client) {
+        w.u16(kind::DEST_AF, family_number(family));
+    }
 }
 
 /// The connection in a nest.
@@ -38,7 +47,7 @@ pub fn read(nest: &Attribute<'_>) -> Result<ConnectionInfo, Errno> {
     // By attribute types: 3, 5, 7 and 4, 6, 8.
     let (mut addresses, mut ports) = ([None; 3], [None; 3]);
     let (mut number, mut protocol, mut forward, mut state, mut expires) = (None, None, None, None, None);
-    let mut flags = 0;
+    let (mut flags, mut mark, mut service_port, mut destination_family) = (0, None, None, None);
     for attribute in nest.nested().map_err(invalid)? {
         let place = usize::from(attribute.kind.saturating_sub(kind::CLIENT_ADDR) / 2);
         match attribute.kind {
@@ -54,6 +63,9 @@ pub fn read(nest: &Attribute<'_>) -> Result<ConnectionInfo, Errno> {
             kind::STATE => state = Some(attribute.u16().map_err(invalid)?),
             kind::FLAGS => flags = attribute.u32().map_err(invalid)?,
             kind::EXPIRES => expires = Some(attribute.u32().map_err(invalid)?),
+            kind::FWMARK => mark = Some(attribute.u32().map_err(invalid)?),
+            kind::SERVICE_PORT => service_port = Some(attribute.be16().map_err(invalid)?),
+            kind::DEST_AF => destination_family = Some(family(attribute.u16().map_err(invalid)?)?),
             _ => {}
         }
     }
@@ -65,16 +77,24 @@ pub fn read(nest: &Attribute<'_>) -> Result<ConnectionInfo, Errno> {
         return Err(Errno::Invalid);
     };
     let family = family(number.ok_or(Errno::Invalid)?)?;
+    let protocol = protocol_of(protocol.ok_or(Errno::Invalid)?)?;
+    let virtual_address = address(family, virtual_address);
     let template = flags & TEMPLATE != 0;
     let state = state.ok_or(Errno::Invalid)?;
     Ok(ConnectionInfo {
-        protocol: protocol_of(protocol.ok_or(Errno::Invalid)?)?,
+        protocol,
         client: address(family, client),
         client_port,
-        virtual_address: address(family, virtual_address),
+        virtual_address,
         virtual_port,
-        destination: address(family, destination),
+        destination: address(destination_family.unwrap_or(family), destination),
         destination_port,
+        service: match mark {
+            Some(mark) => ServiceKey::Mark { family, mark },
+            None => {
+                ServiceKey::Address { protocol, address: virtual_address, port: service_port.unwrap_or(virtual_port) }
+            }
+        },
         forward: Forward::from_flags(forward.ok_or(Errno::Invalid)?)?,
         state: TcpState::from_number(if template { 0 } else { u8::try_from(state).map_err(|_| Errno::Invalid)? }),
         template,
@@ -101,20 +121,34 @@ mod tests {
                 virtual_port: 80,
                 destination: server.parse().unwrap(),
                 destination_port: 8080,
+                service: ServiceKey::udp(service.parse().unwrap(), 80),
                 forward: Forward::Direct,
                 state: TcpState::CloseWait,
                 template: false,
                 assured: false,
                 expires: 899,
             };
-            let template =
-                ConnectionInfo { protocol: Protocol::Ip, state: TcpState::None, template: true, assured: true, ..info };
+            let mark = ServiceKey::Mark { family: Family::of(&info.client), mark: 7 };
+            let template = ConnectionInfo {
+                protocol: Protocol::Ip,
+                service: mark,
+                state: TcpState::None,
+                template: true,
+                assured: true,
+                ..info
+            };
+            let any_port = ConnectionInfo { service: ServiceKey::udp(info.virtual_address, 0), ..info };
+            let across = ["10.0.0.12", "fd00::c"].map(|server| ConnectionInfo {
+                destination: server.parse().unwrap(),
+                forward: Forward::Tunnel,
+                ..info
+            });
             let mut bytes = vec![];
-            Writer::new(&mut bytes).nest(64, |w| write(&template, w));
-            assert_eq!(read(&Attributes::new(&bytes).next().unwrap()), Ok(template));
-            let mut bytes = vec![];
-            Writer::new(&mut bytes).nest(64, |w| write(&info, w));
-            assert_eq!(read(&Attributes::new(&bytes).next().unwrap()), Ok(info));
+            for info in [template, ConnectionInfo { service: mark, ..info }, any_port, across[0], across[1], info] {
+                bytes.clear();
+                Writer::new(&mut bytes).nest(64, |w| write(&info, w));
+                assert_eq!(read(&Attributes::new(&bytes).next().unwrap()), Ok(info));
+            }
             // Nothing but the flags can be left out: cut the list after each attribute but the last two.
             let mut end = 4;
             for attribute in Attributes::new(&bytes[4..]).take_while(|attribute| attribute.kind != kind::FLAGS) {

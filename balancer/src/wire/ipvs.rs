@@ -195,6 +195,12 @@ pub mod connection {
     /// Flags, u32 (IP_VS_CONN_F_TEMPLATE 0x1000); none if it is missing. The state of a template is 0 or, once a
     /// connection of it came about, 1.
     pub const FLAGS: u16 = 12;
+    /// Mark of the service, u32; missing if it has none.
+    pub const FWMARK: u16 = 13;
+    /// Port of the service, be16; missing if it has a mark, or the virtual port.
+    pub const SERVICE_PORT: u16 = 14;
+    /// Address family of the destination, u16; missing if it is that of the client.
+    pub const DEST_AF: u16 = 15;
 }
 
 /// Attributes of a service (IPVS_SVC_ATTR_*).

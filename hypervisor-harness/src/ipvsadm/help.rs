@@ -6,7 +6,7 @@ ringlet ipvsadm: administers a running Ringlet load balancer, in the syntax of i
 Usage:
   ringlet ipvsadm -A|-E SERVICE [-s SCHEDULER]             add or edit a virtual service
   ringlet ipvsadm -D SERVICE                               delete one, with its servers
-  ringlet ipvsadm -a|-e SERVICE -r SERVER [-m|-g] [-w N]   add or edit a real server
+  ringlet ipvsadm -a|-e SERVICE -r SERVER [-m|-g|-i] [-w N] add or edit a real server
   ringlet ipvsadm -d SERVICE -r SERVER                     delete one
   ringlet ipvsadm -L [SERVICE] [LISTING OPTIONS]           list (also without any words)
   ringlet ipvsadm -Z [SERVICE]                             zero counters
@@ -38,11 +38,16 @@ Options of a service (what is not given has its default, with -E too):
 Options of a server:
   -m, --masquerading                  NAT: the server's replies must come back through the balancer
   -g, --gatewaying                    direct routing (default): the server has the service's address itself
+  -i, --ipip                          a tunnel: packets go to the server as they came, inside of others; it answers the client itself
+      --tun-type ipip|gue|gre         what they are inside of (default ipip)
+      --tun-port PORT                 the UDP port of gue, which needs one
+      --tun-csum, --tun-nocsum        with (of gue and gre) or without (default) a checksum of the tunnel's own
+      --tun-remcsum                   remote checksum offload, of gue
   -w, --weight N                      its share of connections (default 1); 0 drains it
   -x, --u-threshold N                 no new connections above so many
   -y, --l-threshold N                 and again below so many
 Options of a listing:
-  -c, --connection                    the connections, with their states and the time they have left
+  -c, --connection                    the connections (of SERVICE), with their states and the time they have left
       --stats                         connections, packets and bytes so far
       --rate                          the same a second
       --exact                         numbers in full, instead of K, M, G
@@ -57,7 +62,10 @@ Everywhere:
       --connect HOST[:PORT]           where the balancer is (default 127.0.0.1:9101)
   -h, --help                          this text
 
-Rules (-R, and `ringlet --rules FILE`) are one command a line, as -S writes them; # begins a comment.
+Rules (-R, and `ringlet --rules FILE`) are one command a line, as -S writes them; # begins a comment. There are lines of
+`ringlet sysctl' and `ringlet mark' among them, without `ringlet', which ipvsadm does not read:
+  sysctl net.ipv4.vs.sloppy_tcp=1
+  mark add 7 -p tcp -d 10.0.0.200 --dport 80
 -R changes nothing if a line cannot be read. A rule that is refused does not stop the others.
 
 The rest of ipvsadm's syntax is read too, and refused by the balancer as a kernel without it does: SCTP and the

@@ -11,14 +11,14 @@ use serde_json::{Value, json};
 
 use super::client::{Client, Failure};
 use super::listing::Listed;
-use super::table::service_of;
+use super::table::is_of;
 
 /// Prints services, destinations, counters, rates and timeouts, whatever else `what` asks for. A line, so that a poller
 /// can append them to a file.
 pub(super) fn list(client: &mut Client, what: &Listing, out: &mut dyn Write) -> Result<(), Failure> {
     if what.connections {
         let list = client.connections()?;
-        let wanted = |info: &&ConnectionInfo| what.service.is_none_or(|key| key == service_of(info));
+        let wanted = |info: &&ConnectionInfo| what.service.as_ref().is_none_or(|key| is_of(info, key));
         let connections: Vec<Value> = list.iter().filter(wanted).map(connection).collect();
         let _ = writeln!(out, "{}", json!({ "connections": connections }));
         return Ok(());

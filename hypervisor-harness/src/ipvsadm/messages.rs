@@ -1,7 +1,7 @@
 //! What is said when the balancer refuses: the words of ipvsadm.
 
-use ringlet_balancer::Scheduler;
 use ringlet_balancer::ipvsadm::Command;
+use ringlet_balancer::{MARK_RULES_MAX, Scheduler};
 
 use super::client::Failure;
 
@@ -32,11 +32,19 @@ pub(super) fn of(command: &Command, failure: &Failure) -> String {
         (Command::StartDaemon(_) | Command::StopDaemon(_), EOPNOTSUPP) => {
             "Operation not supported: this balancer has no synchronization daemon"
         }
-        (Command::SetSysctl { .. } | Command::ShowSysctl(_), ENOENT) => "this balancer has no such knob",
-        (Command::SetSysctl { .. }, EINVAL) => "Invalid argument: the knob cannot have this value",
+        (Command::SetSysctl { .. } | Command::ShowSysctl(_), ENOENT) => {
+            "this balancer has no such knob: `ringlet sysctl' lists those it has"
+        }
+        (Command::SetSysctl { .. }, EINVAL) => {
+            "Invalid argument: the knob cannot have this value: docs/control.md#knobs says which it can"
+        }
         (Command::AddMark(_), EEXIST) => "this mark rule is there already",
         (Command::DeleteMark(_), ENOENT) => "No such mark rule: `ringlet mark' lists them",
-        (Command::AddMark(_), ENOMEM) => "there are as many mark rules as there can be",
+        (Command::AddMark(_), ENOMEM) => {
+            return format!(
+                "no room for another mark rule (there can be {MARK_RULES_MAX}): `ringlet mark delete' one, or let one name a network"
+            );
+        }
         (_, ESRCH) => "No such service",
         (_, EPERM) => "Permission denied (you must be root)",
         (_, EINVAL) => "Invalid operation.  Possibly wrong module version, address not unicast, ...",
@@ -45,8 +53,13 @@ pub(super) fn of(command: &Command, failure: &Failure) -> String {
         }
         (_, ENOMEM) => "Memory allocation problem",
         (_, EPROTONOSUPPORT) => "Protocol not supported: this balancer balances TCP and UDP",
+        (Command::AddServer { .. } | Command::EditServer { .. }, EOPNOTSUPP) => {
+            "Operation not supported: this balancer has no local servers and no bypass: use -m, -g or -i"
+        }
         // ipvsadm blames IPv6 here, for which Linux once had this number.
-        (_, EOPNOTSUPP) => "Operation not supported by this balancer",
+        (_, EOPNOTSUPP) => {
+            "Operation not supported by this balancer: README.md (\"What is supported\") says what is; is it older than this command?"
+        }
         (_, EAFNOSUPPORT) => "Operation not supported with specified address family",
         (_, other) => {
             // "Numerical result out of range (os error 34)": ipvsadm prints the words alone.

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use ringlet_balancer::ipvsadm::{Listing, ServiceEntry};
 use ringlet_balancer::{ConnectionInfo, DestinationInfo, Family, Forward, Protocol, ServiceFlags, ServiceKey};
@@ -54,7 +54,7 @@ fn connections(client: &mut Client, only: Option<&ServiceKey>, out: &mut dyn Wri
     let list = client.connections()?;
     let _ = writeln!(out, "IPVS connection entries");
     let _ = writeln!(out, "pro expire {:<11} {:<18} {:<18} destination", "state", "source", "virtual");
-    for info in list.iter().filter(|info| only.is_none_or(|key| *key == service_of(info))) {
+    for info in list.iter().filter(|info| only.is_none_or(|key| is_of(info, key))) {
         let (protocol, state) = match info.protocol {
             Protocol::Tcp => ("TCP", info.state.name()),
             Protocol::Udp => ("UDP", "UDP"),
@@ -75,16 +75,10 @@ fn connections(client: &mut Client, only: Option<&ServiceKey>, out: &mut dyn Wri
     Ok(())
 }
 
-/// The service a connection is of. A template of a mark has that in the place of the address.
-pub(super) fn service_of(info: &ConnectionInfo) -> ServiceKey {
-    if info.protocol == Protocol::Ip {
-        let (family, mark) = match info.virtual_address {
-            IpAddr::V4(a) => (Family::V4, a.to_bits()),
-            IpAddr::V6(a) => (Family::V6, (a.to_bits() >> 96) as u32),
-        };
-        return ServiceKey::Mark { family, mark };
-    }
-    ServiceKey::Address { protocol: info.protocol, address: info.virtual_address, port: info.virtual_port }
+/// Whether a connection is of a service: by what scheduled it, which may be a mark or a service of all ports, or by where it goes.
+pub(super) fn is_of(info: &ConnectionInfo, key: &ServiceKey) -> bool {
+    let ConnectionInfo { protocol, virtual_address: address, virtual_port: port, .. } = *info;
+    info.service == *key || ServiceKey::Address { protocol, address, port } == *key
 }
 
 fn header(what: &Listing) -> String {

@@ -1,8 +1,9 @@
 //! The client against a balancer in memory, served over a loopback connection as the guest serves it.
 
 use super::*;
+use etherparse::PacketBuilder;
 use ringlet_balancer::control::Session;
-use ringlet_balancer::{Balancer, Config};
+use ringlet_balancer::{Balancer, Config, Instant, NextHop, Packet, Sink, Verdict};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -18,7 +19,9 @@ impl Guest {
     fn new(connections: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let balancer = Arc::new(Mutex::new(Balancer::new(Config::new([2, 0, 0, 0, 0, 1], [1, 2]))));
+        let addresses = vec!["10.0.0.2/24".parse().unwrap()];
+        let config = Config { addresses, ..Config::new([2, 0, 0, 0, 0, 1], [1, 2]) };
+        let balancer = Arc::new(Mutex::new(Balancer::new(config)));
         let shared = balancer.clone();
         let thread = std::thread::spawn(move || {
             for _ in 0..connections {
@@ -186,6 +189,51 @@ fn what_is_no_service_is_shown_too() {
     assert_eq!(guest.run("-L --daemon"), (0, String::new(), String::new()));
 }
 
+/// Hears nothing.
+struct Deaf;
+
+impl Sink for Deaf {
+    fn transmit(&mut self, _: &[u8]) {}
+    fn resolved(&mut self, _: NextHop) {}
+    fn unreachable(&mut self, _: NextHop) {}
+}
+
+#[test]
+fn connections_are_listed_by_what_scheduled_them() {
+    let guest = Guest::new(8);
+    let rules = "-A -t 10.0.0.100:0 -s rr -p 100\n-a -t 10.0.0.100:0 -r 10.0.0.11:0 -m -w 1\n\
+                 mark add 7 -d 10.0.0.200\n-A -f 7 -s rr -p 100\n-a -f 7 -r 10.0.0.12:0 -m -w 1\n\
+                 -A -t 10.0.0.101:80 -s rr\n-a -t 10.0.0.101:80 -r 10.0.0.13:80 -m -w 1\n";
+    assert_eq!(guest.run_with("-R", rules), (0, String::new(), String::new()));
+    for (address, port) in [(100, 80), (100, 443), (200, 80), (101, 80)] {
+        let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], [2, 0, 0, 0, 0, 1]);
+        let mut frame = Vec::new();
+        let builder = builder.ipv4([10, 0, 0, 9], [10, 0, 0, address], 64).tcp(4000, port, 0, 1000).syn();
+        builder.write(&mut frame, &[]).unwrap();
+        let mut packet = Packet::new(&mut frame);
+        let mut balancer = guest.balancer.lock().unwrap();
+        balancer.process(std::slice::from_mut(&mut packet), Instant::from_secs(1), &mut Deaf);
+        assert!(matches!(packet.verdict, Verdict::Wait(_)), "{:?}", packet.verdict);
+    }
+    // Where they go, with templates.
+    let listed = |line: &str| {
+        let (code, out, errors) = guest.run(line);
+        assert_eq!((code, errors.as_str()), (0, ""), "{line}");
+        let mut services: Vec<_> =
+            out.lines().skip(2).filter_map(|line| line.split_whitespace().nth(4).map(str::to_owned)).collect();
+        services.sort();
+        services.join(" ")
+    };
+    assert_eq!(listed("-Lc -t 10.0.0.100:0"), "10.0.0.100:0 10.0.0.100:443 10.0.0.100:80");
+    assert_eq!(listed("-Lc -t 10.0.0.100:443"), "10.0.0.100:443", "as ipvsadm compares");
+    assert_eq!(listed("-Lc -f 7"), "0.0.0.7:0 10.0.0.200:80");
+    assert_eq!(listed("-Lc -t 10.0.0.101:80"), "10.0.0.101:80");
+    assert_eq!(listed("-Lc -u 10.0.0.101:80"), "");
+    assert_eq!(listed("-Lc").split(' ').count(), 6);
+    let json: serde_json::Value = serde_json::from_str(&guest.run("-Lc -f 7 --json").1).unwrap();
+    assert_eq!(json["connections"].as_array().map(Vec::len), Some(2), "{json}");
+}
+
 #[test]
 fn rules_with_an_unreadable_line_change_nothing() {
     let guest = Guest::new(1);
@@ -314,7 +362,10 @@ fn knobs_are_shown_and_set() {
     let (code, out, _) = sysctl("net.ipv4.vs.sloppy_tcp=1 drop_entry");
     assert_eq!((code, &out[..]), (0, "net.ipv4.vs.sloppy_tcp = 1\nnet.ipv4.vs.drop_entry = 0\n"));
     let (code, _, errors) = sysctl("drop_entry=4");
-    assert_eq!((code, &errors[..]), (255, "Invalid argument: the knob cannot have this value\n"));
+    assert_eq!(
+        (code, &errors[..]),
+        (255, "Invalid argument: the knob cannot have this value: docs/control.md#knobs says which it can\n")
+    );
     assert_eq!(guest.run_with("-R", "sysctl net.ipv4.vs.drop_entry=3\n").0, 0);
     assert_eq!(guest.run("sysctl drop_entry"), (0, "net.ipv4.vs.drop_entry = 3\n".into(), String::new()));
     for (line, message) in [
@@ -333,12 +384,18 @@ fn knobs_are_shown_and_set() {
 fn marks_are_given_and_saved_with_what_uses_them() {
     let rules = "sysctl net.ipv4.vs.sloppy_tcp=1\nmark add 7 -p tcp -d 10.0.0.200/32 --dport 80\n\
                  -A -f 7 -s sh -p 360\n-a -f 7 -r 10.0.0.11:0 -m -w 1\n";
-    let guest = Guest::new(6);
+    let guest = Guest::new(7);
     assert_eq!(guest.run_with("-R", rules), (0, String::new(), String::new()));
     assert_eq!(guest.run("-S -n"), (0, rules.to_owned(), String::new()));
     assert_eq!(guest.run("mark").1, "mark add 7 -p tcp -d 10.0.0.200/32 --dport 80\n");
     let (code, _, errors) = guest.run("mark delete 8");
     assert_eq!((code, &errors[..]), (255, "No such mark rule: `ringlet mark' lists them\n"));
+    let rules: String = (1..=256).map(|mark| format!("mark add {mark}\n")).collect();
+    let (code, _, errors) = guest.run_with("-R", &rules);
+    assert!(
+        code == 255 && errors.starts_with("line 256: no room for another mark rule (there can be 256): `ringlet mark")
+    );
+    assert_eq!(errors.lines().count(), 1);
     assert_eq!(guest.run("mark clear").0, 0);
     assert_eq!(guest.run("mark").1, "");
 }

@@ -103,6 +103,7 @@ fn persistence_of_a_mark_is_over_all_its_addresses_ports_and_protocols() {
     let counts: Vec<_> =
         world.balancer.destinations(&mark(7)).unwrap().map(|d| (d.active, d.inactive, d.persistent)).collect();
     assert_eq!(counts, [(2, 1, 1), (0, 0, 0)]);
+    assert_eq!(world.balancer.connection_list(world.now).filter(|c| c.service == mark(7)).count(), 4, "all are of it");
 }
 
 #[test]

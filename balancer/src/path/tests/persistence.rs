@@ -178,6 +178,7 @@ fn a_service_of_port_0_has_every_port_and_the_client_keeps_its_server() {
     assert_eq!([80, 443, 65535].map(&mut send), [(ip(B), 80), (ip(B), 443), (ip(B), 65535)]);
     let template = templates(&world)[0];
     assert_eq!((template.virtual_port, template.destination_port, counts(&world, &key)[1]), (0, 0, (3, 0, 1)));
+    assert!(world.balancer.connection_list(world.now).all(|c| c.service == key), "connections to any port");
     let bare = ServiceConfig::new(Family::V4, Scheduler::RoundRobin);
     let other = ServiceKey::tcp(ip("10.0.0.102"), 0);
     assert_eq!(world.balancer.add_service(other, bare), Err(Errno::Invalid), "not without persistence");
@@ -207,6 +208,10 @@ fn data_connections_of_ftp_go_to_the_server_of_its_port() {
     assert_eq!(persistent.send(to(50000)).unwrap().to, end(B, 50000), "passive data");
     assert_eq!(persistent.send(to(443)), Err(Verdict::Local), "no service, and no such port");
     assert_eq!((templates(&persistent).len(), templates(&persistent)[0].virtual_port), (1, 0));
+    assert!(
+        persistent.balancer.connection_list(persistent.now).all(|c| c.service == key),
+        "data too, and the template"
+    );
     let mut bare = world(key, ServiceFlags::empty(), u32::MAX, 21);
     assert_eq!(bare.send(to(50000)), Err(Verdict::Local));
     assert!(bare.said.frames.iter().all(|frame| frame[12..14] == [8, 6]), "no complaint, only ARP");
