@@ -33,7 +33,14 @@ pub fn inside(test: impl FnOnce() + Send) {
 /// The same, with a /sys that shows the namespace.
 pub fn inside_with_sys(test: impl FnOnce() + Send) {
     inside(|| {
-        let done = |result: libc::c_int| assert_eq!(result, 0, "/sys: {}", std::io::Error::last_os_error());
+        let done = |result: libc::c_int| {
+            let error = std::io::Error::last_os_error();
+            assert_eq!(
+                result, 0,
+                "cannot mount a /sys of the network namespace: {error}\nRun this test as root: sudo -E cargo xtask test netns. A \
+                 container has to be allowed to mount (docker run --privileged)."
+            );
+        };
         let (none, nothing) = (c"none".as_ptr(), std::ptr::null());
         // SAFETY: `unshare` takes no pointers; CLONE_NEWNS concerns this thread only, and what it starts.
         done(unsafe { libc::unshare(libc::CLONE_NEWNS) });
