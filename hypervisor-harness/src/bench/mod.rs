@@ -16,6 +16,7 @@ pub mod guest;
 pub mod net;
 pub mod peers;
 pub mod report;
+mod rest;
 pub mod statistics;
 pub mod stop;
 pub mod turns;

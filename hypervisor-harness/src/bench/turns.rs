@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::Args;
 use super::case::{Case, Missing, Side, When};
 use super::report::Told;
+use super::rest::Rest;
 use super::stop::{self, Stopped};
 
 /// One side of one case, as places in lists.
@@ -35,7 +36,7 @@ pub struct Outcome {
 pub fn run(args: &Args, chosen: &[Chosen], until: Option<Instant>) -> Outcome {
     let mut cases: Vec<Told> = chosen.iter().map(|chosen| Told::new(chosen.case)).collect();
     let mut clock = Clock::new(args, chosen);
-    let mut cut_short = None;
+    let (mut cut_short, mut rest) = (None, Rest::new(args.quick));
     'rounds: for round in 0..args.rounds() {
         for (nth, Chosen { case, sides }) in chosen.iter().enumerate() {
             for &side in sides {
@@ -52,6 +53,10 @@ pub fn run(args: &Args, chosen: &[Chosen], until: Option<Instant>) -> Outcome {
                     break 'rounds;
                 }
                 clock.begin(round, case, &case.sides[side]);
+                if rest.wait().is_err() {
+                    cut_short = Some("it was stopped".to_owned());
+                    break 'rounds;
+                }
                 let told = &mut cases[nth].sides[side];
                 let began = Instant::now();
                 match (case.sides[side].measure)(args) {
