@@ -27,13 +27,13 @@ const fn workload((package, example): (&'static str, &'static str), name: &'stat
 }
 
 const WORKLOADS: [Workload; 7] = [
-    workload(BALANCER, "nat-udp", 1540.0),
-    workload(BALANCER, "nat-tcp", 1575.0),
-    workload(BALANCER, "direct-udp", 1375.0),
-    workload(BALANCER, "ipip-udp", 1115.0),
-    workload(BALANCER, "new-udp", 3565.0),
-    workload(DRIVER, "split", 700.0),
-    workload(DRIVER, "packed", 675.0),
+    workload(BALANCER, "nat-udp", 1220.0),
+    workload(BALANCER, "nat-tcp", 1280.0),
+    workload(BALANCER, "direct-udp", 1045.0),
+    workload(BALANCER, "ipip-udp", 1130.0),
+    workload(BALANCER, "new-udp", 3460.0),
+    workload(DRIVER, "split", 675.0),
+    workload(DRIVER, "packed", 650.0),
 ];
 
 /// Frames in a count.
