@@ -45,7 +45,7 @@ pub struct Args {
     /// Measure nothing: tell what this file holds, which `--json` has written. Several are put together
     #[arg(long, value_name = "FILE")]
     pub from: Vec<PathBuf>,
-    /// Rounds, in each of which every side of every case is measured once (default 5; with --quick 3)
+    /// Rounds, in each of which every side of every case is measured once (default 5; with --quick 2)
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub rounds: Option<u32>,
     /// Seconds that each measurement of a rate takes (default 1; with --quick 0.2)
@@ -80,7 +80,7 @@ impl Args {
     /// How often each side has its turn.
     #[must_use]
     pub fn rounds(&self) -> u32 {
-        self.rounds.unwrap_or(if self.quick { 3 } else { 5 })
+        self.rounds.unwrap_or(if self.quick { 2 } else { 5 })
     }
 
     /// How long a rate is measured.
@@ -110,7 +110,7 @@ mod tests {
         let args = |line: &str| Args::try_parse_from(std::iter::once("bench").chain(line.split_whitespace()));
         let quick =
             args("--quick --only nat --json --html a.html --markdown b.md --pin-vcpu 0 --pin-device 1").unwrap();
-        assert_eq!((quick.rounds(), quick.time()), (3, Duration::from_millis(200)));
+        assert_eq!((quick.rounds(), quick.time()), (2, Duration::from_millis(200)));
         assert_eq!((quick.pin.vcpu, quick.pin.device), (Some(0), Some(1)));
         assert_eq!(args("--rounds 9 --seconds 2").unwrap().rounds(), 9);
         for bad in ["--seconds 0", "--seconds nan", "--rounds 0", "--memory 1", "--pin-vcpu x", "more"] {

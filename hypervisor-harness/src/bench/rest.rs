@@ -20,9 +20,9 @@ pub struct Rest {
 }
 
 impl Rest {
-    /// How long it waits at most: hardly at all where a look is all that is wanted.
+    /// How long it waits at most: not at all where a look is all that is wanted, which is to be had in a minute.
     pub fn new(quick: bool) -> Self {
-        Self { patience: if quick { 2 * WINDOW } else { PATIENCE } }
+        Self { patience: if quick { Duration::ZERO } else { PATIENCE } }
     }
 
     /// Waits until the host does nothing else. Once that was in vain, it is not tried for long again.
