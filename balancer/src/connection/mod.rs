@@ -438,5 +438,22 @@ pub struct ConnectionInfo {
     pub expires: u32,
 }
 
+impl ConnectionInfo {
+    /// The protocol and the state, as `ipvsadm -Lc` shows them. A template has no state but that it is to be kept.
+    pub fn words(&self) -> (&'static str, &'static str) {
+        let (protocol, state) = match self.protocol {
+            Protocol::Tcp => ("TCP", self.state.name()),
+            Protocol::Udp => ("UDP", "UDP"),
+            Protocol::Ip => ("IP", "NONE"),
+            Protocol::Sctp => ("?", "?"),
+        };
+        match (self.template, self.assured) {
+            (false, _) => (protocol, state),
+            (true, false) => (protocol, "NONE"),
+            (true, true) => (protocol, "ASSURED"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -55,17 +55,7 @@ fn connections(client: &mut Client, only: Option<&ServiceKey>, out: &mut dyn Wri
     let _ = writeln!(out, "IPVS connection entries");
     let _ = writeln!(out, "pro expire {:<11} {:<18} {:<18} destination", "state", "source", "virtual");
     for info in list.iter().filter(|info| only.is_none_or(|key| is_of(info, key))) {
-        let (protocol, state) = match info.protocol {
-            Protocol::Tcp => ("TCP", info.state.name()),
-            Protocol::Udp => ("UDP", "UDP"),
-            Protocol::Ip => ("IP", "NONE"),
-            _ => ("?", "?"),
-        };
-        let state = match (info.template, info.assured) {
-            (false, _) => state,
-            (true, false) => "NONE",
-            (true, true) => "ASSURED",
-        };
+        let (protocol, state) = info.words();
         let expire = format!("{:02}:{:02}", info.expires / 60, info.expires % 60);
         let source = SocketAddr::new(info.client, info.client_port).to_string();
         let service = SocketAddr::new(info.virtual_address, info.virtual_port).to_string();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use ringlet_balancer::control::Session;
 use ringlet_balancer::wire::message::Message;
-use ringlet_balancer::{Balancer, Config, Instant, MarkRule, NextHop, Packet, Protocol, Sink, Verdict, ipvsadm};
+use ringlet_balancer::{Balancer, Config, Instant, MarkRule, NextHop, Packet, Sink, Verdict, ipvsadm};
 
 use crate::side::{self, Effect, Outcome, Side};
 use crate::{neighbour, world};
@@ -220,17 +220,7 @@ impl Side for Ours {
             .balancer
             .connection_list(self.now + LATER)
             .map(|info| {
-                let (protocol, state) = match info.protocol {
-                    Protocol::Tcp => ("TCP", info.state.name()),
-                    Protocol::Udp => ("UDP", "UDP"),
-                    Protocol::Ip => ("IP", "NONE"),
-                    _ => ("?", "?"),
-                };
-                let state = match (info.template, info.assured) {
-                    (false, _) => state,
-                    (true, false) => "NONE",
-                    (true, true) => "ASSURED",
-                };
+                let (protocol, state) = info.words();
                 let ends: [(IpAddr, u16); 3] = [
                     (info.client, info.client_port),
                     (info.virtual_address, info.virtual_port),
