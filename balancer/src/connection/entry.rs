@@ -41,21 +41,24 @@ pub(crate) struct New {
     pub template: bool,
 }
 
-/// Flags of [`Entry::flags`].
+/// What [`Entry::flags`] says.
 mod flag {
-    pub const UDP: u8 = 1;
-    pub const V6: u8 = 2;
-    /// Forwarded by direct routing: replies do not come by.
-    pub const DIRECT: u8 = 4;
+    /// The protocol, as [`Protocol`](crate::service::Protocol) numbers them.
+    pub const PROTOCOL: u32 = 7;
+    /// The forwarding method, by [`Forward`](crate::service::Forward)'s number, from [`FORWARD_SHIFT`] on.
+    pub const FORWARD: u32 = 7 << FORWARD_SHIFT;
+    pub const FORWARD_SHIFT: u32 = 3;
+    /// Its addresses are elsewhere.
+    pub const V6: u32 = 1 << 6;
     /// Counts as active.
-    pub const ACTIVE: u8 = 8;
-    /// Forwarded by a tunnel: replies do not come by.
-    pub const TUNNEL: u8 = 16;
+    pub const ACTIVE: u32 = 1 << 7;
     /// A persistence template.
-    pub const TEMPLATE: u8 = 32;
-    /// Of no protocol: a template of a mark.
-    pub const ANY: u8 = 64;
+    pub const TEMPLATE: u32 = 1 << 8;
 }
+
+const TCP: u32 = Protocol::Tcp as u32;
+const UDP: u32 = Protocol::Udp as u32;
+const SCTP: u32 = Protocol::Sctp as u32;
 
 /// The three addresses of an IPv6 connection: client, virtual, destination.
 pub(crate) type AddressesV6 = [u128; 3];
@@ -73,10 +76,10 @@ pub(crate) struct Entry {
     pub client_port: u16,
     pub virtual_port: u16,
     pub port: u16,
-    flags: u8,
     state: u8,
     /// Packets from the client; no more than a byte can count.
     in_packets: u8,
+    flags: u32,
     /// A connection: its template, place plus one, 0 for none. A template: how many connections it has.
     pub control: u32,
     /// Place of the destination in the pool.
@@ -95,20 +98,9 @@ const _: () = assert!(size_of::<Entry>() == 64, "a connection is one cache line"
 impl Entry {
     /// An entry in state NONE, in no chain and no wheel. `v6` is the place of its addresses, if it needs one.
     pub fn new(new: &New, v6: u32, hashes: [u32; 2]) -> Self {
-        let mut flags = 0;
-        if new.protocol == Protocol::Udp {
-            flags |= flag::UDP;
-        }
-        if new.protocol == Protocol::Ip {
-            flags |= flag::ANY;
-        }
+        let mut flags = new.protocol as u32 | (new.forward as u32) << flag::FORWARD_SHIFT;
         if new.template {
             flags |= flag::TEMPLATE;
-        }
-        match new.forward {
-            Forward::Direct => flags |= flag::DIRECT,
-            Forward::Tunnel => flags |= flag::TUNNEL,
-            _ => {}
         }
         let addresses = match (new.client, new.virtual_address) {
             (IpAddr::V4(c), IpAddr::V4(v)) => {
@@ -134,9 +126,10 @@ impl Entry {
     }
 
     pub fn protocol(&self) -> Protocol {
-        match self.flags & (flag::UDP | flag::ANY) {
-            0 => Protocol::Tcp,
-            flag::UDP => Protocol::Udp,
+        match self.flags & flag::PROTOCOL {
+            TCP => Protocol::Tcp,
+            UDP => Protocol::Udp,
+            SCTP => Protocol::Sctp,
             _ => Protocol::Ip,
         }
     }
@@ -148,7 +141,7 @@ impl Entry {
 
     /// Whether replies to it are found: those of templates do not exist, those of others may not come by.
     pub fn is_two_way(&self) -> bool {
-        self.flags & (flag::DIRECT | flag::TUNNEL | flag::TEMPLATE) == 0
+        self.flags & (flag::FORWARD | flag::TEMPLATE) == 0
     }
 
     /// The place of the template a connection came from.
@@ -182,19 +175,16 @@ impl Entry {
 
     /// Whether only the client's packets come by, and go on as they are.
     pub fn is_one_way(&self) -> bool {
-        self.flags & (flag::DIRECT | flag::TUNNEL) != 0
+        self.flags & flag::FORWARD != 0
     }
 
     pub fn is_tunnel(&self) -> bool {
-        self.flags & flag::TUNNEL != 0
+        self.flags & flag::FORWARD == (Forward::Tunnel as u32) << flag::FORWARD_SHIFT
     }
 
     fn forward(&self) -> Forward {
-        match self.flags & (flag::DIRECT | flag::TUNNEL) {
-            0 => Forward::Masquerade,
-            flag::DIRECT => Forward::Direct,
-            _ => Forward::Tunnel,
-        }
+        // All of them were methods once.
+        Forward::from_flags((self.flags & flag::FORWARD) >> flag::FORWARD_SHIFT).unwrap_or(Forward::Masquerade)
     }
 
     pub fn is_active(&self) -> bool {
@@ -266,11 +256,7 @@ impl Entry {
     /// Whether a packet with this tuple is one of this connection in this direction.
     #[inline(always)]
     pub fn matches(&self, direction: Direction, tuple: &Tuple, v6: &[AddressesV6]) -> bool {
-        let expected = match tuple.protocol {
-            Protocol::Udp => flag::UDP,
-            _ => 0,
-        };
-        self.flags & (flag::UDP | flag::TEMPLATE) == expected && self.joins(direction, tuple, v6)
+        self.flags & (flag::PROTOCOL | flag::TEMPLATE) == tuple.protocol as u32 && self.joins(direction, tuple, v6)
     }
 
     /// Whether addresses and ports are those of a tuple.
