@@ -9,6 +9,8 @@ mod nat;
 mod persist;
 mod related;
 mod schedule;
+#[allow(dead_code, reason = "who needs it comes next")]
+mod sequence;
 mod timers;
 mod tunnel;
 mod undeliverable;

@@ -22,10 +22,21 @@ fn field<const N: usize>(head: &mut [u8], at: usize) -> Result<&mut [u8; N], Rea
     head.get_mut(at..).and_then(|bytes| bytes.first_chunk_mut()).ok_or(Reason::Malformed)
 }
 
+/// Whether the transport checksum of a packet is not complete. A partial checksum that starts elsewhere is one of an inner packet;
+/// ours is whole then.
+#[inline(always)]
+pub(super) fn is_partial(packet: &Packet<'_>, ip: &Ip, transport: &Transport) -> Result<bool, Reason> {
+    match packet.offload.partial {
+        Some(partial) if usize::from(partial.start) == ip.payload => {
+            if usize::from(partial.offset) == transport.checksum_offset() { Ok(true) } else { Err(Reason::Malformed) }
+        }
+        _ => Ok(false),
+    }
+}
+
 /// Replaces one end of a packet and takes a hop off it. Addresses of another family than the packet's are refused.
 ///
-/// The transport checksum is adjusted in whichever form the frame has it: whole, partial, or (UDP) none. A partial
-/// checksum that starts elsewhere is one of an inner packet; ours is whole then.
+/// The transport checksum is adjusted in whichever form the frame has it: whole, partial, or (UDP) none.
 pub(super) fn rewrite(
     packet: &mut Packet<'_>,
     ip: &Ip,
@@ -35,15 +46,7 @@ pub(super) fn rewrite(
     port: u16,
 ) -> Result<(), Reason> {
     let is_udp = transport.protocol == Protocol::Udp;
-    let is_partial = match packet.offload.partial {
-        Some(partial) if usize::from(partial.start) == ip.payload => {
-            if usize::from(partial.offset) != transport.checksum_offset() {
-                return Err(Reason::Malformed);
-            }
-            true
-        }
-        _ => false,
-    };
+    let is_partial = is_partial(packet, ip, transport)?;
     let (old_address, old_port) = match end {
         End::Source => (ip.source, transport.source_port),
         End::Destination => (ip.destination, transport.destination_port),
