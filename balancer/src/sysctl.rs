@@ -69,13 +69,22 @@ knobs! {
     expire_nodest_conn = 0 in 0..=i32::MAX,
     /// Clients leave a destination of weight 0 in spite of persistence.
     expire_quiescent_template = 0 in 0..=i32::MAX,
+    /// Packets that come out of a tunnel on this machine are not balanced again. They never are here, whatever the value: no
+    /// tunnel ends here.
+    ignore_tunneled = 0 in 0..=i32::MAX,
     /// Seconds after which lblc forgets an address that nobody asks for.
     lblc_expiration = 86400 in 0..=i32::MAX / 1000,
     /// Seconds after which lblcr takes the most loaded destination out of a set that has not changed.
     lblcr_expiration = 86400 in 0..=i32::MAX / 1000,
+    /// A server under NAT is told, by an ICMP error, that what it sent is of no connection.
+    nat_icmp_send = 0 in 0..=i32::MAX,
     /// What is sent by a tunnel over IPv4 may not be fragmented if it came so, and who sends more than fits into the tunnel is told.
     /// 0: all of it may, and is.
     pmtu_disc = 1 in 0..=i32::MAX,
+    /// Rates are estimated. 0: they stay as they are.
+    run_estimation = 1 in 0..=i32::MAX,
+    /// ICMP errors about connections there are not begin them, so that they reach the server that the next packet will.
+    schedule_icmp = 0 in 0..=i32::MAX,
     /// TCP's states are those of a defence against SYN floods, in which only the client's part of the handshake counts: 0
     /// never, 1 and 2 when memory is scarce, 3 always.
     secure_tcp = 0 in 0..=3,

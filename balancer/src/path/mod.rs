@@ -11,6 +11,7 @@ mod related;
 mod schedule;
 #[allow(dead_code, reason = "who needs it comes next")]
 mod sequence;
+mod stray;
 mod timers;
 mod tunnel;
 mod undeliverable;

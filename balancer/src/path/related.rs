@@ -1,11 +1,12 @@
 //! ICMP errors about balanced connections: they belong to the other side.
 
-use super::{Moment, direct, nat};
+use super::{Decision, Moment, direct, nat};
 use crate::Balancer;
-use crate::connection::{Direction, Tuple};
+use crate::connection::{Direction, Full, Tuple};
 use crate::frame::{Ip, is_group};
-use crate::icmp;
+use crate::icmp::{self, Quote};
 use crate::packet::{Packet, Reason, Verdict};
+use crate::service::table::FTP_DATA;
 
 impl Balancer {
     /// An ICMP message: sent on if it is an error about a connection of ours, `None` if it is anything else.
@@ -24,11 +25,62 @@ impl Balancer {
             destination: quote.source,
             destination_port: quote.source_port,
         };
-        let Some((place, direction)) = self.table.find(&answer) else { return Ok(None) };
         // An error goes to the source of what it quotes; one that does not is not answered for.
-        if ip.destination != quote.source || self.table.is_over(place, moment.now) || is_group(packet.head) {
+        if ip.destination != quote.source || is_group(packet.head) {
             return Ok(None);
         }
+        let found = self.table.find(&answer).filter(|&(place, _)| !self.table.is_over(place, moment.now));
+        if let Some(found) = found {
+            return self.relay_error(packet, ip, &quote, found, moment).map(Some);
+        }
+        if self.sysctls.schedule_icmp == 0 {
+            return Ok(None);
+        }
+        let Some((place, is_one_packet)) = self.begin_by_error(ip, &answer, moment)? else { return Ok(None) };
+        let verdict = self.relay_error(packet, ip, &quote, (place, Direction::Inbound), moment);
+        if is_one_packet {
+            self.end(place);
+        }
+        verdict.map(Some)
+    }
+
+    /// Begins the connection of which an error is, as the client's next packet would (sysctl `schedule_icmp`; Linux:
+    /// ip_vs_try_to_schedule). Its place, and whether it lasts no longer than this; `None` if there is no service for it. The error
+    /// has no mark: rules are about ports.
+    #[cold]
+    fn begin_by_error(
+        &mut self,
+        ip: &Ip,
+        tuple: &Tuple,
+        moment: &mut Moment<'_>,
+    ) -> Result<Option<(u32, bool)>, Reason> {
+        if tuple.source_port == FTP_DATA || !self.is_source(ip.source) || !self.is_source(tuple.source) {
+            return Ok(None);
+        }
+        let Some(service) = self.services.lookup(tuple) else { return Ok(None) };
+        if self.defense.drops_packet() {
+            return Err(Reason::Defense);
+        }
+        // Schedulers that look at the destination see that of the packet quoted, which is the client.
+        match self.schedule(service, tuple, tuple.source, &[], moment) {
+            Ok(chosen) => {
+                let place = self.begin(tuple, None, &chosen, moment).map_err(|Full| Reason::TableFull)?;
+                Ok(Some((place, self.services.is_one_packet(service, tuple.protocol))))
+            }
+            Err(Reason::NoDestination) if self.services.is_ftp_data(service, tuple) => Ok(None),
+            Err(reason) => Err(reason),
+        }
+    }
+
+    /// Sends an error about a packet of a connection on.
+    fn relay_error(
+        &mut self,
+        packet: &mut Packet<'_>,
+        ip: &Ip,
+        quote: &Quote,
+        (place, direction): (u32, Direction),
+        moment: &mut Moment<'_>,
+    ) -> Decision {
         if packet.offload.partial.is_some() {
             return Err(Reason::Malformed);
         }
@@ -50,7 +102,7 @@ impl Balancer {
             });
         }
         if is_tunnel && direction == Direction::Inbound {
-            return self.tunnel(packet, ip, ip.len(), place, moment).map(Some);
+            return self.tunnel(packet, ip, ip.len(), place, moment);
         }
         self.may_pass(packet, ip, ip.len(), self.config.mtu, moment)?;
         let (server, server_port) = self.table.server(place);
@@ -67,6 +119,6 @@ impl Balancer {
             }
         }
         nat::decrement_hops(packet.head, ip)?;
-        self.transmit(packet, way, &to, moment).map(Some)
+        self.transmit(packet, way, &to, moment)
     }
 }

@@ -1,8 +1,10 @@
 //! Packets of no connection: new ones are scheduled, the rest is the local stack's or nobody's.
 
+use core::net::IpAddr;
+
 use super::{Decision, Moment, tuple};
 use crate::Balancer;
-use crate::connection::{Full, New, Seen, Table, TcpState, Tuple};
+use crate::connection::{Full, New, Seen, Table, TcpState, Tuple, ticks};
 use crate::frame::transport::{TcpFlags, Transport};
 use crate::frame::{ETHERNET, Fragment, Ip, is_group};
 use crate::icmp::Problem;
@@ -14,6 +16,9 @@ use crate::time::Instant;
 
 /// Timers looked at to make room in a full table.
 const ROOM: usize = 64;
+
+/// Seconds a connection has of which no packet was seen yet.
+const UNSEEN: u32 = 3;
 
 /// Where a new connection goes.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +40,9 @@ impl Balancer {
         transport: &Transport,
         moment: &mut Moment<'_>,
     ) -> Decision {
+        if self.sysctls.nat_icmp_send != 0 && self.is_stray(packet, ip, transport) {
+            return self.refuse_stray(packet, ip, transport, moment);
+        }
         let is_virtual = self.services.is_virtual(&ip.destination);
         let is_ours = is_virtual || self.routes.is_own(ip.destination);
         let begins = match transport.protocol {
@@ -71,9 +79,9 @@ impl Balancer {
         }
         let end = packet.head.len().min(ETHERNET + ip.len());
         let payload = packet.head.get(ip.payload + transport.header..end).unwrap_or_default();
-        match self.schedule(service, &tuple, payload, moment) {
+        match self.schedule(service, &tuple, ip.destination, payload, moment) {
             Ok(chosen) => {
-                let place = self.begin(&tuple, transport, &chosen, moment).map_err(|Full| Reason::TableFull)?;
+                let place = self.begin(&tuple, Some(transport), &chosen, moment).map_err(|Full| Reason::TableFull)?;
                 let decision = self.inbound(packet, ip, transport, place, moment);
                 if self.services.is_one_packet(service, transport.protocol) {
                     self.end(place);
@@ -90,11 +98,12 @@ impl Balancer {
         }
     }
 
-    /// Chooses where a new connection goes.
-    fn schedule(
+    /// Chooses where a new connection goes. `destination` is where the packet goes that begins it.
+    pub(super) fn schedule(
         &mut self,
         service: u32,
         tuple: &Tuple,
+        destination: IpAddr,
         payload: &[u8],
         moment: &mut Moment<'_>,
     ) -> Result<Chosen, Reason> {
@@ -105,7 +114,7 @@ impl Balancer {
         let request = Request {
             client: tuple.source,
             client_port: tuple.source_port,
-            destination: tuple.destination,
+            destination,
             flags,
             now: moment.now,
             expirations: self.expirations(),
@@ -135,11 +144,12 @@ impl Balancer {
         })
     }
 
-    /// Puts a connection into the table and binds it to its destination.
-    fn begin(
+    /// Puts a connection into the table and binds it to its destination. `transport` is the header of the packet that begins it, if
+    /// there is one; an error about a packet has none.
+    pub(super) fn begin(
         &mut self,
         tuple: &Tuple,
-        transport: &Transport,
+        transport: Option<&Transport>,
         chosen: &Chosen,
         moment: &mut Moment<'_>,
     ) -> Result<u32, Full> {
@@ -158,7 +168,10 @@ impl Balancer {
             template: false,
         };
         let seen = if new.forward == Forward::Masquerade { Seen::Input } else { Seen::InputOnly };
-        let (_, timeout) = self.timers.after(TcpState::None, seen, transport);
+        let timeout = match transport {
+            Some(transport) => self.timers.after(TcpState::None, seen, transport).1,
+            None => ticks(UNSEEN),
+        };
         // A template that is over must not be taken out to make room for its own connection: it has the time it was given
         // just now.
         let place = self.insert(&new, &[], moment.now, timeout)?;

@@ -104,7 +104,7 @@ impl Balancer {
         }
         self.drop_entries(now, BUDGET);
         self.end_orphans(BUDGET);
-        if is_due(&mut self.timers.estimate, ESTIMATOR_PERIOD, now) {
+        if is_due(&mut self.timers.estimate, ESTIMATOR_PERIOD, now) && self.sysctls.run_estimation != 0 {
             self.services.estimate();
             self.total.estimate();
         }

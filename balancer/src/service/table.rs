@@ -205,6 +205,9 @@ pub(crate) struct Services {
     /// Bytes of [`Limits::table_memory`] that are taken.
     table_memory: usize,
     virtual_addresses: BTreeSet<IpAddr>,
+    /// Destinations under NAT that are in a list, by address and port, so that it is known whether a server is one of ours. The
+    /// last is the place in `pool`.
+    servers: BTreeSet<(IpAddr, u16, u32)>,
     /// Rules that give packets marks.
     pub marks: Marks,
 }
@@ -426,6 +429,7 @@ impl Services {
         self.table_memory -= service.state.memory();
         for &destination in &service.order {
             let d = &mut self.pool[destination as usize];
+            self.servers.remove(&(d.key.address, d.key.port, destination));
             d.available = false;
             d.idle_since = None;
             self.trash.push(destination);
@@ -572,12 +576,38 @@ impl Services {
                 }
             }
         };
+        self.file(place);
         if let Some(service) = self.slots[at as usize].as_mut() {
             service.order.insert(0, place);
             self.revision += 1;
             service.state.added(List { order: &service.order, pool: &self.pool });
         }
         Ok(())
+    }
+
+    /// Puts a destination among the servers, if it is one.
+    fn file(&mut self, place: u32) {
+        let d = &self.pool[place as usize];
+        let name = (d.key.address, d.key.port, place);
+        if d.config.forward == Forward::Masquerade {
+            self.servers.insert(name);
+        } else {
+            self.servers.remove(&name);
+        }
+    }
+
+    /// The places of destinations under NAT with this address and port, for packets of a protocol: one of a mark is for all.
+    fn servers(&self, protocol: Protocol, address: IpAddr, port: u16) -> impl Iterator<Item = u32> + '_ {
+        let all = self.servers.range((address, port, 0)..=(address, port, u32::MAX)).map(|&(_, _, place)| place);
+        all.filter(move |&place| match self.pool[place as usize].service_key {
+            ServiceKey::Address { protocol: own, .. } => own == protocol,
+            ServiceKey::Mark { .. } => true,
+        })
+    }
+
+    /// Whether there is a destination under NAT with this address and port (ip_vs_has_real_service).
+    pub fn has_server(&self, protocol: Protocol, address: IpAddr, port: u16) -> bool {
+        self.servers(protocol, address, port).next().is_some()
     }
 
     /// Makes sure of a place for one more destination: at the limit, one in the trash without connections gives up its
@@ -609,6 +639,7 @@ impl Services {
         let (_, place) = self.position(at, key).ok_or(Errno::NotFound)?;
         let d = &mut self.pool[place as usize];
         d.configure(config);
+        self.file(place);
         self.revision += 1;
         if let Some(service) = self.slots[at as usize].as_mut() {
             service.state.edited(List { order: &service.order, pool: &self.pool });
@@ -622,6 +653,7 @@ impl Services {
         let d = &mut self.pool[place as usize];
         d.available = false;
         d.idle_since = None;
+        self.servers.remove(&(key.address, key.port, place));
         self.trash.push(place);
         if let Some(service) = self.slots[at as usize].as_mut() {
             service.order.remove(position);

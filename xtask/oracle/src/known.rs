@@ -6,8 +6,6 @@ pub const NOT_BUILT: &[(&str, &str)] = &[
     ("SCTP: an association through NAT", "SCTP"),
     ("SCTP: an abort, and what begins nothing", "SCTP"),
     ("SCTP: direct routing, only the client is seen", "SCTP"),
-    ("nat_icmp_send: a server's packet of no connection", "nat_icmp_send"),
-    ("schedule_icmp: an error begins a connection", "schedule_icmp"),
     ("sync: a master tells its connections", "synchronization"),
     ("sync: daemons start and stop", "synchronization"),
 ];

@@ -177,3 +177,71 @@ fn drop_entry_takes_half_open_connections_first() {
     world.seconds(200);
     assert_eq!(world.balancer.connections(), 1);
 }
+
+#[test]
+fn a_server_is_told_of_what_is_of_no_connection_with_nat_icmp_send() {
+    for v6 in [false, true] {
+        let mut world = World::new(Forward::Masquerade);
+        let (client, service, other) = if v6 { (CLIENT_V6, VIRTUAL_V6, "fd00::c") } else { (CLIENT, VIRTUAL, OTHER) };
+        let from = (server(v6).address, server(v6).port);
+        let stray = tcp(from, end(client, 4000), ACK);
+        assert_eq!(world.drops(stray), Reason::NotOurs);
+        assert_eq!(world.balancer.counters().icmp_sent, 0);
+        set(&mut world, &[("nat_icmp_send", 1)]);
+        // To a client, or to us: even what would begin a connection.
+        for (segment, told) in [
+            (stray, true),
+            (tcp(from, end(service, 80), SYN), true),
+            (udp(from, end(client, 4000)), true),
+            (tcp(from, end(client, 4000), RST), false),
+            (tcp((from.0, 1), end(client, 4000), ACK), false),
+            (tcp(end(other, 8080), end(client, 4000), ACK), false),
+        ] {
+            let before = world.balancer.counters().icmp_sent;
+            assert_eq!(world.drops(segment), Reason::NotOurs, "{segment:?}");
+            assert_eq!(world.balancer.counters().icmp_sent - before, u64::from(told), "{segment:?}");
+        }
+        // What is of a connection, goes.
+        let request = tcp(end(client, 4000), end(service, 80), SYN);
+        world.send(request).unwrap();
+        assert_eq!(world.send(stray).unwrap().from, end(service, 80));
+        for key in services() {
+            world.balancer.delete_destination(&key, &server(key.family() == Family::V6)).unwrap();
+        }
+        let before = world.balancer.counters().icmp_sent;
+        assert_eq!(world.drops(tcp(from, end(client, 4001), ACK)), Reason::NotOurs, "it is no server any more");
+        assert_eq!(world.balancer.counters().icmp_sent, before);
+    }
+}
+
+#[test]
+fn servers_are_known_by_how_they_are_forwarded_to() {
+    let mut world = World::new(Forward::Direct);
+    set(&mut world, &[("nat_icmp_send", 1)]);
+    let told = |world: &mut World| {
+        let before = world.balancer.counters().icmp_sent;
+        world.drops(reply(ACK));
+        world.balancer.counters().icmp_sent - before
+    };
+    assert_eq!(told(&mut world), 0);
+    weigh(&mut world, SERVER, 1);
+    assert_eq!(told(&mut world), 1, "it is under NAT now");
+    world.balancer.delete_service(&services()[0]).unwrap();
+    assert_eq!(told(&mut world), 0, "the other services forward to it as before");
+}
+
+#[test]
+fn rates_stay_as_they_are_without_run_estimation() {
+    let mut world = World::new(Forward::Masquerade);
+    world.seconds(2);
+    world.send(request(SYN)).unwrap();
+    world.seconds(2);
+    let rates = world.destination(&services()[0]).rates;
+    assert_ne!(rates, Rates::default());
+    set(&mut world, &[("run_estimation", 0)]);
+    world.seconds(60);
+    assert_eq!(world.destination(&services()[0]).rates, rates);
+    set(&mut world, &[("run_estimation", 1)]);
+    world.seconds(60);
+    assert_eq!(world.destination(&services()[0]).rates, Rates::default());
+}
