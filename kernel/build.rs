@@ -10,9 +10,15 @@ fn main() {
     if std::env::var_os("CARGO_FEATURE_IMAGE").is_none() {
         return;
     }
-    let directory = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
+    // A copy beside what is built: cargo keeps the arguments, and goes on to use them in another checkout with the same target
+    // directory, where the path of this one may lead nowhere.
+    let directory = std::env::var("OUT_DIR").expect("cargo sets OUT_DIR");
+    let copy = format!("{directory}/linker.ld");
+    std::fs::read(script)
+        .and_then(|text| std::fs::write(&copy, text))
+        .unwrap_or_else(|error| panic!("cannot copy {script} to {copy}: {error}"));
     for argument in [
-        &format!("--script={directory}/{script}"),
+        &format!("--script={copy}"),
         "-static",
         // Segments begin at 4 KiB pages in the file too; none is padded to the linker's idea of a large page.
         "-zmax-page-size=4096",
