@@ -20,7 +20,8 @@ use crate::vmm::profile::Profile;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "ringlet bench", max_term_width = 110, after_help = cases::help())]
 pub struct Args {
-    /// Less than a minute, for a look rather than for a comparison: short rounds, and not the cases that take long
+    /// Less than a minute, for a look rather than for a comparison: two short rounds, and only the cases for which --list
+    /// does not say otherwise
     #[arg(long)]
     pub quick: bool,
     /// The cases there are, and their sides

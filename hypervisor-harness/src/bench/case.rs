@@ -52,7 +52,7 @@ pub enum Better {
 pub enum When {
     /// In every run.
     Always,
-    /// Not with `--quick`, unless it is named: it takes long.
+    /// Not with `--quick`, unless it is named: it takes long, or asks what another case asks of something else.
     Full,
     /// As [`When::Full`], and in the first round only: what it measures is always the same.
     Once,

@@ -54,6 +54,7 @@ pub static CASES: &[Case] = &[
     Case {
         name: "nat-1-flow",
         about: "UDP frames of 64 bytes of one client, by NAT to its server",
+        when: When::Full,
         sides: &[
             Side { name: "ringlet", about: OF_GENERATOR, measure: |args| forward(args, &PLAIN) },
             Side { name: "ringlet-testpmd", about: OF_TESTPMD, measure: |args| testpmd::forward(args, 1) },
@@ -214,6 +215,7 @@ pub static CASES: &[Case] = &[
     Case {
         name: "super-tcp6",
         about: "TCP over IPv6, of 4 connections, by NAT",
+        when: When::Full,
         sides: &[
             Side {
                 name: "super-frames",
@@ -234,6 +236,7 @@ pub static CASES: &[Case] = &[
     Case {
         name: "super-udp",
         about: "UDP over IPv4, of 4 clients, by NAT",
+        when: When::Full,
         sides: &[
             Side {
                 name: "super-frames",
@@ -248,6 +251,7 @@ pub static CASES: &[Case] = &[
         name: "roundtrip-split",
         about: "frames of 64 bytes between a driver and dpdk-testpmd's vhost port, over split virtqueues",
         target: ">= 1.0 x DPDK",
+        when: When::Full,
         sides: &[
             Side { name: "ringlet", about: "the guest's driver", measure: |args| round_trip::ringlet(args, false) },
             Side {
@@ -262,6 +266,7 @@ pub static CASES: &[Case] = &[
         name: "roundtrip-packed",
         about: "the same over packed virtqueues",
         target: ">= 1.0 x DPDK",
+        when: When::Full,
         sides: &[
             Side { name: "ringlet", about: "the guest's driver", measure: |args| round_trip::ringlet(args, true) },
             Side {
@@ -408,6 +413,7 @@ pub static CASES: &[Case] = &[
     Case {
         name: "latency-half-load",
         about: "the same at half the greatest rate that goes through",
+        when: When::Full,
         sides: LATENCY_HALF,
         ..LATENCY
     },
