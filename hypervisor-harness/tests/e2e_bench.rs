@@ -21,6 +21,19 @@ fn bench(scratch: &Scratch, words: &str) -> (Value, String, String) {
     (report, read(&html), read(&markdown))
 }
 
+/// The guest says itself that its table has all of them.
+#[test]
+fn ten_million_connections_fit_into_a_guest_of_2_gib() {
+    needs_kvm!();
+    let output = Command::new(PROGRAM).args(["bench", "--footprint", "10000000"]).output().expect("it starts");
+    let (said, complaints) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{complaints}");
+    let bytes: u64 = said.trim().parse().expect("a number of bytes");
+    // All of the process, the guest's rings and buffers and the host's own memory included.
+    let each = bytes / 10_000_000;
+    assert!((64..=128).contains(&each), "{bytes} bytes, {each} a connection");
+}
+
 #[test]
 fn cases_are_measured_and_told() {
     needs_kvm!();

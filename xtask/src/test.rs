@@ -245,6 +245,17 @@ fn lint_fuzz_targets() -> anyhow::Result<()> {
 fn host() -> anyhow::Result<()> {
     sh::run(tester().0.args(["--workspace", "--exclude", "ringlet"]))?;
     sh::run(tester().0.args(["--package", "ringlet", "--lib", "--bins"]))?;
+    // Each benchmark once, that it works.
+    sh::run(sh::cargo().args([
+        "test",
+        "--quiet",
+        "--package",
+        "ringlet-balancer",
+        "--bench",
+        "balancer",
+        "--",
+        "--test",
+    ]))?;
     // nextest does not know documentation tests.
     sh::run(sh::cargo().args(["test", "--quiet", "--workspace", "--doc"]))
 }

@@ -144,6 +144,47 @@ fn a_packet_prolongs_and_a_shorter_timeout_shortens() {
     assert_eq!(expire_all(&mut table, Instant::from_millis(810_100)), 1);
 }
 
+/// Nodes on the way to the connections of a table, on the longest way.
+fn longest_chain(table: &Table, connections: &[New]) -> usize {
+    let length = |new: &New| {
+        let mut node = table.first(table.hash(&inbound(new)));
+        core::iter::from_fn(|| {
+            node.get()?;
+            node = Index::next(&table.entries, node);
+            Some(())
+        })
+        .count()
+    };
+    connections.iter().map(length).max().unwrap()
+}
+
+/// Who can compute the hash, and choose ports and addresses, makes of a table with a key he knows a list. One with another key
+/// is as it always is.
+#[test]
+fn who_does_not_know_the_key_cannot_fill_a_chain() {
+    let (known, secret) = ([1, 2], [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210]);
+    let attackers = Table::new(1, 0, known);
+    let chosen: Vec<New> = (0..1_u32 << 20)
+        .map(|nth| New {
+            client: core::net::Ipv4Addr::from_bits(0x0a09_0000 | nth >> 8).into(),
+            client_port: (nth & 0xff) as u16 + 1024,
+            ..connection(2, false, Forward::Direct)
+        })
+        .filter(|new| attackers.hash(&inbound(new)) & 0x3ff == 0)
+        .collect();
+    assert!(chosen.len() > 900, "one of 1024 is to be found");
+    let chain = |key| {
+        let mut table = Table::new(chosen.len() as u32, 0, key);
+        for new in &chosen {
+            table.insert(new, Instant::ZERO, 100).unwrap();
+        }
+        longest_chain(&table, &chosen)
+    };
+    // As many buckets as nodes, of which a few are split and the others not: half of the attacker's are in one at the least.
+    assert!(chain(known) > chosen.len() / 4, "{}", chain(known));
+    assert!(chain(secret) <= 12, "{}", chain(secret));
+}
+
 #[test]
 fn templates_that_are_of_no_use_lie_in_chains_of_their_own() {
     const CALLS: u8 = 200;

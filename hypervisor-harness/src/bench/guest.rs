@@ -59,6 +59,8 @@ pub struct Guest {
     /// Both until it is to end.
     parts: Option<(Running, virtio::Handle)>,
     complaints: Arc<Mutex<Vec<String>>>,
+    /// What it says. Cases share guests between threads.
+    events: Mutex<Events>,
 }
 
 impl Guest {
@@ -100,9 +102,10 @@ impl Guest {
             ended: events.ended(),
         };
         let running = machine.start(start)?;
+        let ready = until_ready(&events);
         // Whatever happens from here on, it is ended.
-        let guest = Self { parts: Some((running, device)), complaints };
-        match until_ready(&events) {
+        let guest = Self { parts: Some((running, device)), complaints, events: Mutex::new(events) };
+        match ready {
             Ok(()) => Ok(guest),
             Err(error) => match guest.end() {
                 Ok(_) => Err(error),
@@ -118,6 +121,12 @@ impl Guest {
     #[must_use]
     pub fn device(&self) -> &virtio::Handle {
         self.parts.as_ref().map(|(_, device)| device).expect("it has not ended")
+    }
+
+    /// The next thing that happens, if it does before `until`.
+    #[must_use]
+    pub fn next(&self, until: Instant) -> Option<Event> {
+        self.events.lock().ok()?.next(until)
     }
 
     /// Stops the guest and its device.

@@ -12,11 +12,17 @@ use crate::bench::guest::{Guest, Plan};
 use crate::bench::peers::process::leash;
 use crate::bench::{Args, stop};
 use crate::image;
+use crate::run::events::Event;
+use crate::vmm::console::{Record, Said};
 
 /// Numbers of connections for which memory is measured.
-pub const CONNECTIONS: [u32; 3] = [0, 10_000, 1_000_000];
-/// A guest that has not forwarded a frame of each flow by then will not.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const CONNECTIONS: [u32; 4] = [0, 10_000, 1_000_000, 10_000_000];
+/// MiB of memory of a guest with the most of them.
+const LARGE: u32 = 2048;
+/// A guest that does not have its connections by then will not.
+const PATIENCE: Duration = Duration::from_secs(240);
+/// How often the guest says how many connections it has.
+const STATUS_MS: u32 = 50;
 
 /// The image's size, in KiB.
 ///
@@ -37,8 +43,9 @@ pub fn memory(args: &Args) -> anyhow::Result<Measured> {
         stop::check()?;
         bytes.push(of_another_process(args, flows)?);
     }
-    let each = (bytes[2] as f64 - bytes[0] as f64) / f64::from(CONNECTIONS[2]);
-    let remark = format!("{each:.0} bytes a connection; the table of the last one has room for 2097152");
+    let each = |nth: usize| (bytes[nth] as f64 - bytes[0] as f64) / f64::from(CONNECTIONS[nth]);
+    let remark =
+        format!("{:.0} and {:.0} bytes a connection at 1M and 10M; the guest of 10M has {LARGE} MiB", each(2), each(3));
     Ok(Measured { values: bytes.iter().map(|bytes| *bytes as f64 / f64::from(1 << 20)).collect(), remark })
 }
 
@@ -59,30 +66,44 @@ fn of_another_process(args: &Args, flows: u32) -> anyhow::Result<u64> {
     said.trim().parse().with_context(|| format!("the process with {flows} connections says: {said}"))
 }
 
-/// Boots a guest, has it forward a frame of each of so many flows, and tells the bytes of memory that this process has then.
-/// Tables, of the guest and of the host, have grown by then to what so many connections need.
+/// Boots a guest, gives it frames until its table has so many connections, and tells the bytes of memory that this process has
+/// then. Tables, of the guest and of the host, have grown by then to what so many connections need.
 ///
 /// # Errors
-/// If the guest does not boot or does not forward.
+/// If the guest does not boot, or does not come to have the connections.
 pub fn of_this_process(args: &Args, flows: u32) -> anyhow::Result<u64> {
     let load = Load { flows: flows.max(1), ..Load::default() };
-    let plan = Plan { rules: rules(&load), ..with_room(args, flows) };
+    let mut plan = Plan { rules: rules(&load), status_ms: STATUS_MS, ..with_room(args, flows) };
+    if flows >= CONNECTIONS[3] {
+        // No more room than is needed, in as much memory as is promised.
+        plan = Plan { words: format!("{} connections={flows}", Plan::new(args).words), memory: LARGE, ..plan };
+    }
     let (generator, meter) = Generator::new(load)?;
     let guest = Guest::boot(args, generator, plan)?;
     if flows > 0 {
         meter.start();
-        let until = Instant::now() + PATIENCE;
-        while meter.tally().forwarded < u64::from(flows) {
-            if Instant::now() > until {
-                bail!("the guest forwards too little: {:?}", meter.tally());
-            }
-            stop::pause(Duration::from_millis(1))?;
-        }
+        has_connections(&guest, flows).with_context(|| format!("the guest's work: {:?}", meter.tally()))?;
         meter.stop();
     }
     let bytes = resident("self")?;
     guest.end()?;
     Ok(bytes)
+}
+
+/// Waits until the guest says that its table has so many connections.
+fn has_connections(guest: &Guest, connections: u32) -> anyhow::Result<()> {
+    let until = Instant::now() + PATIENCE;
+    let mut last = 0;
+    while last < u64::from(connections) {
+        stop::check()?;
+        match guest.next(until) {
+            Some(Event::Said(_, Said::Record(Record::Status(status)))) => last = status.active,
+            Some(Event::Ended) => bail!("the guest has ended"),
+            Some(_) => {}
+            None => bail!("the guest has {last} of {connections} connections after {} s", PATIENCE.as_secs()),
+        }
+    }
+    Ok(())
 }
 
 /// The bytes of memory that a process has now, shared ones included.

@@ -459,7 +459,7 @@ pub static CASES: &[Case] = &[
         about: "the host's process with a guest that has so many connections",
         unit: "MiB",
         better: Better::Less,
-        values: &["0", "10k", "1M"],
+        values: &["0", "10k", "1M", "10M"],
         target: "<= 128 bytes a connection",
         when: When::Full,
         sides: &[Side { name: "ringlet", about: "", measure: footprint::memory }],
