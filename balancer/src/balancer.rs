@@ -5,7 +5,7 @@ use core::net::IpAddr;
 use core::time::Duration;
 
 use crate::config::Config;
-use crate::connection::{CALL_ID_SIZE, ConnectionInfo, New, Table};
+use crate::connection::{CALL_ID_SIZE, ConnectionInfo, New, State, Table};
 use crate::icmp::Errors;
 use crate::neighbour::{Hop, Neighbours};
 use crate::packet::{NextHop, Packet, Reason, Sink, Verdict};
@@ -315,7 +315,7 @@ impl Balancer {
     ///
     /// # Errors
     /// [`Errno::Exists`]; [`Errno::Invalid`] for mark 0, networks of different families, a first port above the last, or a
-    /// protocol that is neither TCP nor UDP; [`Errno::OutOfMemory`] if there are [`MARK_RULES_MAX`](crate::MARK_RULES_MAX)
+    /// protocol that is none of TCP, UDP and SCTP; [`Errno::OutOfMemory`] if there are [`MARK_RULES_MAX`](crate::MARK_RULES_MAX)
     /// already.
     pub fn add_mark_rule(&mut self, rule: MarkRule) -> Result<(), Errno> {
         self.services.change_marks(|marks| marks.add(rule))
@@ -419,7 +419,7 @@ impl Balancer {
             destination_port: port,
             service: destination.service_key,
             forward,
-            state: self.table.get(place).state(),
+            state: State::from_number(protocol, self.table.get(place).state()),
             template,
             assured: self.table.get(place).is_assured(),
             expires: self.table.remaining(place, now),

@@ -1,6 +1,6 @@
 //! An IPVS-style L4 load balancer as pure logic: frames and the time in, verdicts out.
 //!
-//! A [`Balancer`] is given bursts of Ethernet frames and rewrites their headers in place; it balances TCP and UDP over
+//! A [`Balancer`] is given bursts of Ethernet frames and rewrites their headers in place; it balances TCP, UDP and SCTP over
 //! IPv4 and IPv6 as Linux IPVS does, by NAT, direct routing or tunnels. It has no clock, does no I/O, has no global state, and
 //! contains no unsafe code. Nothing is allocated for a packet: all tables have their size from the start.
 //!
@@ -31,6 +31,7 @@ mod checksum;
 mod config;
 mod connection;
 pub mod control;
+mod crc32c;
 mod errno;
 mod frame;
 mod icmp;
@@ -51,7 +52,7 @@ pub mod wire;
 
 pub use balancer::{Balancer, Counters};
 pub use config::{Cidr, CidrError, Config};
-pub use connection::{ConnectionInfo, TcpState};
+pub use connection::{ConnectionInfo, SctpState, State, TcpState};
 pub use errno::Errno;
 pub use mark::{MarkRule, RULES_MAX as MARK_RULES_MAX};
 pub use packet::{NextHop, Offload, Packet, Partial, Reason, Sink, Verdict};

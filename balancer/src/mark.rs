@@ -19,7 +19,7 @@ pub const RULES_MAX: usize = 256;
 pub struct MarkRule {
     /// The mark, not 0.
     pub mark: u32,
-    /// Their protocol, TCP or UDP; any of the two if there is none.
+    /// Their protocol, TCP, UDP or SCTP; any of them if there is none.
     pub protocol: Option<Protocol>,
     /// Where they come from. Of the same family as `destination`.
     pub source: Cidr,
@@ -65,7 +65,7 @@ impl MarkRule {
         let is_one_family = self.source.address.is_ipv4() == self.destination.address.is_ipv4();
         let is_cidr = |cidr: Cidr| Cidr::new(cidr.address, cidr.prefix).is_some();
         let ports = [self.source_ports, self.destination_ports];
-        let is_known = matches!(self.protocol, None | Some(Protocol::Tcp | Protocol::Udp));
+        let is_known = matches!(self.protocol, None | Some(Protocol::Tcp | Protocol::Udp | Protocol::Sctp));
         let is_whole = is_one_family && is_cidr(self.source) && is_cidr(self.destination) && is_known;
         if self.mark == 0 || !is_whole || ports.into_iter().any(|(first, last)| first > last) {
             return Err(Errno::Invalid);
@@ -179,7 +179,7 @@ mod tests {
             rule(0),
             MarkRule { source: v6, ..rule(1) },
             MarkRule { source_ports: (2, 1), ..rule(1) },
-            MarkRule { protocol: Some(Protocol::Sctp), ..rule(1) },
+            MarkRule { protocol: Some(Protocol::Ip), ..rule(1) },
             MarkRule { destination: Cidr { prefix: 33, ..rule(1).destination }, ..rule(1) },
         ] {
             assert_eq!(Marks::default().add(wrong), Err(Errno::Invalid), "{wrong:?}");

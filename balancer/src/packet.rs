@@ -129,6 +129,8 @@ macro_rules! reasons {
 reasons! {
     /// Shorter than its headers say, or a header whose lengths contradict each other.
     Malformed = "malformed",
+    /// The checksum of an SCTP packet is left to who sends it on, who cannot make it, and the packet is not here as a whole.
+    PartialChecksum = "partial_checksum",
     /// The IPv4 header checksum is wrong.
     BadHeaderChecksum = "bad_header_checksum",
     /// The checksum of an ICMP error that would have to be rewritten is wrong.

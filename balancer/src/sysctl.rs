@@ -88,6 +88,8 @@ knobs! {
     /// TCP's states are those of a defence against SYN floods, in which only the client's part of the handshake counts: 0
     /// never, 1 and 2 when memory is scarce, 3 always.
     secure_tcp = 0 in 0..=3,
+    /// An SCTP association may begin with any packet but ABORT.
+    sloppy_sctp = 0 in 0..=i32::MAX,
     /// A TCP connection may begin with any packet but RST.
     sloppy_tcp = 0 in 0..=i32::MAX,
 }

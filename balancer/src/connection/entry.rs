@@ -2,7 +2,6 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::tcp::TcpState;
 use crate::service::{Forward, Protocol};
 
 /// Which way a packet goes.
@@ -195,13 +194,13 @@ impl Entry {
         self.flags = if active { self.flags | flag::ACTIVE } else { self.flags & !flag::ACTIVE };
     }
 
-    /// The state; of TCP connections only.
-    pub fn state(&self) -> TcpState {
-        TcpState::from_number(if self.is_template() { 0 } else { self.state })
+    /// The number of the state, which is one of its protocol's. Templates have none.
+    pub fn state(&self) -> u8 {
+        if self.is_template() { 0 } else { self.state }
     }
 
-    pub fn set_state(&mut self, state: TcpState) {
-        self.state = state as u8;
+    pub fn set_state(&mut self, state: u8) {
+        self.state = state;
     }
 
     /// Packets from the client, up to 255.

@@ -10,6 +10,8 @@ mod call_id;
 mod entry;
 pub(crate) mod hash;
 mod index;
+mod sctp;
+mod state;
 mod tcp;
 mod wheel;
 
@@ -24,6 +26,10 @@ pub(crate) use entry::{Direction, Entry, New, Tuple};
 use hash::Key;
 use index::Index;
 pub(crate) use index::Node;
+pub(crate) use sctp::STATES as SCTP_STATES;
+pub use sctp::SctpState;
+pub use state::State;
+pub(crate) use state::is_active;
 pub use tcp::TcpState;
 pub(crate) use tcp::{SECURE, STATES, Seen, States, TABLE};
 use wheel::{Wheel, is_due, tick};
@@ -360,9 +366,9 @@ impl Table {
         is_due(self.get(place).expires, tick(now) as u32)
     }
 
-    /// Gives a connection a state and lets it end `timeout` ticks from now; it had so many packets from the client.
+    /// Gives a connection a state, of its protocol's, and lets it end `timeout` ticks from now; it had so many packets from the client.
     #[inline(always)]
-    pub fn touch(&mut self, place: u32, state: TcpState, packets: u8, now: Instant, timeout: u32) {
+    pub fn touch(&mut self, place: u32, state: u8, packets: u8, now: Instant, timeout: u32) {
         let entry = &mut self.entries[place as usize];
         entry.set_state(state);
         entry.count(packets);
@@ -431,8 +437,8 @@ pub struct ConnectionInfo {
     pub service: ServiceKey,
     /// How packets get there.
     pub forward: Forward,
-    /// State of a TCP connection; of no meaning for UDP, which has only one.
-    pub state: TcpState,
+    /// Its state; that of a template means nothing.
+    pub state: State,
     /// It is no connection but a persistence template: the client's address is cut off by the netmask, its port is 0; the
     /// virtual address of a mark's template is the mark, and its protocol is [`Protocol::Ip`].
     pub template: bool,
@@ -445,11 +451,16 @@ pub struct ConnectionInfo {
 impl ConnectionInfo {
     /// The protocol and the state, as `ipvsadm -Lc` shows them. A template has no state but that it is to be kept.
     pub fn words(&self) -> (&'static str, &'static str) {
-        let (protocol, state) = match self.protocol {
-            Protocol::Tcp => ("TCP", self.state.name()),
-            Protocol::Udp => ("UDP", "UDP"),
-            Protocol::Ip => ("IP", "NONE"),
-            Protocol::Sctp => ("?", "?"),
+        let protocol = match self.protocol {
+            Protocol::Tcp => "TCP",
+            Protocol::Udp => "UDP",
+            Protocol::Sctp => "SCTP",
+            Protocol::Ip => "IP",
+        };
+        let state = match self.state {
+            State::Tcp(state) => state.name(),
+            State::Sctp(state) => state.name(),
+            State::Only => protocol,
         };
         match (self.template, self.assured) {
             (false, _) => (protocol, state),

@@ -135,10 +135,10 @@ fn a_budget_bounds_the_work_and_nothing_is_forgotten() {
 fn a_packet_prolongs_and_a_shorter_timeout_shortens() {
     let mut table = Table::new(4, 0, [3, 4]);
     let place = table.insert(&connection(0, false, Forward::Masquerade), Instant::ZERO, ticks(10)).unwrap();
-    table.touch(place, TcpState::Established, 0, Instant::from_secs(9), ticks(900));
+    table.touch(place, TcpState::Established as u8, 0, Instant::from_secs(9), ticks(900));
     assert_eq!(expire_all(&mut table, Instant::from_secs(800)), 0);
     assert_eq!(table.remaining(place, Instant::from_secs(9)), 900);
-    table.touch(place, TcpState::Close, 0, Instant::from_secs(800), ticks(10));
+    table.touch(place, TcpState::Close as u8, 0, Instant::from_secs(800), ticks(10));
     assert_eq!(expire_all(&mut table, Instant::from_secs(809)), 0);
     assert!(table.is_over(place, Instant::from_millis(810_100)));
     assert_eq!(expire_all(&mut table, Instant::from_millis(810_100)), 1);
@@ -254,7 +254,7 @@ proptest! {
                 Step::Touch(client, timeout) => {
                     if let Some((_, place, end)) = model.get_mut(&client) {
                         *end = tick + u64::from(timeout);
-                        table.touch(*place, TcpState::Established, 0, now, timeout);
+                        table.touch(*place, TcpState::Established as u8, 0, now, timeout);
                     }
                 }
                 Step::Remove(client) => {

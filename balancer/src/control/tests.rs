@@ -196,8 +196,6 @@ fn mark_rules_are_added_listed_and_removed() {
 #[test]
 fn what_linux_can_and_this_cannot_is_refused() {
     let mut b = balancer();
-    let sctp = wire::Service { protocol: Some(132), ..full(&web()) };
-    assert_eq!(outcome(&mut b, &about(Command::NewService, &sctp, None)), -93);
     let icmp = wire::Service { protocol: Some(1), ..full(&web()) };
     assert_eq!(outcome(&mut b, &about(Command::NewService, &icmp, None)), -93);
     assert_eq!(outcome(&mut b, &about(Command::DelService, &icmp, None)), -3, "there is none");

@@ -5,6 +5,7 @@
 
 mod ipv4;
 mod ipv6;
+pub(crate) mod sctp;
 pub(crate) mod transport;
 
 use core::net::{IpAddr, Ipv4Addr};
@@ -28,6 +29,7 @@ pub(crate) mod protocol {
     pub const UDP: u8 = 17;
     pub const GRE: u8 = 47;
     pub const ICMPV6: u8 = 58;
+    pub const SCTP: u8 = 132;
 }
 
 /// Which part of a datagram a packet is.
@@ -75,7 +77,7 @@ impl Ip {
 pub(crate) enum Kind {
     /// An ARP packet, unread.
     Arp,
-    /// TCP or UDP with its ports: a whole datagram or its first fragment.
+    /// TCP, UDP or SCTP with its ports: a whole datagram or its first fragment.
     Flow,
     /// Any other IP packet, and later fragments.
     Other,
@@ -107,6 +109,7 @@ impl Headers {
             source_port: 0,
             destination_port: 0,
             flags: transport::TcpFlags::empty(),
+            event: sctp::Event::Nothing,
             header: 0,
         },
     };

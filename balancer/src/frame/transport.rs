@@ -1,5 +1,6 @@
-//! TCP and UDP headers, as far as a balancer reads them.
+//! TCP, UDP and SCTP headers, as far as a balancer reads them.
 
+use super::sctp::{self, Event};
 use super::{Ip, protocol};
 use crate::packet::Reason;
 use crate::service::Protocol;
@@ -16,14 +17,17 @@ bitflags::bitflags! {
     }
 }
 
-/// A TCP or UDP header.
+/// A TCP, UDP or SCTP header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Transport {
     pub protocol: Protocol,
     pub source_port: u16,
     pub destination_port: u16,
-    /// Empty for UDP.
+    /// Empty for UDP. For SCTP: SYN if the packet begins with INIT, which asks for a new association, and RST with ABORT, to which
+    /// there is no answer.
     pub flags: TcpFlags,
+    /// What an SCTP packet says; of no meaning for others.
+    pub event: Event,
     /// Bytes of the header, options included.
     pub header: usize,
 }
@@ -37,15 +41,20 @@ impl Transport {
 
 /// Where the checksum lies in a header of a protocol, in bytes from its start.
 pub(crate) fn checksum_offset(protocol: Protocol) -> usize {
-    if protocol == Protocol::Tcp { 16 } else { 6 }
+    match protocol {
+        Protocol::Tcp => 16,
+        Protocol::Sctp => sctp::CHECKSUM,
+        _ => 6,
+    }
 }
 
-/// Reads the transport header of a packet that has one. Whether it has: it is neither TCP nor UDP otherwise.
+/// Reads the transport header of a packet that has one. Whether it has: it is neither TCP, UDP nor SCTP otherwise.
 #[inline(always)]
 pub(super) fn parse(transport: &mut Transport, head: &[u8], ip: &Ip) -> Result<bool, Reason> {
     let protocol = match ip.protocol {
         protocol::TCP => Protocol::Tcp,
         protocol::UDP => Protocol::Udp,
+        protocol::SCTP => Protocol::Sctp,
         _ => return Ok(false),
     };
     header(transport, head, ip, protocol).ok_or(Reason::Malformed).map(|()| true)
@@ -63,6 +72,7 @@ fn header(transport: &mut Transport, head: &[u8], ip: &Ip, protocol: Protocol) -
             }
             (TcpFlags::from_bits_retain(h[13]), header)
         }
+        Protocol::Sctp => chunks(transport, bytes, ip),
         _ => {
             let h = bytes.first_chunk::<8>()?;
             if u16::from_be_bytes([h[4], h[5]]) < 8 {
@@ -81,4 +91,19 @@ fn header(transport: &mut Transport, head: &[u8], ip: &Ip, protocol: Protocol) -
     transport.flags = flags;
     transport.header = header;
     Some(())
+}
+
+/// Reads what the chunks of an SCTP packet say. Its flags, and the bytes of its header.
+#[cold]
+fn chunks(transport: &mut Transport, bytes: &[u8], ip: &Ip) -> (TcpFlags, usize) {
+    let end = bytes.len().min(ip.end - ip.payload);
+    let chunks = bytes.get(sctp::HEADER..end).unwrap_or_default();
+    transport.event = Event::of(chunks);
+    let flags = match (transport.event, chunks) {
+        (Event::Init, _) => TcpFlags::SYN,
+        // Behind a cookie, it is no more than an event.
+        (Event::Abort, [sctp::ABORT, ..]) => TcpFlags::RST,
+        _ => TcpFlags::empty(),
+    };
+    (flags, sctp::HEADER)
 }

@@ -5,6 +5,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::Reason;
 use crate::checksum::{Delta, Sum, adjust_transport};
+use crate::crc32c;
 use crate::frame::transport::checksum_offset;
 use crate::frame::{ETHERNET, Ip, protocol};
 use crate::service::Protocol;
@@ -22,7 +23,7 @@ fn is_translated(kind: u8, is_v6: bool) -> bool {
 /// The packet that an ICMP error quotes, and where the parts of both lie in the frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Quote {
-    /// Transport protocol of the quoted packet: TCP or UDP.
+    /// Transport protocol of the quoted packet.
     pub protocol: Protocol,
     /// Source address of the quoted packet.
     pub source: IpAddr,
@@ -36,12 +37,14 @@ pub(crate) struct Quote {
     outer: Ip,
     /// Where the quoted transport header starts.
     transport: usize,
+    /// Bytes from there to the end of the packet as it was before it was cut off; 0 for a fragment.
+    transport_len: usize,
 }
 
 /// Looks into an ICMP or ICMPv6 message: a frame of which at least the headers are in `head`, with `ip` as read of it.
 ///
-/// `Ok(None)` if it is no error that is translated: an echo, an error about something that is neither TCP nor UDP or
-/// about a later fragment. The local stack may have it.
+/// `Ok(None)` if it is no error that is translated: an echo, an error about something that is none of TCP, UDP and SCTP
+/// or about a later fragment. The local stack may have it.
 ///
 /// # Errors
 /// [`Reason::Malformed`] if it is cut short, or what it quotes is no packet of its own family.
@@ -61,6 +64,7 @@ pub(crate) fn parse(head: &[u8], ip: &Ip) -> Result<Option<Quote>, Reason> {
         destination_port: quoted.destination_port,
         outer: *ip,
         transport: ip.payload + HEADER + quoted.len,
+        transport_len: quoted.transport_len,
     }))
 }
 
@@ -79,9 +83,11 @@ pub(crate) struct Quoted {
     pub destination_port: u16,
     /// Bytes before the transport header.
     len: usize,
+    /// Bytes from there to the end of the packet as it was; 0 for a fragment.
+    transport_len: usize,
 }
 
-/// Reads a packet that an error quotes. `None` if it is neither TCP nor UDP, or a later fragment.
+/// Reads a packet that an error quotes. `None` if it is none of TCP, UDP and SCTP, or a later fragment.
 ///
 /// # Errors
 /// [`Reason::Malformed`] if it is cut short before 8 bytes of the transport header, or of the other family.
@@ -91,6 +97,7 @@ pub(crate) fn quoted(packet: &[u8], is_v6: bool) -> Result<Option<Quoted>, Reaso
     let protocol = match inner.protocol {
         protocol::TCP => Protocol::Tcp,
         protocol::UDP => Protocol::Udp,
+        protocol::SCTP => Protocol::Sctp,
         _ => return Ok(None),
     };
     let ports = packet.get(inner.len..).and_then(|transport| transport.first_chunk::<8>()).ok_or(Reason::Malformed)?;
@@ -101,6 +108,7 @@ pub(crate) fn quoted(packet: &[u8], is_v6: bool) -> Result<Option<Quoted>, Reaso
         destination: inner.destination,
         destination_port: u16::from_be_bytes([ports[2], ports[3]]),
         len: inner.len,
+        transport_len: if inner.is_fragment { 0 } else { inner.end.saturating_sub(inner.len) },
     }))
 }
 
@@ -111,6 +119,9 @@ struct Inner {
     protocol: u8,
     /// Bytes before the transport header.
     len: usize,
+    /// Bytes of the whole packet, as its header says.
+    end: usize,
+    is_fragment: bool,
 }
 
 /// `None` if it is a fragment without transport header. The checksum is whatever it was where the packet died.
@@ -120,11 +131,14 @@ fn inner_v4(packet: &[u8]) -> Result<Option<Inner>, Reason> {
     if h[0] >> 4 != 4 || len < HEADER_V4 {
         return Err(Reason::Malformed);
     }
-    if u16::from_be_bytes([h[6], h[7]]) & 0x1fff != 0 {
+    let fragment = u16::from_be_bytes([h[6], h[7]]);
+    if fragment & 0x1fff != 0 {
         return Ok(None);
     }
+    let end = u16::from_be_bytes([h[2], h[3]]).into();
+    let is_fragment = fragment & 0x2000 != 0;
     let address = |at: usize| IpAddr::V4(Ipv4Addr::new(h[at], h[at + 1], h[at + 2], h[at + 3]));
-    Ok(Some(Inner { source: address(12), destination: address(16), protocol: h[9], len }))
+    Ok(Some(Inner { source: address(12), destination: address(16), protocol: h[9], len, end, is_fragment }))
 }
 
 /// `None` if the transport header is in another fragment, or depends on an address that is not the one to be seen.
@@ -138,7 +152,14 @@ fn inner_v6(packet: &[u8]) -> Result<Option<Inner>, Reason> {
         octets.copy_from_slice(&h[at..at + 16]);
         IpAddr::V6(Ipv6Addr::from(octets))
     };
-    let mut inner = Inner { source: address(8), destination: address(24), protocol: h[6], len: HEADER_V6 };
+    let mut inner = Inner {
+        source: address(8),
+        destination: address(24),
+        protocol: h[6],
+        len: HEADER_V6,
+        end: HEADER_V6 + usize::from(u16::from_be_bytes([h[4], h[5]])),
+        is_fragment: false,
+    };
     // Each turn moves at least eight bytes on, so the loop ends with the packet.
     loop {
         let extension = || packet.get(inner.len..).and_then(|x| x.first_chunk::<8>()).ok_or(Reason::Malformed);
@@ -159,9 +180,11 @@ fn inner_v6(packet: &[u8]) -> Result<Option<Inner>, Reason> {
             // Fragment.
             44 => {
                 let x = extension()?;
-                if u16::from_be_bytes([x[2], x[3]]) & 0xfff8 != 0 {
+                let field = u16::from_be_bytes([x[2], x[3]]);
+                if field & 0xfff8 != 0 {
                     return Ok(None);
                 }
+                inner.is_fragment |= field & 1 != 0;
                 (x[0], 8)
             }
             _ => return Ok(Some(inner)),
@@ -246,13 +269,34 @@ impl Quote {
         }
         // The checksum of the quoted datagram, if it is in the quote.
         let at = self.transport + checksum_offset(self.protocol);
-        if at + 2 <= outer.end {
+        if self.protocol == Protocol::Sctp {
+            message_delta = message_delta.and(self.adjust_sctp(frame, at, port_at, port_old));
+        } else if at + 2 <= outer.end {
             let is_udp = self.protocol == Protocol::Udp;
             let change = adjust(frame, at, |sum| adjust_transport(sum, is_udp, false, inner_address, inner_port));
             message_delta = message_delta.and(change);
         }
         adjust(frame, outer.payload + 2, |sum| message_delta.adjust(sum));
         Ok(())
+    }
+}
+
+impl Quote {
+    /// Adjusts the checksum of a quoted SCTP packet, if it is in the quote and it is known what it is about, to a port that has
+    /// been changed.
+    fn adjust_sctp(&self, frame: &mut [u8], at: usize, port_at: usize, port_old: u16) -> Delta {
+        let Some(ports) = frame.get(self.transport..).and_then(|bytes| bytes.first_chunk::<4>()) else {
+            return Delta::ZERO;
+        };
+        let (new, mut old) = (*ports, *ports);
+        let place = port_at - self.transport;
+        old[place..place + 2].copy_from_slice(&port_old.to_be_bytes());
+        let field = frame.get_mut(at..self.outer.end).and_then(|bytes| bytes.first_chunk_mut::<4>());
+        let (Some(field), Some(after)) = (field, self.transport_len.checked_sub(4)) else { return Delta::ZERO };
+        let before = u32::from_be_bytes(*field);
+        *field = crc32c::adjust(u32::from_le_bytes(*field), old, new, after).to_le_bytes();
+        let after = u32::from_be_bytes(*field);
+        Delta::ZERO.word((before >> 16) as u16, (after >> 16) as u16).word(before as u16, after as u16)
     }
 }
 

@@ -136,7 +136,7 @@ pub enum Problem {
     #[error("no option of a mark rule: expected -p, -s, -d, --sport, --dport or -6")]
     MarkOption,
     /// No protocol of a rule.
-    #[error("no protocol that is balanced: expected tcp or udp, or no -p for both")]
+    #[error("no protocol that is balanced: expected tcp, udp or sctp, or no -p for all")]
     MarkProtocol,
     /// Networks of a rule of two families.
     #[error("the networks of a mark rule must be of one address family: make them two rules")]

@@ -32,10 +32,11 @@ fn rule(words: &[&str]) -> Result<MarkRule, ParseError> {
         match option {
             "-6" | "--ipv6" => family = Some(Family::V6),
             "-p" | "--protocol" => {
-                let text = value("tcp or udp")?;
+                let text = value("tcp, udp or sctp")?;
                 let found = match text {
                     "tcp" => Protocol::Tcp,
                     "udp" => Protocol::Udp,
+                    "sctp" => Protocol::Sctp,
                     _ => return Err(ParseError::new(text, Problem::MarkProtocol)),
                 };
                 if protocol.replace(found).is_some() {
@@ -98,8 +99,9 @@ impl fmt::Display for RuleOptions<'_> {
         }
         match rule.protocol {
             Some(Protocol::Tcp) => f.write_str(" -p tcp")?,
-            Some(_) => f.write_str(" -p udp")?,
-            None => {}
+            Some(Protocol::Udp) => f.write_str(" -p udp")?,
+            Some(Protocol::Sctp) => f.write_str(" -p sctp")?,
+            Some(Protocol::Ip) | None => {}
         }
         if rule.source != all.source {
             write!(f, " -s {}", rule.source)?;
@@ -135,6 +137,7 @@ mod tests {
             "mark add 7",
             "mark add 7 -6",
             "mark delete 4294967295 -p udp --dport 53",
+            "mark add 8 -p sctp --dport 2905",
             "mark add 7 -p tcp -s 10.9.0.0/16 -d 10.0.0.200/32 --sport 1024:65535 --dport 80:443",
             "mark add 7 -d fd00::/64",
         ] {
@@ -151,7 +154,7 @@ mod tests {
             ("mark add", "", Problem::Mark),
             ("mark add 0", "0", Problem::Mark),
             ("mark add 7 -p icmp", "icmp", Problem::MarkProtocol),
-            ("mark add 7 -p", "-p", Problem::MissingValue("tcp or udp")),
+            ("mark add 7 -p", "-p", Problem::MissingValue("tcp, udp or sctp")),
             ("mark add 7 -d 10.0.0.300", "10.0.0.300", Problem::Network),
             ("mark add 7 -d fd00::1 -s 10.0.0.1", "7", Problem::MarkFamilies),
             ("mark add 7 --dport 2:1", "2:1", Problem::Ports),

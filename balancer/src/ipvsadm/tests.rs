@@ -183,7 +183,8 @@ fn commands_are_applied_as_by_wire() {
     assert_eq!(run("-A -t 10.0.0.100:80 -s wlc"), Ok(()));
     assert_eq!(run("-A -t 10.0.0.100:80 -s nosuch"), Err(Errno::Exists), "before the scheduler is looked for");
     assert_eq!(run("-A -t 10.0.0.100:81 -s nosuch"), Err(Errno::NotFound));
-    assert_eq!(run("-A --sctp-service 10.0.0.100:81"), Err(Errno::Protocol));
+    assert_eq!(run("-A --sctp-service 10.0.0.100:80"), Ok(()), "another protocol, another service");
+    assert_eq!(run("-D --sctp-service 10.0.0.100:80"), Ok(()));
     assert_eq!(run("-a -t 10.0.0.100:80 -r 10.0.0.11:80 -m"), Ok(()));
     assert_eq!(run("-a -t 10.0.0.100:80 -r 10.0.0.11:80 -m"), Err(Errno::Exists));
     assert_eq!(run("-e -t 10.0.0.100:80 -r 10.0.0.11:80 -m -w 3"), Ok(()));

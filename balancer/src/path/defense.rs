@@ -6,8 +6,7 @@
 use core::time::Duration;
 
 use crate::Balancer;
-use crate::connection::{Entry, Table, TcpState};
-use crate::service::Protocol;
+use crate::connection::{Entry, SctpState, State, Table, TcpState};
 use crate::sysctl::Sysctls;
 use crate::time::Instant;
 
@@ -139,9 +138,12 @@ impl Defense {
         if entry.is_template() {
             return !entry.is_assured();
         }
-        match (entry.protocol(), entry.state()) {
-            (Protocol::Tcp, TcpState::SynReceived | TcpState::SynAck) => true,
-            (Protocol::Tcp, TcpState::Established) | (Protocol::Udp, _) => self.drops_idle(entry.in_packets(), idle),
+        match State::from_number(entry.protocol(), entry.state()) {
+            State::Tcp(TcpState::SynReceived | TcpState::SynAck) => true,
+            State::Sctp(SctpState::Init1 | SctpState::Init) => true,
+            State::Tcp(TcpState::Established) | State::Sctp(SctpState::Established) | State::Only => {
+                self.drops_idle(entry.in_packets(), idle)
+            }
             _ => false,
         }
     }

@@ -2,7 +2,7 @@
 
 use super::{Decision, Moment, direct, nat};
 use crate::Balancer;
-use crate::connection::{Direction, Entry, Seen, TcpState};
+use crate::connection::{Direction, Entry, SctpState, Seen, State, TcpState, is_active};
 use crate::frame::transport::{TcpFlags, Transport};
 use crate::frame::{ETHERNET, Fragment, Ip, is_group};
 use crate::packet::{Packet, Reason};
@@ -51,9 +51,9 @@ impl Balancer {
         if entry.template().is_some() {
             return false;
         }
-        match entry.state() {
-            TcpState::TimeWait | TcpState::Close => mode != 0,
-            TcpState::FinWait => mode & 2 != 0 && entry.is_one_way(),
+        match State::from_number(transport.protocol, entry.state()) {
+            State::Tcp(TcpState::TimeWait | TcpState::Close) | State::Sctp(SctpState::Closed) => mode != 0,
+            State::Tcp(TcpState::FinWait) => mode & 2 != 0 && entry.is_one_way(),
             _ => false,
         }
     }
@@ -98,6 +98,9 @@ impl Balancer {
         let seen = if is_one_way { Seen::InputOnly } else { Seen::Input };
         self.track(place, seen, transport, moment.now);
         let headers = ip.payload - ETHERNET + transport.header;
+        if is_one_way && transport.protocol == Protocol::Sctp {
+            nat::complete_sctp(packet, ip)?;
+        }
         if is_tunnel {
             return self.tunnel(packet, ip, headers, place, moment);
         }
@@ -156,7 +159,7 @@ impl Balancer {
         let entry = self.table.get(place);
         let (state, timeout) = self.timers.after(entry.state(), seen, transport);
         let is_controlled = entry.template().is_some();
-        let active = transport.protocol == Protocol::Tcp && state.is_active();
+        let active = is_active(transport.protocol, state);
         if active != entry.is_active() {
             let destination = &mut self.services.pool[entry.destination as usize];
             if active {

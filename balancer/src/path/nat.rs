@@ -3,6 +3,8 @@
 use core::net::IpAddr;
 
 use crate::checksum::{Delta, adjust_transport};
+use crate::crc32c;
+use crate::frame::sctp::CHECKSUM;
 use crate::frame::transport::Transport;
 use crate::frame::{ETHERNET, Ip};
 use crate::packet::{Packet, Reason};
@@ -71,11 +73,47 @@ pub(super) fn rewrite(
         }
         _ => return Err(Reason::Malformed),
     };
-    let ports = Delta::ZERO.word(old_port, port);
     let port_at = if end == End::Source { 0 } else { 2 };
+    if transport.protocol == Protocol::Sctp {
+        set_sctp_port(segment, port_at, port, ip.end - ip.payload)?;
+        return complete_sctp(packet, ip);
+    }
+    let ports = Delta::ZERO.word(old_port, port);
     *field(segment, port_at)? = port.to_be_bytes();
     let checksum = field(segment, transport.checksum_offset())?;
     *checksum = adjust_transport(u16::from_be_bytes(*checksum), is_udp, is_partial, addresses, ports).to_be_bytes();
+    Ok(())
+}
+
+/// Gives an SCTP packet of `len` bytes, of which at least the header is in `segment`, another port.
+#[cold]
+fn set_sctp_port(segment: &mut [u8], at: usize, port: u16, len: usize) -> Result<(), Reason> {
+    let old = *field(segment, 0)?;
+    *field(segment, at)? = port.to_be_bytes();
+    let new = *field(segment, 0)?;
+    let checksum = field(segment, CHECKSUM)?;
+    *checksum = crc32c::adjust(u32::from_le_bytes(*checksum), old, new, len.saturating_sub(4)).to_le_bytes();
+    Ok(())
+}
+
+/// Completes the checksum of an SCTP packet that is left to who sends it on: no device that is only known to sum words can
+/// (`VIRTIO_NET_HDR_F_NEEDS_CSUM` over a CRC comes from hosts whose own interfaces can).
+///
+/// # Errors
+/// [`Reason::PartialChecksum`] if not all of the packet is in the head; [`Reason::Malformed`] for a super-frame, which virtio
+/// has none of SCTP, or a field elsewhere.
+pub(super) fn complete_sctp(packet: &mut Packet<'_>, ip: &Ip) -> Result<(), Reason> {
+    if packet.offload.gso_size != 0 {
+        return Err(Reason::Malformed);
+    }
+    let Some(partial) = packet.offload.partial else { return Ok(()) };
+    if usize::from(partial.start) != ip.payload || usize::from(partial.offset) != CHECKSUM {
+        return Err(Reason::Malformed);
+    }
+    let bytes = packet.head.get_mut(ip.payload..ip.end).ok_or(Reason::PartialChecksum)?;
+    let checksum = crc32c::sctp(bytes).ok_or(Reason::Malformed)?;
+    *field(bytes, CHECKSUM)? = checksum.to_le_bytes();
+    packet.offload.partial = None;
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::Moment;
 use super::schedule::Chosen;
 use crate::Balancer;
-use crate::connection::{Full, New, Seen, TcpState, Tuple, ticks};
+use crate::connection::{Full, New, SctpState, Seen, TcpState, Tuple, ticks};
 use crate::packet::Reason;
 use crate::scheduler::Request;
 use crate::service::table::FTP;
@@ -124,7 +124,8 @@ impl Balancer {
     pub(super) fn assure(&mut self, place: u32, seen: Seen) {
         let entry = self.table.get(place);
         let has_come_about = match entry.protocol() {
-            Protocol::Tcp => entry.state() == TcpState::Established,
+            Protocol::Tcp => entry.state() == TcpState::Established as u8,
+            Protocol::Sctp => entry.state() == SctpState::Established as u8,
             _ => seen == Seen::Output,
         };
         if let (true, Some(template)) = (has_come_about, entry.template()) {

@@ -4,7 +4,8 @@ use core::net::IpAddr;
 
 use super::{Decision, Moment, tuple};
 use crate::Balancer;
-use crate::connection::{Full, New, Seen, Table, TcpState, Tuple, ticks};
+use crate::connection::{Full, New, Seen, Table, Tuple, ticks};
+use crate::frame::sctp::Event;
 use crate::frame::transport::{TcpFlags, Transport};
 use crate::frame::{ETHERNET, Fragment, Ip, is_group};
 use crate::icmp::Problem;
@@ -32,7 +33,7 @@ pub(super) struct Chosen {
 }
 
 impl Balancer {
-    /// A TCP or UDP packet of no connection.
+    /// A TCP, UDP or SCTP packet of no connection.
     pub(super) fn unknown(
         &mut self,
         packet: &mut Packet<'_>,
@@ -48,6 +49,10 @@ impl Balancer {
         let begins = match transport.protocol {
             Protocol::Tcp if self.sysctls.sloppy_tcp != 0 => !transport.flags.contains(TcpFlags::RST),
             Protocol::Tcp => transport.flags & (TcpFlags::SYN | TcpFlags::RST) == TcpFlags::SYN,
+            Protocol::Sctp if self.sysctls.sloppy_sctp != 0 => {
+                !transport.flags.contains(TcpFlags::RST) && transport.event != Event::Nothing
+            }
+            Protocol::Sctp => transport.event == Event::Init,
             _ => true,
         };
         let begins = begins && transport.source_port != FTP_DATA;
@@ -65,7 +70,9 @@ impl Balancer {
             return Err(Reason::Fragment);
         }
         if !begins {
-            return Ok(Verdict::Local);
+            // What says nothing at all is not the local stack's either, in Linux.
+            let is_empty = transport.protocol == Protocol::Sctp && transport.event == Event::Nothing;
+            return if is_empty { Err(Reason::Malformed) } else { Ok(Verdict::Local) };
         }
         // Rules may be many: they are asked last. Ports are in whole packets only.
         let tuple = tuple(ip, transport);
@@ -169,7 +176,7 @@ impl Balancer {
         };
         let seen = if new.forward == Forward::Masquerade { Seen::Input } else { Seen::InputOnly };
         let timeout = match transport {
-            Some(transport) => self.timers.after(TcpState::None, seen, transport).1,
+            Some(transport) => self.timers.after(0, seen, transport).1,
             None => ticks(UNSEEN),
         };
         // A template that is over must not be taken out to make room for its own connection: it has the time it was given

@@ -5,7 +5,7 @@ use core::time::Duration;
 use super::Moment;
 use super::defense::{Defense, PERIOD};
 use crate::Balancer;
-use crate::connection::{SECURE, STATES, Seen, States, TABLE, TcpState, seconds, ticks};
+use crate::connection::{SCTP_STATES, SECURE, STATES, SctpState, Seen, States, TABLE, TcpState, seconds, ticks};
 use crate::frame::transport::Transport;
 use crate::neighbour::Outlet;
 use crate::service::{Protocol, Timeouts};
@@ -23,6 +23,8 @@ const SWEEP_PERIOD: Duration = Duration::from_secs(60);
 pub(crate) struct Timers {
     /// By TCP state, in ticks.
     tcp: [u32; STATES],
+    /// By SCTP state, in ticks.
+    sctp: [u32; SCTP_STATES],
     /// In ticks.
     udp: u32,
     /// TCP's transitions: the usual ones, or those of the defence.
@@ -34,8 +36,15 @@ pub(crate) struct Timers {
 
 impl Timers {
     pub fn new(timeouts: &Timeouts) -> Self {
-        let mut timers =
-            Timers { tcp: [0; STATES], udp: 0, transitions: &TABLE, defense: None, estimate: None, sweep: None };
+        let mut timers = Timers {
+            tcp: [0; STATES],
+            sctp: SctpState::ALL.map(|state| ticks(state.timeout())),
+            udp: 0,
+            transitions: &TABLE,
+            defense: None,
+            estimate: None,
+            sweep: None,
+        };
         timers.set(timeouts);
         timers
     }
@@ -58,23 +67,32 @@ impl Timers {
     }
 
     /// Whole seconds a connection in this state lasts.
-    pub fn seconds(&self, protocol: Protocol, state: TcpState) -> u32 {
-        match protocol {
-            Protocol::Tcp => seconds(self.tcp[state as usize], 0),
-            _ => seconds(self.udp, 0),
+    pub fn seconds(&self, protocol: Protocol, state: u8) -> u32 {
+        let ticks = match protocol {
+            Protocol::Tcp => self.tcp[TcpState::from_number(state) as usize],
+            Protocol::Sctp => self.sctp[SctpState::from_number(state) as usize],
+            _ => self.udp,
+        };
+        seconds(ticks, 0)
+    }
+
+    /// The state after a packet, and the ticks it lasts. States are numbers, of the protocol's states.
+    #[inline]
+    pub fn after(&self, state: u8, seen: Seen, transport: &Transport) -> (u8, u32) {
+        match transport.protocol {
+            Protocol::Tcp => {
+                let state = TcpState::from_number(state).after(self.transitions, seen, transport.flags);
+                (state as u8, self.tcp[state as usize])
+            }
+            Protocol::Sctp => self.after_sctp(state, seen, transport),
+            _ => (0, self.udp),
         }
     }
 
-    /// The state after a packet, and the ticks it lasts.
-    #[inline]
-    pub fn after(&self, state: TcpState, seen: Seen, transport: &Transport) -> (TcpState, u32) {
-        match transport.protocol {
-            Protocol::Tcp => {
-                let state = state.after(self.transitions, seen, transport.flags);
-                (state, self.tcp[state as usize])
-            }
-            _ => (TcpState::None, self.udp),
-        }
+    #[cold]
+    fn after_sctp(&self, state: u8, seen: Seen, transport: &Transport) -> (u8, u32) {
+        let state = SctpState::from_number(state).after(seen, transport.event);
+        (state as u8, self.sctp[state as usize])
     }
 }
 

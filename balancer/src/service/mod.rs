@@ -18,7 +18,7 @@ pub enum Protocol {
     Tcp,
     /// UDP, protocol number 17.
     Udp,
-    /// SCTP, protocol number 132. Named only: services of it are refused with [`Errno::Protocol`].
+    /// SCTP, protocol number 132.
     Sctp,
     /// Any protocol, number 0: of the persistence templates of marks. No service is of it.
     Ip,
@@ -95,6 +95,11 @@ impl ServiceKey {
     /// A UDP service.
     pub const fn udp(address: IpAddr, port: u16) -> Self {
         ServiceKey::Address { protocol: Protocol::Udp, address, port }
+    }
+
+    /// An SCTP service.
+    pub const fn sctp(address: IpAddr, port: u16) -> Self {
+        ServiceKey::Address { protocol: Protocol::Sctp, address, port }
     }
 
     /// The family of the clients of the service.

@@ -217,7 +217,7 @@ fn check_service(key: &ServiceKey, config: &ServiceConfig) -> Result<(), Errno> 
     match key {
         ServiceKey::Mark { mark: 0, .. } => return Err(Errno::Invalid),
         ServiceKey::Mark { .. } => {}
-        ServiceKey::Address { protocol: Protocol::Sctp | Protocol::Ip, .. } => return Err(Errno::Protocol),
+        ServiceKey::Address { protocol: Protocol::Ip, .. } => return Err(Errno::Protocol),
         ServiceKey::Address { address, port, .. } => {
             let unicast = match address {
                 IpAddr::V4(a) => is_unicast_v4(*a),

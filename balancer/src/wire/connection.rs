@@ -3,7 +3,7 @@
 use super::attribute::{Attribute, Violation, Writer};
 use super::ipvs::connection as kind;
 use super::service::{address, address_bytes, family, family_number};
-use crate::{ConnectionInfo, Errno, Family, Forward, Protocol, ServiceKey, TcpState};
+use crate::{ConnectionInfo, Errno, Family, Forward, Protocol, ServiceKey, State};
 
 /// IP_VS_CONN_F_TEMPLATE.
 const TEMPLATE: u32 = 0x1000;
@@ -24,7 +24,7 @@ pub(crate) fn write(info: &ConnectionInfo, w: &mut Writer<'_>) {
         .put(kind::DEST_ADDR, &address_bytes(&info.destination))
         .be16(kind::DEST_PORT, info.destination_port)
         .u32(kind::FWD_METHOD, info.forward as u32)
-        .u16(kind::STATE, if info.template { info.assured.into() } else { info.state as u16 })
+        .u16(kind::STATE, if info.template { info.assured.into() } else { info.state.number().into() })
         .u32(kind::EXPIRES, info.expires)
         .u32(kind::FLAGS, if info.template { TEMPLATE } else { 0 });
     match info.service {
@@ -96,7 +96,10 @@ pub fn read(nest: &Attribute<'_>) -> Result<ConnectionInfo, Errno> {
             }
         },
         forward: Forward::from_flags(forward.ok_or(Errno::Invalid)?)?,
-        state: TcpState::from_number(if template { 0 } else { u8::try_from(state).map_err(|_| Errno::Invalid)? }),
+        state: State::from_number(
+            protocol,
+            if template { 0 } else { u8::try_from(state).map_err(|_| Errno::Invalid)? },
+        ),
         template,
         assured: template && state != 0,
         expires: expires.ok_or(Errno::Invalid)?,
@@ -107,6 +110,7 @@ pub fn read(nest: &Attribute<'_>) -> Result<ConnectionInfo, Errno> {
 mod tests {
     use super::super::attribute::Attributes;
     use super::*;
+    use crate::{SctpState, TcpState};
     use std::vec;
 
     #[test]
@@ -123,7 +127,7 @@ mod tests {
                 destination_port: 8080,
                 service: ServiceKey::udp(service.parse().unwrap(), 80),
                 forward: Forward::Direct,
-                state: TcpState::CloseWait,
+                state: State::Only,
                 template: false,
                 assured: false,
                 expires: 899,
@@ -132,9 +136,21 @@ mod tests {
             let template = ConnectionInfo {
                 protocol: Protocol::Ip,
                 service: mark,
-                state: TcpState::None,
+                state: State::Only,
                 template: true,
                 assured: true,
+                ..info
+            };
+            let tcp = ConnectionInfo {
+                protocol: Protocol::Tcp,
+                service: ServiceKey::tcp(info.virtual_address, 80),
+                state: State::Tcp(TcpState::CloseWait),
+                ..info
+            };
+            let sctp = ConnectionInfo {
+                protocol: Protocol::Sctp,
+                service: ServiceKey::sctp(info.virtual_address, 80),
+                state: State::Sctp(SctpState::CookieReplied),
                 ..info
             };
             let any_port = ConnectionInfo { service: ServiceKey::udp(info.virtual_address, 0), ..info };
@@ -144,7 +160,9 @@ mod tests {
                 ..info
             });
             let mut bytes = vec![];
-            for info in [template, ConnectionInfo { service: mark, ..info }, any_port, across[0], across[1], info] {
+            for info in
+                [template, ConnectionInfo { service: mark, ..info }, any_port, across[0], across[1], tcp, sctp, info]
+            {
                 bytes.clear();
                 Writer::new(&mut bytes).nest(64, |w| write(&info, w));
                 assert_eq!(read(&Attributes::new(&bytes).next().unwrap()), Ok(info));

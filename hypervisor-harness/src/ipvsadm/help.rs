@@ -68,8 +68,8 @@ Rules (-R, and `ringlet --rules FILE`) are one command a line, as -S writes them
   mark add 7 -p tcp -d 10.0.0.200 --dport 80
 -R changes nothing if a line cannot be read. A rule that is refused does not stop the others.
 
-The rest of ipvsadm's syntax is read too, and refused by the balancer as a kernel without it does: SCTP and the
-synchronization daemon.
+The rest of ipvsadm's syntax is read too, and refused by the balancer as a kernel without it does: the synchronization
+daemon.
 
 Exit code: 0; 1 no such service to list; 2 wrong usage, or no balancer reached; 255 refused by the balancer.
 ";

@@ -15,7 +15,7 @@ Rules that give packets marks, for services of marks (ringlet ipvsadm -A -f MARK
   ringlet mark clear                                      no rules
 
 Options of a rule; what is not said fits every packet:
-  -p, --protocol tcp|udp
+  -p, --protocol tcp|udp|sctp
   -s, --source ADDRESS[/PREFIX]
   -d, --destination ADDRESS[/PREFIX]
       --sport, --source-port PORT[:LAST]

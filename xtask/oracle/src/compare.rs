@@ -86,6 +86,11 @@ impl Seen {
                 let blank = |frames: &[Vec<u8>]| frames.iter().map(|f| packet::without_hops(f)).collect::<Vec<_>>();
                 !ours.is_empty() && blank(ours) == blank(linux)
             }
+            "SCTP checksums" => {
+                let blank = |frames: &[Vec<u8>]| frames.iter().map(|f| packet::without_crc(f)).collect::<Vec<_>>();
+                let right = |frames: &[Vec<u8>]| frames.iter().all(|f| view(f).is_some_and(|v| v.is_right()));
+                !ours.is_empty() && blank(ours) == blank(linux) && right(linux) && !right(ours)
+            }
             "unicast services" => self.outcomes == Some([Outcome::Refused(libc::EINVAL), Outcome::Done]),
             _ => false,
         }

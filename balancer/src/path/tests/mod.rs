@@ -10,6 +10,7 @@ mod miss;
 mod neighbours;
 mod persistence;
 mod properties;
+mod sctp;
 mod states;
 mod sysctls;
 mod tunnel;
@@ -302,11 +303,12 @@ impl World {
         self.balancer.destinations(service).unwrap().next().unwrap()
     }
 
-    /// The state and the seconds left of the only connection.
+    /// The state and the seconds left of the only connection, which is one of TCP.
     pub fn state(&self) -> (TcpState, u32) {
         let mut list = self.balancer.connection_list(self.now);
         let only = list.next().unwrap();
         assert_eq!(list.next(), None);
-        (only.state, only.expires)
+        let State::Tcp(state) = only.state else { panic!("{only:?}") };
+        (state, only.expires)
     }
 }

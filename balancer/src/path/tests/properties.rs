@@ -85,7 +85,7 @@ fn recount(world: &World) {
         let count = expected.entry((c.protocol, c.virtual_address, c.destination)).or_default();
         if c.template {
             count.2 += 1;
-        } else if c.protocol == Protocol::Tcp && c.state.is_active() {
+        } else if c.state.is_active() {
             count.0 += 1;
         } else {
             count.1 += 1;

@@ -116,7 +116,7 @@ fn secure_tcp_wants_to_hear_the_server() {
     set(&mut world, &[("secure_tcp", 0)]);
     world.send(tcp(end(CLIENT, 4001), end(VIRTUAL, 80), SYN)).unwrap();
     world.send(tcp(end(CLIENT, 4001), end(VIRTUAL, 80), ACK)).unwrap();
-    assert!(world.balancer.connection_list(world.now).all(|c| c.state == Established));
+    assert!(world.balancer.connection_list(world.now).all(|c| c.state == State::Tcp(Established)));
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn drop_entry_takes_half_open_connections_first() {
     // A thirty-second of the table each second, and one place more.
     world.seconds(32);
     let left: Vec<_> = world.balancer.connection_list(world.now).map(|c| (c.client_port / 1000, c.state)).collect();
-    assert_eq!(left, [(6, Established); 20]);
+    assert_eq!(left, [(6, State::Tcp(Established)); 20]);
     let before = world.destination(&services()[0]);
     assert_eq!((before.active, before.inactive), (20, 0));
     // Those with two packets that have been idle for a minute: every second of them at each turn.

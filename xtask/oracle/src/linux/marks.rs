@@ -14,8 +14,9 @@ pub fn rule(rule: &MarkRule) -> String {
     let family = if rule.source.address.is_ipv4() { "ip" } else { "ip6" };
     let protocols = match rule.protocol {
         Some(Protocol::Tcp) => "tcp",
+        Some(Protocol::Sctp) => "sctp",
         Some(_) => "udp",
-        None => "{ tcp, udp }",
+        None => "{ tcp, udp, sctp }",
     };
     let mut text = format!("add rule inet oracle marks meta l4proto {protocols}");
     for (side, cidr) in [("saddr", rule.source), ("daddr", rule.destination)] {

@@ -8,7 +8,7 @@ use crate::world;
 /// A frame without what two hosts that do the same may do differently. A field is taken out only where the checksum over it is right:
 ///
 /// - the identification of IPv4 packets made here, unless they are not to be fragmented, and of ICMP errors;
-/// - the checksum of the TCP or UDP packet that an ICMP error quotes: Linux leaves it as it was when it translates such a
+/// - the checksum of the TCP, UDP or SCTP packet that an ICMP error quotes: Linux leaves it as it was when it translates such a
 ///   packet, the balancer translates it too;
 /// - the source port of packets in a UDP tunnel, a hash with a secret of each host.
 pub fn comparable(frame: &[u8]) -> Vec<u8> {
@@ -29,6 +29,7 @@ pub fn comparable(frame: &[u8]) -> Vec<u8> {
             let field = match about.protocol {
                 protocol::TCP => quoted + 16..quoted + 18,
                 protocol::UDP => quoted + 6..quoted + 8,
+                protocol::SCTP => quoted + 8..quoted + 12,
                 _ => quoted..quoted,
             };
             if let Some(field) = bytes.get_mut(field) {
@@ -53,6 +54,18 @@ pub fn without_hops(frame: &[u8]) -> Vec<u8> {
         let quoted = 14 + usize::from(frame[14] & 15) * 4 + 8;
         for at in [8, 10, 11] {
             bytes.get_mut(quoted + at).into_iter().for_each(|byte| *byte = 0);
+        }
+    }
+    bytes
+}
+
+/// The same without the checksum of an SCTP packet.
+pub fn without_crc(frame: &[u8]) -> Vec<u8> {
+    let mut bytes = comparable(frame);
+    if view(frame).is_some_and(|seen| seen.protocol == protocol::SCTP) {
+        let payload = if frame[12..14] == [0x08, 0x00] { 14 + usize::from(frame[14] & 15) * 4 } else { 54 };
+        if let Some(field) = bytes.get_mut(payload + 8..payload + 12) {
+            field.fill(0);
         }
     }
     bytes

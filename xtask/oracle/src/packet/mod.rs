@@ -9,7 +9,7 @@ mod show;
 use std::net::IpAddr;
 
 pub use build::{frame, frames};
-pub use comparable::{comparable, without_hops};
+pub use comparable::{comparable, without_crc, without_hops};
 pub use parse::{apply, chunks, flags, parse};
 pub use show::{View, show, view};
 
