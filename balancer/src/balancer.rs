@@ -5,7 +5,7 @@ use core::net::IpAddr;
 use core::time::Duration;
 
 use crate::config::Config;
-use crate::connection::{CALL_ID_SIZE, ConnectionInfo, New, State, Table};
+use crate::connection::{Annex, CALL_ID_SIZE, ConnectionInfo, Extra, New, State, Table};
 use crate::icmp::Errors;
 use crate::neighbour::{Hop, Neighbours};
 use crate::packet::{NextHop, Packet, Reason, Sink, Verdict};
@@ -19,7 +19,7 @@ use crate::service::{
 };
 use crate::stats::{Meter, Rates, Stats};
 use crate::time::Instant;
-use crate::{Cidr, Errno, MarkRule, Sysctls};
+use crate::{Cidr, Errno, ExtraInfo, Extras, MarkRule, Sysctls};
 
 /// What was counted besides services and destinations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -137,7 +137,7 @@ impl Balancer {
     ///
     /// # Errors
     /// [`Errno::Exists`]; [`Errno::OutOfMemory`] if there are [`Config::services`] already; [`Errno::Invalid`] for an address
-    /// that is no unicast address, port 0 without persistence, or an IPv6 netmask that is no prefix length;
+    /// that is no unicast address or one of a [`LocalPool`](crate::LocalPool), port 0 without persistence, or an IPv6 netmask that is no prefix length;
     /// [`Errno::Protocol`], [`Errno::NotSupported`] and, for persistence engines, [`Errno::NotFound`] for what this
     /// balancer does not do.
     pub fn add_service(&mut self, key: ServiceKey, config: ServiceConfig) -> Result<(), Errno> {
@@ -342,6 +342,42 @@ impl Balancer {
         self.services.marks.iter()
     }
 
+    /// Lets a service do what IPVS cannot, in place of what it did so far; its connections keep what they have. Beside what
+    /// services need, this takes memory for as many connections as [`Config::extras`] says, the first time.
+    ///
+    /// # Errors
+    /// [`Errno::NoService`]; [`Errno::Invalid`] for a [`LocalPool`](crate::LocalPool) that is empty or too large, of another
+    /// family than the service, or with an address that is no unicast address, or is one of our own, of a service, or of a
+    /// destination; [`Errno::NotSupported`] for a pool beside one-packet scheduling, FTP's port, or destinations that are not
+    /// reached by NAT; [`Errno::OutOfMemory`].
+    pub fn set_extras(&mut self, service: &ServiceKey, extras: Extras) -> Result<(), Errno> {
+        if extras.pool.is_some_and(|pool| pool.addresses().any(|address| self.routes.is_own(address))) {
+            return Err(Errno::Invalid);
+        }
+        let old = self.services.extras_of(service)?;
+        self.services.set_extras(service, extras)?;
+        self.reserve_extras(&extras).inspect_err(|_| _ = self.services.set_extras(service, old))
+    }
+
+    /// Takes the memory for what IPVS knows nothing of, if that was not done yet.
+    fn reserve_extras(&mut self, extras: &Extras) -> Result<(), Errno> {
+        if extras.is_none() || self.table.has_extras() {
+            return Ok(());
+        }
+        let size = Annex::<Extra>::SIZE;
+        let count = (self.services.table_memory_left() / 2 / size).min(self.config.extras as usize);
+        if count == 0 {
+            return Err(Errno::OutOfMemory);
+        }
+        self.table.reserve_extras(count)?;
+        self.services.take_table_memory(count * size)
+    }
+
+    /// What services do that IPVS cannot, oldest service first.
+    pub fn extras(&self) -> impl Iterator<Item = ExtraInfo> + '_ {
+        self.services.extras()
+    }
+
     /// After which time schedulers forget.
     pub(crate) fn expirations(&self) -> Expirations {
         let seconds = |value: i32| Duration::from_secs(value.max(0) as u64);
@@ -419,6 +455,7 @@ impl Balancer {
             destination_port: port,
             service: destination.service_key,
             forward,
+            local: self.table.local(place),
             state: State::from_number(protocol, self.table.get(place).state()),
             template,
             assured: self.table.get(place).is_assured(),

@@ -112,6 +112,10 @@ pub struct Config {
     /// first service of that persistence engine is added; they are fewer if that would be more than half of what is left of
     /// `table_memory`.
     pub call_ids: u32,
+    /// Connections there can be at the same time of services that do what IPVS cannot ([`Extras`](crate::Extras)). Each takes
+    /// about 60 bytes more, all of them when the first service is told to; they are fewer if that would be more than half of
+    /// what is left of `table_memory`.
+    pub extras: u32,
     /// Secret of the hash tables: random, or an attacker can choose packets that collide.
     pub seed: [u64; 2],
 }
@@ -131,6 +135,7 @@ impl Config {
             destinations: 65536,
             table_memory: 64 << 20,
             call_ids: 8192,
+            extras: 65536,
             seed,
         }
     }

@@ -33,6 +33,7 @@ mod connection;
 pub mod control;
 mod crc32c;
 mod errno;
+mod extra;
 mod frame;
 mod icmp;
 pub mod ipvsadm;
@@ -54,6 +55,7 @@ pub use balancer::{Balancer, Counters};
 pub use config::{Cidr, CidrError, Config};
 pub use connection::{ConnectionInfo, SctpState, State, TcpState};
 pub use errno::Errno;
+pub use extra::{ExtraCounters, ExtraInfo, Extras, LocalPool, POOL_MAX};
 pub use mark::{MarkRule, RULES_MAX as MARK_RULES_MAX};
 pub use packet::{NextHop, Offload, Packet, Partial, Reason, Sink, Verdict};
 pub use service::{

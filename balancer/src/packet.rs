@@ -155,6 +155,8 @@ reasons! {
     PersistenceEngine = "persistence_engine",
     /// The connection table is full.
     TableFull = "table_full",
+    /// No address and port of the pool that stands for clients is free towards this server (full NAT).
+    PoolExhausted = "pool_exhausted",
     /// TTL or hop limit has run out (answered with ICMP time exceeded).
     TtlExceeded = "ttl_exceeded",
     /// Larger than the MTU and not to be fragmented (answered with ICMP), or not fragmented by this balancer.

@@ -46,11 +46,14 @@ fn stream(piece: &Piece) -> Vec<u8> {
             message::write_generic(
                 &mut out,
                 header,
-                Generic { command: if *command < 24 { *command } else { 64 + command % 9 }, version: 1 },
+                Generic { command: if *command < 24 { *command } else { 64 + command % 18 }, version: 1 },
                 |w| {
                     for nest in attributes.iter().take(4) {
-                        let kind =
-                            if nest.kind % 9 > 6 { 58 + u16::from(nest.kind % 9) } else { u16::from(nest.kind % 9) };
+                        let kind = match nest.kind % 10 {
+                            9 => 80,
+                            own @ 7.. => 58 + u16::from(own),
+                            linux => u16::from(linux),
+                        };
                         w.nest(kind, |w| {
                             for (kind, payload) in nest.inside.iter().take(20) {
                                 w.put(u16::from(kind % 20), &payload[..payload.len().min(64)]);

@@ -43,6 +43,7 @@ enum Step {
     AddService { service: u8, scheduler: u8, flags: u8 },
     EditService { service: u8, scheduler: u8, flags: u8 },
     Sysctl { which: u8, value: u8 },
+    Extra { service: u8, count: u8, port: Option<u8> },
     Mark { mark: u8, v6: bool, to: Option<u8>, udp: bool, delete: bool },
     DeleteService(u8),
     AddDestination { service: u8, server: u8, forward: u8, weight: i8, upper: u8, lower: u8 },
@@ -52,11 +53,24 @@ enum Step {
     Zero,
 }
 
-/// Addresses frames come from and go to: clients, servers, virtual ones, ours, and some that are nobody's.
+/// Addresses frames come from and go to: clients, servers, virtual ones, ours, some that are nobody's, and those of pools.
 fn address(v6: bool, number: u8) -> IpAddr {
-    let v4 = ["10.9.0.1", "10.9.0.2", "10.0.0.11", "10.0.0.12", "10.0.0.100", "10.0.0.2", "255.255.255.255", "0.0.0.0"];
-    let six = ["fd09::1", "fd09::2", "fd00::b", "fd00::c", "fd00::100", "fd00::2", "ff02::1", "::"];
-    (if v6 { six } else { v4 })[usize::from(number) % 8].parse().unwrap()
+    let v4 = [
+        "10.9.0.1",
+        "10.9.0.2",
+        "10.0.0.11",
+        "10.0.0.12",
+        "10.0.0.100",
+        "10.0.0.2",
+        "255.255.255.255",
+        "0.0.0.0",
+        // Of the pools of full NAT.
+        "10.0.0.200",
+        "10.0.0.201",
+    ];
+    let six =
+        ["fd09::1", "fd09::2", "fd00::b", "fd00::c", "fd00::100", "fd00::2", "ff02::1", "::", "fd00::200", "fd00::201"];
+    (if v6 { six } else { v4 })[usize::from(number) % 10].parse().unwrap()
 }
 
 const PORTS: [u16; 4] = [80, 8080, 4000, 20];
@@ -223,6 +237,7 @@ fuzz_target!(|steps: Vec<Step>| {
         gateways: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
         connections: 32,
         connections_v6: 12,
+        extras: 20,
         neighbours: 8,
         ..Config::new(MAC, [1, 2])
     });
@@ -232,6 +247,9 @@ fuzz_target!(|steps: Vec<Step>| {
         balancer.add_service(key, ServiceConfig::new(key.family(), Scheduler::ALL[usize::from(number)])).unwrap();
         balancer.add_destination(&key, server(number, 2), destination(0, 1, 0, 0)).unwrap();
     }
+    // One service is full NAT from the start: more of what follows gets somewhere.
+    let pool = LocalPool { first: address(false, 8), last: address(false, 8), ports: (4000, 4000) };
+    balancer.set_extras(&service(2), Extras { pool: Some(pool) }).unwrap();
     for step in steps {
         match step {
             Step::Burst(frames) => {
@@ -280,6 +298,20 @@ fuzz_target!(|steps: Vec<Step>| {
                 let name = Sysctls::NAMES[usize::from(which) % Sysctls::NAMES.len()];
                 let _ = balancer.set_sysctl(name, value.into());
             }
+            Step::Extra { service: number, count, port } => {
+                let key = service(number);
+                let v6 = key.family() == Family::V6;
+                // Few ports, so that replies are made up by chance, and pools are used up.
+                let pool = port.map(|port| LocalPool {
+                    first: address(v6, 8),
+                    last: address(v6, 8 + count % 2),
+                    ports: (
+                        PORTS[usize::from(port) % 4],
+                        PORTS[usize::from(port) % 4].saturating_add((count / 64).into()),
+                    ),
+                });
+                let _ = balancer.set_extras(&key, Extras { pool });
+            }
             Step::Mark { mark, v6, to, udp, delete } => {
                 let all = MarkRule::new(if v6 { Family::V6 } else { Family::V4 }, mark.into());
                 let rule = MarkRule {
@@ -312,5 +344,14 @@ fuzz_target!(|steps: Vec<Step>| {
         assert_eq!(list.len(), balancer.connections() as usize);
         let active = list.iter().filter(|c| c.protocol == Protocol::Tcp && c.state.is_active()).count();
         assert_eq!(active, balancer.active_connections() as usize);
+        let mut ends: Vec<_> = list
+            .iter()
+            .filter(|c| !c.template)
+            .filter_map(|c| Some((c.protocol.number(), c.destination, c.destination_port, c.local?)))
+            .collect();
+        let count = ends.len();
+        ends.sort_unstable();
+        ends.dedup();
+        assert_eq!(ends.len(), count, "two connections with one local end");
     }
 });

@@ -44,8 +44,14 @@ impl<T: Copy> Annex<T> {
     }
 
     /// How many connections have something.
+    #[allow(dead_code, reason = "not everybody asks")]
     pub fn len(&self) -> u32 {
         self.len
+    }
+
+    /// Whether one more connection can have something.
+    pub fn has_room(&self) -> bool {
+        self.free != 0 || self.slots.len() < self.slots.capacity()
     }
 
     /// Takes the memory for so many. Once is enough: nothing happens after that.
@@ -93,6 +99,7 @@ impl<T: Copy> Annex<T> {
     }
 
     /// What a connection has, to be changed.
+    #[allow(dead_code, reason = "not everybody changes it")]
     pub fn get_mut(&mut self, place: u32) -> Option<&mut T> {
         self.find(place).map(|at| &mut self.slots[at].value)
     }

@@ -53,6 +53,10 @@ mod flag {
     pub const ACTIVE: u32 = 1 << 7;
     /// A persistence template.
     pub const TEMPLATE: u32 = 1 << 8;
+    /// Full NAT: replies are to an address of ours that stands for the client's.
+    pub const LOCAL: u32 = 1 << 30;
+    /// There is more to it, in the annex of [`Extra`](super::super::Extra)s.
+    pub const EXTRA: u32 = 1 << 31;
 }
 
 const TCP: u32 = Protocol::Tcp as u32;
@@ -247,6 +251,23 @@ impl Entry {
         }
     }
 
+    /// Says that there is more to it in the annex, and whether an address there stands for the client's.
+    pub fn set_extra(&mut self, is_local: bool) {
+        self.flags |= flag::EXTRA | if is_local { flag::LOCAL } else { 0 };
+    }
+
+    /// Whether there is more to it in the annex.
+    #[inline(always)]
+    pub fn is_extra(&self) -> bool {
+        self.flags & flag::EXTRA != 0
+    }
+
+    /// Whether replies are to an address in the annex.
+    #[inline(always)]
+    pub fn is_local(&self) -> bool {
+        self.flags & flag::LOCAL != 0
+    }
+
     /// Whether this is the template of a client and a service.
     pub fn is_template_of(&self, key: &Tuple, v6: &[AddressesV6]) -> bool {
         self.is_template() && self.protocol() == key.protocol && self.joins(Direction::Inbound, key, v6)
@@ -255,7 +276,10 @@ impl Entry {
     /// Whether a packet with this tuple is one of this connection in this direction.
     #[inline(always)]
     pub fn matches(&self, direction: Direction, tuple: &Tuple, v6: &[AddressesV6]) -> bool {
-        self.flags & (flag::PROTOCOL | flag::TEMPLATE) == tuple.protocol as u32 && self.joins(direction, tuple, v6)
+        // To whom replies of full NAT are, is not said here.
+        let no_local = if direction == Direction::Outbound { flag::LOCAL } else { 0 };
+        self.flags & (flag::PROTOCOL | flag::TEMPLATE | no_local) == tuple.protocol as u32
+            && self.joins(direction, tuple, v6)
     }
 
     /// Whether addresses and ports are those of a tuple.

@@ -4,10 +4,10 @@
 //! the start and first touched when connections need it. Insertion, lookup and expiry cost the same however many there
 //! are; a full table refuses.
 
-#[allow(dead_code, reason = "who needs it comes next")]
 mod annex;
 mod call_id;
 mod entry;
+mod extra;
 pub(crate) mod hash;
 mod index;
 mod sctp;
@@ -18,11 +18,11 @@ mod wheel;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
-#[allow(unused_imports, reason = "who needs it comes next")]
 pub(crate) use annex::Annex;
 use call_id::CallIds;
 pub(crate) use call_id::{CALL_ID_MAX, CALL_ID_SIZE};
 pub(crate) use entry::{Direction, Entry, New, Tuple};
+pub(crate) use extra::Extra;
 use hash::Key;
 use index::Index;
 pub(crate) use index::Node;
@@ -58,6 +58,7 @@ pub(crate) struct Table {
     index: Index,
     wheel: Wheel,
     call_ids: CallIds,
+    extras: Annex<Extra>,
     /// Grows whenever a connection comes or goes: what was found before may not be there any more.
     version: u64,
 }
@@ -83,6 +84,7 @@ impl Table {
             index: Index::new(2 * limit),
             wheel: Wheel::new(),
             call_ids: CallIds::default(),
+            extras: Annex::default(),
             version: 0,
         }
     }
@@ -160,12 +162,23 @@ impl Table {
     pub fn find_from(&self, mut node: Node, hash: u32, tuple: &Tuple) -> Option<(u32, Direction)> {
         while let Some((place, direction)) = node.get() {
             let entry = &self.entries[place as usize];
-            if entry.hashes[direction as usize] == hash && entry.matches(direction, tuple, &self.v6) {
+            if entry.hashes[direction as usize] == hash
+                && (entry.matches(direction, tuple, &self.v6)
+                    || entry.is_local() && direction == Direction::Outbound && self.is_to_local(place, tuple))
+            {
                 return Some((place, direction));
             }
             node = Index::next(&self.entries, node);
         }
         None
+    }
+
+    /// Whether a packet is from the server of a connection to the address that stands for its client.
+    #[cold]
+    fn is_to_local(&self, place: u32, tuple: &Tuple) -> bool {
+        self.get(place).protocol() == tuple.protocol
+            && self.server(place) == (tuple.source, tuple.source_port)
+            && self.local(place) == Some((tuple.destination, tuple.destination_port))
     }
 
     /// The connection of a packet and the direction of the packet.
@@ -245,6 +258,27 @@ impl Table {
         (entry.addresses(&self.v6)[1], entry.virtual_port)
     }
 
+    /// Address and port of the client of a connection.
+    pub fn client(&self, place: u32) -> (IpAddr, u16) {
+        let entry = self.get(place);
+        (entry.addresses(&self.v6)[0], entry.client_port)
+    }
+
+    /// Full NAT: the address and port that stand for the client's of a connection.
+    pub fn local(&self, place: u32) -> Option<(IpAddr, u16)> {
+        self.extras.get(place)?.local
+    }
+
+    /// Whether there is room for what IPVS knows nothing of.
+    pub fn has_extras(&self) -> bool {
+        self.extras.is_reserved()
+    }
+
+    /// Makes room for so many connections of which IPVS knows nothing. Once is enough.
+    pub fn reserve_extras(&mut self, count: usize) -> Result<(), Errno> {
+        self.extras.reserve(count)
+    }
+
     /// Whether there is room for Call-IDs.
     pub fn has_call_ids(&self) -> bool {
         self.call_ids.is_reserved()
@@ -271,9 +305,16 @@ impl Table {
 
     /// Puts a connection in that ends `timeout` ticks from now.
     pub fn insert(&mut self, new: &New, now: Instant, timeout: u32) -> Result<u32, Full> {
-        if self.free == 0 && self.entries.len() >= self.limit {
+        self.insert_with(new, None, now, timeout)
+    }
+
+    /// Puts a connection in with what lies beside it.
+    pub fn insert_with(&mut self, new: &New, extra: Option<Extra>, now: Instant, timeout: u32) -> Result<u32, Full> {
+        if self.free == 0 && self.entries.len() >= self.limit || extra.is_some() && !self.extras.has_room() {
             return Err(Full);
         }
+        let local = extra.and_then(|extra| extra.local);
+        let (client, client_port) = local.unwrap_or((new.client, new.client_port));
         let v6 = if new.client.is_ipv6() { self.insert_v6(new)? } else { 0 };
         let inbound = Tuple {
             protocol: new.protocol,
@@ -286,13 +327,16 @@ impl Table {
             protocol: new.protocol,
             source: new.address,
             source_port: new.port,
-            destination: new.client,
-            destination_port: new.client_port,
+            destination: client,
+            destination_port: client_port,
         };
         let inbound = if new.template { self.template_hash(&inbound) } else { self.hash(&inbound) };
         let outbound = if new.template { 0 } else { self.hash(&outbound) };
         let mut entry = Entry::new(new, v6, [inbound, outbound]);
         entry.expires = (tick(now) as u32).wrapping_add(timeout);
+        if extra.is_some() {
+            entry.set_extra(local.is_some());
+        }
         let place = match self.free.checked_sub(1) {
             Some(place) => {
                 self.free = self.entries[place as usize].next;
@@ -304,6 +348,10 @@ impl Table {
                 self.entries.len() as u32 - 1
             }
         };
+        if let Some(extra) = extra {
+            // There is room: it was looked for.
+            let _ = self.extras.insert(place, extra);
+        }
         self.index.insert(&mut self.entries, place, Direction::Inbound);
         if entry.is_two_way() {
             self.index.insert(&mut self.entries, place, Direction::Outbound);
@@ -349,6 +397,9 @@ impl Table {
             self.index.remove(&mut self.entries, place, Direction::Outbound);
         }
         self.call_ids.remove(entry.call_id());
+        if entry.is_extra() {
+            self.extras.remove(place);
+        }
         if let Some(v6) = entry.v6() {
             self.v6[v6 as usize][0] = u128::from(self.v6_free);
             self.v6_free = v6 + 1;
@@ -437,6 +488,8 @@ pub struct ConnectionInfo {
     pub service: ServiceKey,
     /// How packets get there.
     pub forward: Forward,
+    /// Full NAT: the address and port of ours that stand for the client's there.
+    pub local: Option<(IpAddr, u16)>,
     /// Its state; that of a template means nothing.
     pub state: State,
     /// It is no connection but a persistence template: the client's address is cut off by the netmask, its port is 0; the

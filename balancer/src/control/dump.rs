@@ -15,6 +15,7 @@ pub(super) enum Subject {
     Connections,
     Sysctls,
     Marks,
+    Extras,
     Families,
     /// What there is none of: synchronization daemons.
     Nothing,
@@ -95,6 +96,18 @@ impl Dump {
                 for rule in balancer.mark_rules().skip(self.written) {
                     message::write_ipvs(reply, Command::NewMark, flag::MULTI, ids, |w| {
                         w.nest(command::MARK, |w| wire::mark::write(rule, w));
+                    });
+                    self.written += 1;
+                    if reply.len() >= limit {
+                        return false;
+                    }
+                }
+            }
+            Subject::Extras => {
+                for info in balancer.extras().skip(self.written) {
+                    message::write_ipvs(reply, Command::SetExtra, flag::MULTI, ids, |w| {
+                        w.nest(command::SERVICE, |w| wire::Service::of_key(&info.service).write(w));
+                        w.nest(command::EXTRA, |w| wire::extra::write(&info.extras, Some(&info.counters), w));
                     });
                     self.written += 1;
                     if reply.len() >= limit {

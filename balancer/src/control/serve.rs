@@ -63,10 +63,12 @@ fn dispatch(message: &Message<'_>, balancer: &mut Balancer, reply: &mut Vec<u8>)
         (Command::GetDest, true) => Ok(Some(destinations(attributes))),
         (Command::GetDaemon, true) => Ok(Some(Subject::Nothing)),
         (Command::GetConnection, true) => Ok(Some(Subject::Connections)),
+        (Command::GetExtra, true) => Ok(Some(Subject::Extras)),
         (Command::GetMark, true) => Ok(Some(Subject::Marks)),
         (Command::GetSysctl, true) => Ok(Some(Subject::Sysctls)),
         // Linux has no dump of these, and these only as dumps; the two below are replies and no requests.
-        (_, true) | (Command::GetDest | Command::GetDaemon | Command::GetConnection | Command::GetMark, _) => {
+        (_, true)
+        | (Command::GetDest | Command::GetDaemon | Command::GetConnection | Command::GetMark | Command::GetExtra, _) => {
             Err(Errno::NotSupported)
         }
         (Command::SetInfo | Command::NewConnection, _) => Err(Errno::NotSupported),
@@ -92,6 +94,12 @@ fn dispatch(message: &Message<'_>, balancer: &mut Balancer, reply: &mut Vec<u8>)
                 _ => balancer.delete_mark_rule(&rule),
             }
             .map(|()| None)
+        }
+        (Command::SetExtra, _) => {
+            let request = Request::read(attributes)?;
+            let key = key(&request.service()?)?;
+            let (extras, _) = wire::extra::read(key.family(), &request.extra.ok_or(Errno::Invalid)?)?;
+            balancer.set_extras(&key, extras).map(|()| None)
         }
         (Command::FlushMarks, _) => {
             balancer.clear_mark_rules();
@@ -164,6 +172,7 @@ struct Request<'a> {
     destination: Option<Attribute<'a>>,
     sysctl: Option<Attribute<'a>>,
     mark: Option<Attribute<'a>>,
+    extra: Option<Attribute<'a>>,
     /// tcp, tcp_fin, udp.
     timeouts: [Option<u32>; 3],
 }
@@ -173,11 +182,17 @@ impl<'a> Request<'a> {
         let mut request = Request::default();
         for attribute in attributes {
             match attribute.kind {
-                command::SERVICE | command::DEST | command::DAEMON | command::SYSCTL | command::MARK => {
+                command::SERVICE
+                | command::DEST
+                | command::DAEMON
+                | command::SYSCTL
+                | command::MARK
+                | command::EXTRA => {
                     attribute.nested().map_err(errno)?;
                     match attribute.kind {
                         command::SERVICE => request.service = Some(attribute),
                         command::DEST => request.destination = Some(attribute),
+                        command::EXTRA => request.extra = Some(attribute),
                         command::MARK => request.mark = Some(attribute),
                         command::SYSCTL => request.sysctl = Some(attribute),
                         _ => {}

@@ -38,9 +38,10 @@ pub fn apply(command: &Command, balancer: &mut Balancer) -> Result<(), Errno> {
             balancer.clear_mark_rules();
             Ok(())
         }
+        Command::SetExtras { service, extras } => balancer.set_extras(service, *extras),
         Command::SetSysctl { name, value } => balancer.set_sysctl(name, *value),
         Command::StartDaemon(_) | Command::StopDaemon(_) => Err(Errno::NotSupported),
-        Command::ShowSysctl(_) | Command::ShowMarks => Err(Errno::Invalid),
+        Command::ShowSysctl(_) | Command::ShowMarks | Command::ShowExtras => Err(Errno::Invalid),
         Command::List(_) | Command::Save | Command::Restore | Command::Help | Command::Version => Err(Errno::Invalid),
     }
 }

@@ -5,8 +5,8 @@ use core::fmt;
 use crate::wire::ipvs::NAME_MAX;
 use crate::wire::service::{netmask_bytes, netmask_of};
 use crate::{
-    DestinationConfig, DestinationKey, Errno, MarkRule, ServiceConfig, ServiceFlags, ServiceInfo, ServiceKey, Timeouts,
-    wire,
+    DestinationConfig, DestinationKey, Errno, Extras, MarkRule, ServiceConfig, ServiceFlags, ServiceInfo, ServiceKey,
+    Timeouts, wire,
 };
 
 /// The name of a scheduler or persistence engine: 1 to 15 bytes. Whether there is one of that name, the balancer says.
@@ -216,6 +216,15 @@ pub enum Command {
     ClearMarks,
     /// `mark`: lists them.
     ShowMarks,
+    /// `extra set`, and `extra clear` for nothing: says what a service does that IPVS cannot. Not of ipvsadm, nor is the next.
+    SetExtras {
+        /// The service.
+        service: ServiceKey,
+        /// What it does.
+        extras: Extras,
+    },
+    /// `extra`: lists what services do that IPVS cannot.
+    ShowExtras,
     /// `-L`: lists.
     List(Listing),
     /// `-S`: writes rules.

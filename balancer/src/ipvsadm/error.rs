@@ -147,6 +147,21 @@ pub enum Problem {
     /// No ports.
     #[error("no ports: expected PORT or FIRST:LAST")]
     Ports,
+    /// `extra` with something else after it.
+    #[error("no command of `extra`: expected set or clear, or nothing for a list")]
+    ExtraCommand,
+    /// No option of `extra`.
+    #[error("no option of `extra`: expected --full-nat or --ports, and a service: -t, -u or -f")]
+    ExtraOption,
+    /// Nothing that a service is to do.
+    #[error("says nothing that the service is to do: add --full-nat, or write `extra clear`")]
+    Extra,
+    /// No pool of addresses.
+    #[error("no addresses: expected ADDRESS or FIRST-LAST, such as 10.0.0.200-10.0.0.203")]
+    Pool,
+    /// No ports of a pool.
+    #[error("no ports: expected PORT or FIRST-LAST, from 1 to 65535")]
+    PoolPorts,
     /// No knob.
     #[error("no such knob, or none that is honoured here: `ringlet sysctl` lists those of net.ipv4.vs that are")]
     Sysctl,

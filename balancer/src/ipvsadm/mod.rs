@@ -8,7 +8,8 @@
 //! The syntax is that of ipvsadm 1.31, options and defaults included, with these differences. Names of hosts and ports
 //! are not looked up: numbers only. An address in brackets may go without a port. Comments (`#`) are allowed in files.
 //! `ipvsadm-save` forgets thresholds; here they are saved. `sysctl NAME=VALUE` sets a knob of
-//! net.ipv4.vs, `mark add 7 -d 10.0.0.200` gives packets marks.
+//! net.ipv4.vs, `mark add 7 -d 10.0.0.200` gives packets marks, `extra set -t 10.0.0.100:80 --full-nat 10.0.0.200` lets a
+//! service do what IPVS cannot.
 //!
 //! ```
 //! use ringlet_balancer::{ipvsadm, *};
@@ -26,6 +27,7 @@
 mod apply;
 mod command;
 mod error;
+mod extra;
 mod load;
 mod mark;
 mod options;

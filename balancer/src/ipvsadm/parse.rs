@@ -28,6 +28,7 @@ pub fn parse(words: &[&str]) -> Result<Command, ParseError> {
     match words {
         ["sysctl", rest @ ..] => return sysctl(rest),
         ["mark", rest @ ..] => return super::mark::parse(rest),
+        ["extra", rest @ ..] => return super::extra::parse(rest),
         _ => {}
     }
     let given = Given::read(words)?;
@@ -393,7 +394,7 @@ fn timeout(text: &str, least: u32) -> Result<u32, ParseError> {
 }
 
 /// `10.0.0.1`, `10.0.0.1:80`, `fd00::1`, `[fd00::1]`, `[fd00::1]:80`.
-fn endpoint(text: &str) -> Option<(IpAddr, Option<u16>)> {
+pub(super) fn endpoint(text: &str) -> Option<(IpAddr, Option<u16>)> {
     let port = |text| number(text, 0, u16::MAX.into()).map(|port| Some(port as u16));
     if let Some(rest) = text.strip_prefix('[') {
         let (address, rest) = rest.split_once(']')?;

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use super::Command;
 use crate::wire::ipvs::{Command as Wire, command};
 use crate::wire::message::{self, flag};
-use crate::wire::{Destination, Service, Sysctl, mark};
+use crate::wire::{Destination, Service, Sysctl, extra, mark};
 use crate::{ServiceKey, Timeouts};
 
 /// Appends the netlink message that asks for a command, behind its length of 32 bits in network order, with a wish for an
@@ -33,6 +33,7 @@ pub fn request(wanted: &Command, ids: (u32, u32), out: &mut Vec<u8>) -> bool {
         Command::AddMark(_) => (Wire::NewMark, None, None),
         Command::DeleteMark(_) => (Wire::DelMark, None, None),
         Command::ClearMarks => (Wire::FlushMarks, None, None),
+        Command::SetExtras { service, .. } => (Wire::SetExtra, Some(name(service)), None),
         Command::StartDaemon(_) => (Wire::NewDaemon, None, None),
         Command::StopDaemon(_) => (Wire::DelDaemon, None, None),
         _ => return false,
@@ -53,6 +54,9 @@ pub fn request(wanted: &Command, ids: (u32, u32), out: &mut Vec<u8>) -> bool {
             Command::SetSysctl { name, value } => {
                 let knob = Sysctl { name: Some(name.as_bytes()), value: Some(*value) };
                 w.nest(command::SYSCTL, |w| knob.write(w));
+            }
+            Command::SetExtras { extras, .. } => {
+                w.nest(command::EXTRA, |w| extra::write(extras, None, w));
             }
             Command::AddMark(rule) | Command::DeleteMark(rule) => {
                 w.nest(command::MARK, |w| mark::write(rule, w));

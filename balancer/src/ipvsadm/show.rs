@@ -3,6 +3,7 @@
 use core::fmt;
 use core::net::{Ipv4Addr, SocketAddr};
 
+use super::extra::ExtraOptions;
 use super::mark::RuleOptions;
 use super::{Command, Daemon, DaemonRole, ServiceEntry};
 use crate::{
@@ -11,7 +12,7 @@ use crate::{
 };
 
 /// A service's name as options: `-t 10.0.0.100:80`, `-f 7 -6`.
-struct ServiceOptions<'a>(&'a ServiceKey);
+pub(super) struct ServiceOptions<'a>(pub &'a ServiceKey);
 
 impl fmt::Display for ServiceOptions<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -146,6 +147,8 @@ impl fmt::Display for Command {
             Command::DeleteMark(rule) => write!(f, "mark delete {}", RuleOptions(rule)),
             Command::ClearMarks => f.write_str("mark clear"),
             Command::ShowMarks => f.write_str("mark"),
+            Command::SetExtras { service, extras } => write!(f, "extra {}", ExtraOptions(service, extras)),
+            Command::ShowExtras => f.write_str("extra"),
             Command::SetSysctl { name, value } => write!(f, "sysctl {}{name}={value}", sysctl::PREFIX),
             Command::ShowSysctl(None) => f.write_str("sysctl"),
             Command::ShowSysctl(Some(name)) => write!(f, "sysctl {}{name}", sysctl::PREFIX),

@@ -87,6 +87,7 @@ impl Balancer {
     ) -> Decision {
         let entry = self.table.get(place);
         let (is_one_way, is_tunnel, destination) = (entry.is_one_way(), entry.is_tunnel(), entry.destination);
+        let is_extra = entry.is_extra();
         if !self.services.pool[destination as usize].available {
             return self.orphan(packet, ip, transport, place, moment);
         }
@@ -110,6 +111,8 @@ impl Balancer {
         if is_one_way {
             direct(way)?;
             nat::decrement_hops(packet.head, ip)?;
+        } else if is_extra {
+            self.request_beyond(packet, ip, transport, place)?;
         } else {
             nat::rewrite(packet, ip, transport, nat::End::Destination, address, port)?;
         }
@@ -126,8 +129,20 @@ impl Balancer {
         place: u32,
         moment: &mut Moment<'_>,
     ) -> Decision {
+        if self.table.get(place).is_extra() {
+            return self.reply_beyond(packet, ip, transport, place, moment);
+        }
         self.may_pass(packet, ip, ip.payload - ETHERNET + transport.header, self.config.mtu, moment)?;
         let way = self.route(packet, ip, &ip.destination, moment)?;
+        self.replied(ip, transport, place, moment.now);
+        let (address, port) = self.table.service(place);
+        nat::rewrite(packet, ip, transport, nat::End::Source, address, port)?;
+        self.transmit(packet, way, &ip.destination, moment)
+    }
+
+    /// Counts a packet from the destination, and lets the connection take its next state.
+    #[inline(always)]
+    pub(super) fn replied(&mut self, ip: &Ip, transport: &Transport, place: u32, now: Instant) {
         let destination = self.table.get(place).destination;
         if self.services.pool[destination as usize].available {
             let bytes = ip.len() as u64;
@@ -136,10 +151,7 @@ impl Balancer {
                 stats.out_bytes += bytes;
             });
         }
-        self.track(place, Seen::Output, transport, moment.now);
-        let (address, port) = self.table.service(place);
-        nat::rewrite(packet, ip, transport, nat::End::Source, address, port)?;
-        self.transmit(packet, way, &ip.destination, moment)
+        self.track(place, Seen::Output, transport, now);
     }
 
     /// Counts for a destination, its service, and the whole.

@@ -92,7 +92,7 @@ impl Balancer {
                     destination,
                     template: true,
                 };
-                let place = self.insert(&new, call_id, moment.now, timeout).map_err(|Full| Reason::TableFull)?;
+                let place = self.insert(&new, None, call_id, moment.now, timeout).map_err(|Full| Reason::TableFull)?;
                 self.services.pool[destination as usize].templates += 1;
                 place
             }

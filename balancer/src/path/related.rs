@@ -2,7 +2,7 @@
 
 use super::{Decision, Moment, direct, nat};
 use crate::Balancer;
-use crate::connection::{Direction, Full, Tuple};
+use crate::connection::{Direction, Tuple};
 use crate::frame::{Ip, is_group};
 use crate::icmp::{self, Quote};
 use crate::packet::{Packet, Reason, Verdict};
@@ -64,7 +64,7 @@ impl Balancer {
         // Schedulers that look at the destination see that of the packet quoted, which is the client.
         match self.schedule(service, tuple, tuple.source, &[], moment) {
             Ok(chosen) => {
-                let place = self.begin(tuple, None, &chosen, moment).map_err(|Full| Reason::TableFull)?;
+                let place = self.begin(tuple, None, &chosen, moment)?;
                 Ok(Some((place, self.services.is_one_packet(service, tuple.protocol))))
             }
             Err(Reason::NoDestination) if self.services.is_ftp_data(service, tuple) => Ok(None),
@@ -106,16 +106,27 @@ impl Balancer {
         }
         self.may_pass(packet, ip, ip.len(), self.config.mtu, moment)?;
         let (server, server_port) = self.table.server(place);
-        let to = if direction == Direction::Inbound { server } else { ip.destination };
+        let local = if self.table.get(place).is_local() { self.table.local(place) } else { None };
+        let (client, client_port) = self.table.client(place);
+        let to = if direction == Direction::Inbound { server } else { client };
         let way = self.route(packet, ip, &to, moment)?;
         match direction {
             // About a reply, to the virtual address: the server made it.
             Direction::Inbound if is_one_way => direct(way)?,
-            Direction::Inbound => quote.for_server(packet.head, server, server_port)?,
+            Direction::Inbound => {
+                quote.for_server(packet.head, server, server_port)?;
+                // Full NAT: the server has sent its reply to another address, and hears of it from there.
+                if let Some((address, port)) = local {
+                    quote.for_client(packet.head, address, port)?;
+                }
+            }
             // About a request, to the client, as the server or a router on the way saw it.
             Direction::Outbound => {
                 let (address, port) = self.table.service(place);
                 quote.for_client(packet.head, address, port)?;
+                if local.is_some() {
+                    quote.for_server(packet.head, client, client_port)?;
+                }
             }
         }
         nat::decrement_hops(packet.head, ip)?;

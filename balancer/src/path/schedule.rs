@@ -4,7 +4,7 @@ use core::net::IpAddr;
 
 use super::{Decision, Moment, tuple};
 use crate::Balancer;
-use crate::connection::{Full, New, Seen, Table, Tuple, ticks};
+use crate::connection::{Extra, Full, New, Seen, Table, Tuple, ticks};
 use crate::frame::sctp::Event;
 use crate::frame::transport::{TcpFlags, Transport};
 use crate::frame::{ETHERNET, Fragment, Ip, is_group};
@@ -88,7 +88,7 @@ impl Balancer {
         let payload = packet.head.get(ip.payload + transport.header..end).unwrap_or_default();
         match self.schedule(service, &tuple, ip.destination, payload, moment) {
             Ok(chosen) => {
-                let place = self.begin(&tuple, Some(transport), &chosen, moment).map_err(|Full| Reason::TableFull)?;
+                let place = self.begin(&tuple, Some(transport), &chosen, moment)?;
                 let decision = self.inbound(packet, ip, transport, place, moment);
                 if self.services.is_one_packet(service, transport.protocol) {
                     self.end(place);
@@ -140,10 +140,17 @@ impl Balancer {
 
     /// Puts a connection or, for a Call-ID or nothing, a template into the table. If that is full, what is over is taken out
     /// first.
-    pub(super) fn insert(&mut self, new: &New, call_id: &[u8], now: Instant, timeout: u32) -> Result<u32, Full> {
+    pub(super) fn insert(
+        &mut self,
+        new: &New,
+        extra: Option<Extra>,
+        call_id: &[u8],
+        now: Instant,
+        timeout: u32,
+    ) -> Result<u32, Full> {
         let insert = |table: &mut Table| match new.template {
             true => table.insert_template(new, call_id, now, timeout),
-            false => table.insert(new, now, timeout),
+            false => table.insert_with(new, extra, now, timeout),
         };
         insert(&mut self.table).or_else(|Full| {
             self.expire(now, ROOM);
@@ -159,8 +166,9 @@ impl Balancer {
         transport: Option<&Transport>,
         chosen: &Chosen,
         moment: &mut Moment<'_>,
-    ) -> Result<u32, Full> {
+    ) -> Result<u32, Reason> {
         let &Chosen { destination, port, template } = chosen;
+        let extra = self.extra(tuple, destination, port)?;
         let to = &self.services.pool[destination as usize];
         let new = New {
             protocol: tuple.protocol,
@@ -181,7 +189,7 @@ impl Balancer {
         };
         // A template that is over must not be taken out to make room for its own connection: it has the time it was given
         // just now.
-        let place = self.insert(&new, &[], moment.now, timeout)?;
+        let place = self.insert(&new, extra, &[], moment.now, timeout).map_err(|Full| Reason::TableFull)?;
         if let Some(template) = template {
             self.table.set_template(place, template);
         }

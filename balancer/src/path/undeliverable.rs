@@ -10,6 +10,9 @@ use crate::frame::{self, Headers, Ip, Kind};
 use crate::icmp::Problem;
 use crate::packet::Packet;
 
+/// An end of a packet that NAT has rewritten, and what it was.
+type Rewritten = (nat::End, (IpAddr, u16));
+
 impl Balancer {
     /// Tells the source of a packet that waited in vain. The packet is made again as it came in, since that is what its
     /// source knows; one whose connection is gone cannot be, and one that is an ICMP error is not told of.
@@ -26,7 +29,10 @@ impl Balancer {
         let Some((ip, transport)) = self.read(packet) else { return false };
         let now = tuple(&ip, &transport);
         let undone = match self.before(&now) {
-            Some((end, address, port)) => nat::rewrite(packet, &ip, &transport, end, address, port),
+            Some(ends) => ends
+                .into_iter()
+                .flatten()
+                .try_for_each(|(end, (address, port))| nat::rewrite(packet, &ip, &transport, end, address, port)),
             // With direct routing nothing but the hops was changed, and a tunnel is off by now.
             None if self.table.find(&now).is_some() => Ok(()),
             None => return false,
@@ -47,8 +53,8 @@ impl Balancer {
         (kind == Ok(Kind::Flow)).then_some((headers.ip, headers.transport))
     }
 
-    /// Which end NAT has rewritten of a packet that now has this tuple, and what it was. `None` if it was none.
-    fn before(&self, now: &Tuple) -> Option<(nat::End, IpAddr, u16)> {
+    /// Which ends NAT has rewritten of a packet that now has this tuple, and what they were. `None` if it was none.
+    fn before(&self, now: &Tuple) -> Option<[Option<Rewritten>; 2]> {
         let answer = Tuple {
             protocol: now.protocol,
             source: now.destination,
@@ -57,12 +63,17 @@ impl Balancer {
             destination_port: now.source_port,
         };
         let (place, direction) = self.table.find(&answer)?;
-        let (end, (address, port)) = match direction {
+        let local = if self.table.get(place).is_local() { self.table.local(place) } else { None };
+        Some(match direction {
             // The server would answer: it was a request, to the service.
-            Direction::Outbound => (nat::End::Destination, self.table.service(place)),
+            Direction::Outbound => [
+                Some((nat::End::Destination, self.table.service(place))),
+                local.map(|_| (nat::End::Source, self.table.client(place))),
+            ],
             // The client would: it was a reply, of the server.
-            Direction::Inbound => (nat::End::Source, self.table.server(place)),
-        };
-        Some((end, address, port))
+            Direction::Inbound => {
+                [Some((nat::End::Source, self.table.server(place))), local.map(|local| (nat::End::Destination, local))]
+            }
+        })
     }
 }

@@ -17,7 +17,7 @@ use crate::path::TunnelEnd;
 use crate::scheduler::{Expirations, List, Request, State};
 use crate::stats::Meter;
 use crate::time::Instant;
-use crate::{Errno, MarkRule};
+use crate::{Errno, ExtraCounters, ExtraInfo, Extras, MarkRule};
 
 /// No place.
 pub(crate) const NONE: u32 = u32::MAX;
@@ -42,6 +42,9 @@ pub(crate) struct Service {
     /// Places of its destinations, newest first.
     pub order: Vec<u32>,
     pub state: State,
+    /// What it does beyond IPVS.
+    pub extras: Extras,
+    pub extra_counters: ExtraCounters,
 }
 
 /// A destination: of a service, or in the trash.
@@ -70,6 +73,8 @@ pub(crate) struct Destination {
     pub incarnation: u32,
     /// What there is to know of the tunnel to it.
     pub tunnel: TunnelEnd,
+    /// How many local addresses and ports full NAT has looked at for it.
+    pub locals: u64,
     service_id: u64,
     /// The name of its service, also once that is gone.
     pub service_key: ServiceKey,
@@ -95,6 +100,7 @@ impl Destination {
             last_weight: weight,
             incarnation: 0,
             tunnel: TunnelEnd::default(),
+            locals: 0,
             service_id: 0,
             service_key: ServiceKey::tcp(address, 80),
             idle_since: None,
@@ -208,6 +214,8 @@ pub(crate) struct Services {
     /// Destinations under NAT that are in a list, by address and port, so that it is known whether a server is one of ours. The
     /// last is the place in `pool`.
     servers: BTreeSet<(IpAddr, u16, u32)>,
+    /// Those among them that are of pools of full NAT.
+    local_addresses: BTreeSet<IpAddr>,
     /// Rules that give packets marks.
     pub marks: Marks,
 }
@@ -260,6 +268,20 @@ fn check_destination(service: &ServiceKey, key: &DestinationKey, config: &Destin
         Forward::Tunnel => check_tunnel(&config.tunnel),
         Forward::Local | Forward::Bypass => Err(Errno::NotSupported),
     }
+}
+
+/// What a service must be to do what IPVS cannot: full NAT needs connections, does not look into FTP's, and was not tried with SCTP,
+/// whose ends tell each other of their addresses.
+fn check_extras(key: &ServiceKey, config: &ServiceConfig, extras: &Extras) -> Result<(), Errno> {
+    let is_other = matches!(
+        key,
+        ServiceKey::Address { protocol: Protocol::Tcp, port: FTP, .. }
+            | ServiceKey::Address { protocol: Protocol::Sctp, .. }
+    );
+    if extras.pool.is_some() && (is_other || config.flags.contains(ServiceFlags::ONE_PACKET)) {
+        return Err(Errno::NotSupported);
+    }
+    Ok(())
 }
 
 /// How many services of port 0, and how many of FTP's, one of this name is.
@@ -361,7 +383,11 @@ impl Services {
         let is_served =
             |rule: &&MarkRule| self.find(&ServiceKey::Mark { family: rule.family(), mark: rule.mark }).is_some();
         let marked = self.marks.iter().filter(is_served).filter_map(MarkRule::host);
-        let now: BTreeSet<IpAddr> = self.index.keys().filter_map(of_key).chain(marked).collect();
+        let pools = self.slots.iter().flatten().filter_map(|service| service.extras.pool.as_ref());
+        let local: BTreeSet<IpAddr> = pools.flat_map(|pool| pool.addresses()).collect();
+        let locals = local.iter().copied();
+        let now: BTreeSet<IpAddr> = self.index.keys().filter_map(of_key).chain(marked).chain(locals).collect();
+        self.local_addresses = local;
         if now != self.virtual_addresses {
             self.virtual_addresses = now;
             self.generation += 1;
@@ -373,6 +399,11 @@ impl Services {
         if self.index.contains_key(&key) {
             return Err(Errno::Exists);
         }
+        if let ServiceKey::Address { address, .. } = &key
+            && self.local_addresses.contains(address)
+        {
+            return Err(Errno::Invalid);
+        }
         if self.index.len() >= self.limits.services as usize {
             return Err(Errno::OutOfMemory);
         }
@@ -382,7 +413,16 @@ impl Services {
         let seed = self.seed.wrapping_add(self.next_id);
         let state = State::new(config.scheduler, List { order: &[], pool: &self.pool }, is_mark, seed)?;
         self.take_table_memory(state.memory())?;
-        let service = Service { key, config, meter: Meter::default(), id: self.next_id, order: Vec::new(), state };
+        let service = Service {
+            key,
+            config,
+            meter: Meter::default(),
+            id: self.next_id,
+            order: Vec::new(),
+            state,
+            extras: Extras::default(),
+            extra_counters: ExtraCounters::default(),
+        };
         let place = match self.slots.iter().position(Option::is_none) {
             Some(place) => {
                 self.slots[place] = Some(service);
@@ -407,6 +447,7 @@ impl Services {
         check_service(key, &config)?;
         config.flags |= ServiceFlags::HASHED;
         let Some(service) = self.slots[place as usize].as_mut() else { return Err(Errno::NoService) };
+        check_extras(key, &config, &service.extras)?;
         if service.config.scheduler != config.scheduler {
             let is_mark = matches!(key, ServiceKey::Mark { .. });
             let seed = self.seed.wrapping_add(service.id);
@@ -459,6 +500,7 @@ impl Services {
         let place = self.place(key)?;
         if let Some(service) = self.slots[place as usize].as_mut() {
             service.meter.zero();
+            service.extra_counters = ExtraCounters::default();
             for &destination in &service.order {
                 self.pool[destination as usize].meter.zero();
             }
@@ -469,6 +511,7 @@ impl Services {
     pub fn zero_all(&mut self) {
         for service in self.slots.iter_mut().flatten() {
             service.meter.zero();
+            service.extra_counters = ExtraCounters::default();
             for &destination in &service.order {
                 self.pool[destination as usize].meter.zero();
             }
@@ -478,6 +521,57 @@ impl Services {
     pub fn estimate(&mut self) {
         self.slots.iter_mut().flatten().for_each(|s| s.meter.estimate());
         self.pool.iter_mut().for_each(|d| d.meter.estimate());
+    }
+
+    /// Whether a service can have a destination besides its extras: full NAT leads to others by NAT only, and not to itself.
+    fn check_beside(&self, at: u32, key: &DestinationKey, config: &DestinationConfig) -> Result<(), Errno> {
+        if self.local_addresses.contains(&key.address) {
+            return Err(Errno::Invalid);
+        }
+        let has_pool = self.service(at).is_some_and(|service| service.extras.pool.is_some());
+        if has_pool && config.forward != Forward::Masquerade { Err(Errno::NotSupported) } else { Ok(()) }
+    }
+
+    /// Lets a service do what IPVS cannot, instead of what it did so far.
+    pub fn set_extras(&mut self, key: &ServiceKey, extras: Extras) -> Result<(), Errno> {
+        let place = self.place(key)?;
+        extras.check(key)?;
+        let Some(service) = self.service(place) else { return Err(Errno::NoService) };
+        check_extras(key, &service.config, &extras)?;
+        if let Some(pool) = &extras.pool {
+            let destinations = || service.order.iter().map(|&place| &self.pool[place as usize]);
+            if destinations().any(|d| d.config.forward != Forward::Masquerade) {
+                return Err(Errno::NotSupported);
+            }
+            let is_taken = |address: IpAddr| {
+                self.virtual_addresses.contains(&address) && !self.local_addresses.contains(&address)
+                    || self.pool.iter().any(|d| d.available && d.key.address == address)
+            };
+            if pool.addresses().any(is_taken) {
+                return Err(Errno::Invalid);
+            }
+        }
+        if let Some(service) = self.slots[place as usize].as_mut() {
+            service.extras = extras;
+        }
+        self.revision += 1;
+        self.addresses_changed();
+        Ok(())
+    }
+
+    /// What a service does that IPVS cannot.
+    pub fn extras_of(&self, key: &ServiceKey) -> Result<Extras, Errno> {
+        self.service(self.place(key)?).map(|service| service.extras).ok_or(Errno::NoService)
+    }
+
+    /// What services do that IPVS cannot, oldest first.
+    pub fn extras(&self) -> impl Iterator<Item = ExtraInfo> + '_ {
+        let services = self.order.iter().filter_map(|&place| self.service(place));
+        services.filter(|service| !service.extras.is_none()).map(|service| ExtraInfo {
+            service: service.key,
+            extras: service.extras,
+            counters: service.extra_counters,
+        })
     }
 
     fn info(service: &Service) -> ServiceInfo {
@@ -520,6 +614,7 @@ impl Services {
     ) -> Result<(), Errno> {
         let at = self.place(service)?;
         check_destination(service, &key, &config)?;
+        self.check_beside(at, &key, &config)?;
         if self.position(at, &key).is_some() {
             return Err(Errno::Exists);
         }
@@ -560,6 +655,7 @@ impl Services {
                     last_weight: config.weight,
                     incarnation: self.next_incarnation,
                     tunnel: TunnelEnd::default(),
+                    locals: 0,
                     service_id: id,
                     service_key: *service,
                     idle_since: None,
@@ -636,6 +732,7 @@ impl Services {
     ) -> Result<(), Errno> {
         let at = self.place(service)?;
         check_destination(service, key, &config)?;
+        self.check_beside(at, key, &config)?;
         let (_, place) = self.position(at, key).ok_or(Errno::NotFound)?;
         let d = &mut self.pool[place as usize];
         d.configure(config);

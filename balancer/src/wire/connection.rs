@@ -36,6 +36,9 @@ pub(crate) fn write(info: &ConnectionInfo, w: &mut Writer<'_>) {
     if family != Family::of(&info.client) {
         w.u16(kind::DEST_AF, family_number(family));
     }
+    if let Some((address, port)) = &info.local {
+        w.put(kind::LOCAL_ADDR, &address_bytes(address)).be16(kind::LOCAL_PORT, *port);
+    }
 }
 
 /// The connection in a nest.
@@ -47,6 +50,7 @@ pub fn read(nest: &Attribute<'_>) -> Result<ConnectionInfo, Errno> {
     // By attribute types: 3, 5, 7 and 4, 6, 8.
     let (mut addresses, mut ports) = ([None; 3], [None; 3]);
     let (mut number, mut protocol, mut forward, mut state, mut expires) = (None, None, None, None, None);
+    let mut local = (None, 0);
     let (mut flags, mut mark, mut service_port, mut destination_family) = (0, None, None, None);
     for attribute in nest.nested().map_err(invalid)? {
         let place = usize::from(attribute.kind.saturating_sub(kind::CLIENT_ADDR) / 2);
@@ -65,6 +69,8 @@ pub fn read(nest: &Attribute<'_>) -> Result<ConnectionInfo, Errno> {
             kind::EXPIRES => expires = Some(attribute.u32().map_err(invalid)?),
             kind::FWMARK => mark = Some(attribute.u32().map_err(invalid)?),
             kind::SERVICE_PORT => service_port = Some(attribute.be16().map_err(invalid)?),
+            kind::LOCAL_ADDR => local.0 = Some(attribute.binary().map_err(invalid)?),
+            kind::LOCAL_PORT => local.1 = attribute.be16().map_err(invalid)?,
             kind::DEST_AF => destination_family = Some(family(attribute.u16().map_err(invalid)?)?),
             _ => {}
         }
@@ -95,6 +101,7 @@ pub fn read(nest: &Attribute<'_>) -> Result<ConnectionInfo, Errno> {
                 ServiceKey::Address { protocol, address: virtual_address, port: service_port.unwrap_or(virtual_port) }
             }
         },
+        local: local.0.map(|bytes| (address(family, bytes), local.1)),
         forward: Forward::from_flags(forward.ok_or(Errno::Invalid)?)?,
         state: State::from_number(
             protocol,
@@ -127,6 +134,7 @@ mod tests {
                 destination_port: 8080,
                 service: ServiceKey::udp(service.parse().unwrap(), 80),
                 forward: Forward::Direct,
+                local: None,
                 state: State::Only,
                 template: false,
                 assured: false,
@@ -159,10 +167,19 @@ mod tests {
                 forward: Forward::Tunnel,
                 ..info
             });
+            let full = ConnectionInfo { local: Some((info.virtual_address, 5000)), ..info };
             let mut bytes = vec![];
-            for info in
-                [template, ConnectionInfo { service: mark, ..info }, any_port, across[0], across[1], tcp, sctp, info]
-            {
+            for info in [
+                full,
+                template,
+                ConnectionInfo { service: mark, ..info },
+                any_port,
+                across[0],
+                across[1],
+                tcp,
+                sctp,
+                info,
+            ] {
                 bytes.clear();
                 Writer::new(&mut bytes).nest(64, |w| write(&info, w));
                 assert_eq!(read(&Attributes::new(&bytes).next().unwrap()), Ok(info));

@@ -74,11 +74,15 @@ pub enum Command {
     GetMark = 70,
     /// Ringlet's own: removes every rule.
     FlushMarks = 71,
+    /// Ringlet's own: says what a service does that IPVS cannot; also carries that in a reply.
+    SetExtra = 80,
+    /// Ringlet's own: asks for that of all services that do something as a dump.
+    GetExtra = 81,
 }
 
 impl Command {
     /// Every command of Linux, by its number less one, and then our own.
-    pub const ALL: [Command; 25] = [
+    pub const ALL: [Command; 27] = [
         Command::NewService,
         Command::SetService,
         Command::DelService,
@@ -104,6 +108,8 @@ impl Command {
         Command::DelMark,
         Command::GetMark,
         Command::FlushMarks,
+        Command::SetExtra,
+        Command::GetExtra,
     ];
 
     /// The command of a number.
@@ -132,6 +138,22 @@ pub mod command {
     pub const SYSCTL: u16 = 65;
     /// Ringlet's own: nest of [`mark`](super::mark).
     pub const MARK: u16 = 66;
+    /// Ringlet's own: nest of [`extra`](super::extra).
+    pub const EXTRA: u16 = 80;
+}
+
+/// Attributes of what a service does that IPVS cannot: Ringlet's own.
+pub mod extra {
+    /// Full NAT: the first address of the pool, 16 bytes; IPv4 in the first four.
+    pub const POOL_FIRST: u16 = 1;
+    /// The last one, 16 bytes.
+    pub const POOL_LAST: u16 = 2;
+    /// Its first port, be16.
+    pub const POOL_PORT_FIRST: u16 = 3;
+    /// Its last port, be16.
+    pub const POOL_PORT_LAST: u16 = 4;
+    /// In replies: connections refused because nothing of the pool was free, u64.
+    pub const POOL_EXHAUSTED: u16 = 5;
 }
 
 /// Attributes of a rule that gives packets a mark: Ringlet's own.
@@ -201,6 +223,10 @@ pub mod connection {
     pub const SERVICE_PORT: u16 = 14;
     /// Address family of the destination, u16; missing if it is that of the client.
     pub const DEST_AF: u16 = 15;
+    /// Full NAT: the address that stands for the client's, 16 bytes; missing if none does.
+    pub const LOCAL_ADDR: u16 = 32;
+    /// Its port, be16.
+    pub const LOCAL_PORT: u16 = 33;
 }
 
 /// Attributes of a service (IPVS_SVC_ATTR_*).

@@ -17,12 +17,14 @@
 //! | [`destination`] | the destination attribute |
 //! | [`connection`] | the connection attribute, which Linux does not have |
 //! | [`mark`] | the attribute of a rule that gives marks, which Linux does not have |
+//! | [`extra`] | the attribute of what a service does that IPVS cannot |
 //! | [`sysctl`] | the attribute of a knob, which Linux does not have |
 //! | [`statistics`] | counters and rates, in 32 and 64 bits |
 
 pub mod attribute;
 pub mod connection;
 pub mod destination;
+pub mod extra;
 pub mod ipvs;
 pub mod mark;
 pub mod message;

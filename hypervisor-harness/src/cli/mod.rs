@@ -81,6 +81,13 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, num_args = 0..)]
         arguments: Vec<OsString>,
     },
+    /// Show or change what services do that IPVS cannot: full NAT
+    #[command(disable_help_flag = true)]
+    Extra {
+        /// set or clear, a service, and what it is to do; --help for more
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, num_args = 0..)]
+        arguments: Vec<OsString>,
+    },
     /// Measure what Ringlet claims, beside what one would take instead
     #[command(disable_help_flag = true)]
     Bench {
@@ -102,6 +109,7 @@ pub fn main(started: Instant) -> ExitCode {
         Command::Ipvsadm { arguments } => Ok(crate::ipvsadm::run(arguments)),
         Command::Sysctl { arguments } => Ok(crate::ipvsadm::run_sysctl(arguments)),
         Command::Mark { arguments } => Ok(crate::ipvsadm::run_mark(arguments)),
+        Command::Extra { arguments } => Ok(crate::ipvsadm::run_extra(arguments)),
         Command::Bench { arguments } => crate::bench::run(arguments),
     };
     match result {

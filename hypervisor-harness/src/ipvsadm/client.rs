@@ -8,8 +8,8 @@ use ringlet_balancer::control::MAX_FRAME;
 use ringlet_balancer::ipvsadm::{self, Command};
 use ringlet_balancer::wire::ipvs::{Command as Wire, command, info};
 use ringlet_balancer::wire::message::{self, Message, flag};
-use ringlet_balancer::wire::{Attribute, FAMILY_ID, Sysctl, Writer, mark};
-use ringlet_balancer::{Errno, MarkRule, Timeouts};
+use ringlet_balancer::wire::{Attribute, FAMILY_ID, Service, Sysctl, Writer, extra, mark};
+use ringlet_balancer::{Errno, ExtraInfo, MarkRule, Timeouts};
 
 /// Where `ringlet` publishes the control port on this host.
 pub const DEFAULT_ADDRESS: &str = "127.0.0.1:9101";
@@ -155,6 +155,35 @@ impl Client {
             |_| (),
             |_, attribute| {
                 found.push(mark::read(attribute).map_err(|_| Failure::Nonsense("a mark rule that is none"))?);
+                Ok(())
+            },
+        )?;
+        Ok(found)
+    }
+
+    /// What services do that IPVS cannot, and what was counted.
+    ///
+    /// # Errors
+    /// What happened to the connection.
+    pub fn extras(&mut self) -> Result<Vec<ExtraInfo>, Failure> {
+        let (mut found, mut service) = (Vec::new(), None);
+        self.request(
+            Wire::GetExtra,
+            flag::DUMP,
+            |_| (),
+            |_, attribute| {
+                let nonsense = |_| Failure::Nonsense("an entry of `extra` that is none");
+                match (attribute.kind, service) {
+                    (command::SERVICE, _) => {
+                        let read = Service::read(attribute).map_err(|_| Failure::Nonsense("a torn service"))?;
+                        service = Some(read.key().map_err(nonsense)?);
+                    }
+                    (command::EXTRA, Some(service)) => {
+                        let (extras, counters) = extra::read(service.family(), attribute).map_err(nonsense)?;
+                        found.push(ExtraInfo { service, extras, counters });
+                    }
+                    _ => {}
+                }
                 Ok(())
             },
         )?;

@@ -48,14 +48,15 @@ fn connection(info: &ConnectionInfo) -> Value {
         "client": SocketAddr::new(info.client, info.client_port),
         "service": SocketAddr::new(info.virtual_address, info.virtual_port),
         "destination": SocketAddr::new(info.destination, info.destination_port),
+        "local": info.local.map(|(address, port)| SocketAddr::new(address, port)),
         "state": (info.protocol == Protocol::Tcp && !info.template).then(|| info.state.name()),
         "expires": info.expires,
     })
 }
 
-fn service(listed: &Listed) -> Value {
-    let ServiceEntry { key, scheduler, flags, timeout, netmask, persistence_engine } = &listed.service.entry;
-    let (protocol, name) = match key {
+/// The protocol of a service, and its address and port or its mark.
+pub(super) fn name(key: &ServiceKey) -> (&'static str, Value) {
+    match key {
         ServiceKey::Address { protocol, address, port } => {
             let protocol = match protocol {
                 Protocol::Tcp => "tcp",
@@ -66,7 +67,12 @@ fn service(listed: &Listed) -> Value {
             (protocol, json!(SocketAddr::new(*address, *port)))
         }
         ServiceKey::Mark { mark, .. } => ("mark", json!(mark)),
-    };
+    }
+}
+
+fn service(listed: &Listed) -> Value {
+    let ServiceEntry { key, scheduler, flags, timeout, netmask, persistence_engine } = &listed.service.entry;
+    let (protocol, name) = name(key);
     let persistence = flags.contains(ServiceFlags::PERSISTENT).then(|| {
         let mask = match key.family() {
             Family::V4 => json!(Ipv4Addr::from_bits(*netmask)),

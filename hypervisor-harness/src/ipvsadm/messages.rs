@@ -45,6 +45,12 @@ pub(super) fn of(command: &Command, failure: &Failure) -> String {
                 "no room for another mark rule (there can be {MARK_RULES_MAX}): `ringlet mark delete' one, or let one name a network"
             );
         }
+        (Command::SetExtras { .. }, EINVAL) => {
+            "Invalid argument: a pool has 1 to 1024 unicast addresses of the service's family, none of which is the balancer's own, a service's, or a server's"
+        }
+        (Command::SetExtras { .. }, EOPNOTSUPP) => {
+            "Operation not supported: full NAT goes with servers of -m only, and not with -o or FTP's port; is the balancer older than this command?"
+        }
         (_, ESRCH) => "No such service",
         (_, EPERM) => "Permission denied (you must be root)",
         (_, EINVAL) => "Invalid operation.  Possibly wrong module version, address not unicast, ...",

@@ -6,6 +6,7 @@
 //! rules before it carries out the first.
 
 mod client;
+mod extra;
 mod help;
 mod json;
 mod listing;
@@ -68,6 +69,16 @@ pub fn run_mark(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     }
     // Options of the connection may stand anywhere: `mark` is the first of the other words.
     run(std::iter::once(OsString::from("mark")).chain(arguments))
+}
+
+/// Runs `ringlet extra` with these arguments on the standard streams. Returns the exit code.
+pub fn run_extra(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let mut arguments = arguments.into_iter().peekable();
+    if arguments.peek().is_some_and(|word| word == "-h" || word == "--help") {
+        let _ = io::stdout().write_all(extra::HELP.as_bytes());
+        return 0;
+    }
+    run(std::iter::once(OsString::from("extra")).chain(arguments))
 }
 
 /// Runs `ringlet sysctl` on any streams.
@@ -163,6 +174,8 @@ fn execute(
         Command::Save => save(&mut client, out),
         Command::ShowSysctl(name) => sysctl::show(&mut client, *name, out),
         Command::ShowMarks => mark::show(&mut client, out),
+        Command::ShowExtras if connection.json => extra::json(&mut client, out),
+        Command::ShowExtras => extra::show(&mut client, out),
         command => client.apply(command),
     };
     match done {
@@ -204,8 +217,8 @@ fn understand(arguments: impl IntoIterator<Item = OsString>) -> Result<(Connecti
     let (connection, words) = split(arguments)?;
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let command = ipvsadm::parse(&words).map_err(|error: ParseError| error.to_string())?;
-    if connection.json && !matches!(command, Command::List(_)) {
-        return Err("`--json`: only a listing (-L) is printed so: leave it out".to_owned());
+    if connection.json && !matches!(command, Command::List(_) | Command::ShowExtras) {
+        return Err("`--json`: only a listing (-L, extra) is printed so: leave it out".to_owned());
     }
     Ok((connection, command))
 }
@@ -239,6 +252,7 @@ fn rules(input: &mut dyn Read, errors: &mut dyn Write) -> Option<Vec<(usize, Com
             Command::List(_)
                 | Command::ShowSysctl(_)
                 | Command::ShowMarks
+                | Command::ShowExtras
                 | Command::Save
                 | Command::Restore
                 | Command::Help
@@ -289,6 +303,9 @@ fn save(client: &mut Client, out: &mut dyn Write) -> Result<(), Failure> {
             let command = ipvsadm::destination_of(&service.entry.key, &destination.key, &destination.config);
             let _ = writeln!(out, "{command}");
         }
+    }
+    for info in client.extras()? {
+        let _ = writeln!(out, "{}", extra::command(&info));
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Both families: client, virtual address, server, router behind the balancer.
-fn families() -> [(End, End, End, IpAddr); 2] {
+pub(super) fn families() -> [(End, End, End, IpAddr); 2] {
     [
         (end(CLIENT, 4000), end(VIRTUAL, 80), end("10.0.0.11", 8080), ip("10.0.0.250")),
         (end(CLIENT_V6, 4000), end(VIRTUAL_V6, 80), end("fd00::b", 8080), ip("fd00::250")),
@@ -11,7 +11,7 @@ fn families() -> [(End, End, End, IpAddr); 2] {
 }
 
 /// An error about a packet, with an MTU of 1400 where there is one.
-fn error(from: IpAddr, to: IpAddr, kind: [u8; 2], hops: u8, about: &[u8]) -> Vec<u8> {
+pub(super) fn error(from: IpAddr, to: IpAddr, kind: [u8; 2], hops: u8, about: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
     let ethernet = PacketBuilder::ethernet2(OTHER_MAC, MAC);
     let ([kind, code], rest, quoted) = (kind, 1400u32.to_be_bytes(), &about[14..]);
@@ -34,7 +34,7 @@ fn kind(address: IpAddr, v4: [u8; 2], v6: [u8; 2]) -> [u8; 2] {
     if address.is_ipv4() { v4 } else { v6 }
 }
 
-fn port_unreachable(address: IpAddr) -> [u8; 2] {
+pub(super) fn port_unreachable(address: IpAddr) -> [u8; 2] {
     kind(address, [3, 3], [1, 4])
 }
 
@@ -43,7 +43,7 @@ fn too_big(address: IpAddr) -> [u8; 2] {
 }
 
 /// Gives an error to the balancer; what goes on, but for Ethernet addresses.
-fn related(world: &mut World, mut frame: Vec<u8>) -> Result<Vec<u8>, Verdict> {
+pub(super) fn related(world: &mut World, mut frame: Vec<u8>) -> Result<Vec<u8>, Verdict> {
     world.process(&mut frame, &mut Offload::default())?;
     Ok(frame.split_off(12))
 }

@@ -1,0 +1,66 @@
+//! `ringlet extra`: what services of a running load balancer do that IPVS cannot.
+
+use std::io::Write;
+
+use ringlet_balancer::ipvsadm::Command;
+use ringlet_balancer::{ExtraInfo, LocalPool};
+use serde_json::{Value, json};
+
+use super::client::{Client, Failure};
+
+pub(super) const HELP: &str = "\
+What services do that IPVS cannot: nothing, unless it is said here. docs/beyond.md explains each.
+
+  ringlet extra                                           what each service does, and what was counted; --json as an object
+  ringlet extra set -t 10.0.0.100:80 --full-nat 10.0.0.200-10.0.0.203
+  ringlet extra clear -t 10.0.0.100:80                    nothing of it any more
+
+`set' says everything at once: what is not named, the service does not do any more.
+
+SERVICE: -t, -u ADDRESS:PORT, or -f MARK [-6], as for `ringlet ipvsadm'.
+Options:
+  --full-nat FIRST[-LAST]       full NAT: to the servers, clients come from these addresses, which this balancer answers for. The
+                                servers' replies come back here whatever their routes are
+  --ports FIRST[-LAST]          ports that are used of these addresses (default 1024-65535)
+
+      --connect HOST[:PORT]     where the balancer is (default 127.0.0.1:9101)
+
+In a file of rules the same lines do, without `ringlet'.
+";
+
+/// The command that makes what a service does.
+pub(super) fn command(info: &ExtraInfo) -> Command {
+    Command::SetExtras { service: info.service, extras: info.extras }
+}
+
+/// Prints the commands that make what services do, and what was counted behind each.
+pub(super) fn show(client: &mut Client, out: &mut dyn Write) -> Result<(), Failure> {
+    for info in client.extras()? {
+        let _ = write!(out, "{}", command(&info));
+        if info.extras.pool.is_some() {
+            let _ = write!(out, "  # no port free: {}", info.counters.exhausted);
+        }
+        let _ = writeln!(out);
+    }
+    Ok(())
+}
+
+/// Prints the same as an object.
+pub(super) fn json(client: &mut Client, out: &mut dyn Write) -> Result<(), Failure> {
+    let services: Vec<Value> = client.extras()?.iter().map(object).collect();
+    let _ = writeln!(out, "{}", json!({ "services": services }));
+    Ok(())
+}
+
+fn object(info: &ExtraInfo) -> Value {
+    let (protocol, service) = super::json::name(&info.service);
+    let pool = |pool: LocalPool| {
+        json!({
+            "first": pool.first,
+            "last": pool.last,
+            "ports": [pool.ports.0, pool.ports.1],
+            "exhausted": info.counters.exhausted,
+        })
+    };
+    json!({ "protocol": protocol, "service": service, "full_nat": info.extras.pool.map(pool) })
+}
