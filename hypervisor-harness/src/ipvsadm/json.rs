@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use ringlet_balancer::ipvsadm::{Listing, ServiceEntry};
 use ringlet_balancer::{
-    ConnectionInfo, DestinationInfo, Family, Forward, Protocol, Rates, ServiceFlags, ServiceKey, Stats,
+    ConnectionInfo, DestinationInfo, Family, Forward, Protocol, Rates, ServiceFlags, ServiceKey, State, Stats,
 };
 use serde_json::{Value, json};
 
@@ -42,6 +42,7 @@ fn connection(info: &ConnectionInfo) -> Value {
         "protocol": match info.protocol {
             Protocol::Tcp => "tcp",
             Protocol::Udp => "udp",
+            Protocol::Sctp => "sctp",
             _ => "ip",
         },
         "template": info.template,
@@ -49,7 +50,7 @@ fn connection(info: &ConnectionInfo) -> Value {
         "service": SocketAddr::new(info.virtual_address, info.virtual_port),
         "destination": SocketAddr::new(info.destination, info.destination_port),
         "local": info.local.map(|(address, port)| SocketAddr::new(address, port)),
-        "state": (info.protocol == Protocol::Tcp && !info.template).then(|| info.state.name()),
+        "state": (info.state != State::Only && !info.template).then(|| info.words().1),
         "expires": info.expires,
     })
 }
