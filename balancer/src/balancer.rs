@@ -61,6 +61,8 @@ pub struct Balancer {
     /// To the gateways, IPv4's and IPv6's.
     pub(crate) gateways: [Hop; 2],
     pub(crate) errors: Errors,
+    /// The local stack has got packets that were rewritten for it: what it sends may have to be rewritten too.
+    pub(crate) serves_itself: bool,
     /// There except while a burst is worked on.
     pub(crate) bench: Option<Box<Workbench>>,
 }
@@ -93,6 +95,7 @@ impl Balancer {
             neighbours: Neighbours::new(&config),
             gateways: [Hop::UNKNOWN; 2],
             errors: Errors::new(&config),
+            serves_itself: false,
             bench: Some(Box::new(Workbench::new())),
             config,
         }
@@ -102,6 +105,19 @@ impl Balancer {
     /// time is good for the caches.
     pub fn process(&mut self, burst: &mut [Packet<'_>], now: Instant, sink: &mut dyn Sink) {
         self.run(burst, &mut Moment { now, sink });
+    }
+
+    /// Makes a frame that the local stack sends what its client expects: a reply of a destination with an address of our own, under NAT,
+    /// comes from the service. All others are left as they are. The frame has its Ethernet addresses, and is to be sent in any case.
+    pub fn process_own(&mut self, packet: &mut Packet<'_>, now: Instant) {
+        if self.serves_itself {
+            self.translate_own(packet, now);
+        }
+    }
+
+    /// Whether [`Balancer::process_own`] has anything to do yet.
+    pub fn serves_itself(&self) -> bool {
+        self.serves_itself
     }
 
     /// Runs what is due: expiry, neighbours, rates. Returns when to call again at the latest; that is not after `now` if
@@ -227,19 +243,17 @@ impl Balancer {
     /// # Errors
     /// [`Errno::NoService`]; [`Errno::Exists`]; [`Errno::OutOfMemory`] if there are [`Config::destinations`] already;
     /// [`Errno::OutOfRange`] for a negative weight or a lower threshold above
-    /// the upper; [`Errno::Invalid`] for an upper threshold above `i32::MAX`, an address that is no unicast address, is
-    /// one of our own, or is of another family than the service; a tunnel of a
-    /// kind there is not, GUE without a port; [`Errno::NotSupported`] for local and bypass.
+    /// the upper; [`Errno::Invalid`] for an upper threshold above `i32::MAX`, an address that is no unicast address or is
+    /// of another family than the service; a tunnel of a kind there is not, GUE without a port; [`Errno::NotSupported`] for local
+    /// and bypass, which are what the balancer makes of a destination.
     pub fn add_destination(
         &mut self,
         service: &ServiceKey,
         key: DestinationKey,
         config: DestinationConfig,
     ) -> Result<(), Errno> {
-        if self.routes.is_own(key.address) && self.services.find(service).is_some() {
-            return Err(Errno::Invalid);
-        }
-        self.services.add_destination(service, key, config)
+        let local = self.routes.is_own(key.address);
+        self.services.add_destination(service, key, config, local)
     }
 
     /// Gives a destination another configuration.
@@ -453,7 +467,10 @@ impl Balancer {
             virtual_port,
             destination: address,
             destination_port: port,
-            service: destination.service_key,
+            service: match forward {
+                Forward::Bypass => ServiceKey::Address { protocol, address: virtual_address, port: virtual_port },
+                _ => destination.service_key,
+            },
             forward,
             local: self.table.local(place),
             state: State::from_number(protocol, self.table.get(place).state()),

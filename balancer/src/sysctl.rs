@@ -56,6 +56,9 @@ knobs! {
     /// Memory is scarce when less than so many pages of 4 KiB are free, or than a quarter of all, whichever is less. The
     /// memory that is meant here is that of the connection table, 64 connections a page; Linux means all the machine has.
     amemthresh = 1024 in 0..=i32::MAX,
+    /// What begins a connection to a service of a mark that has no destination left goes around the balancer: to where it is
+    /// addressed. Not if that is this machine.
+    cache_bypass = 0 in 0..=i32::MAX,
     /// When a client uses the ports of an old connection for a new one: 0 the old one goes on; 1 if it is in TIME_WAIT or
     /// CLOSE, it ends and the new one is scheduled; 2 (a bit) also if it is in FIN_WAIT and replies do not come by.
     conn_reuse_mode = 1 in 0..=i32::MAX,

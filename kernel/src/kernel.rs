@@ -4,6 +4,7 @@
 
 mod burst;
 mod due;
+mod own;
 mod sleep;
 
 use alloc::vec::Vec;

@@ -15,10 +15,12 @@ use crate::{Extras, LocalPool};
 const TRIES: usize = 64;
 
 impl Balancer {
-    /// What lies beside a new connection, by what its service does; `None` if that is nothing.
+    /// What lies beside a new connection, by what its service does; `None` if that is nothing, and if the server is this machine,
+    /// to which every way leads back.
     pub(super) fn extra(&mut self, tuple: &Tuple, destination: u32, port: u16) -> Result<Option<Extra>, Reason> {
         let to = &self.services.pool[destination as usize];
-        let Some(service) = self.services.service(to.service).filter(|service| !service.extras.is_none()) else {
+        let Some(service) = self.services.service(to.service).filter(|service| !to.local && !service.extras.is_none())
+        else {
             return Ok(None);
         };
         self.extra_of(service.extras, tuple, destination, port).map(Some)

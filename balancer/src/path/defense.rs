@@ -7,6 +7,7 @@ use core::time::Duration;
 
 use crate::Balancer;
 use crate::connection::{Entry, SctpState, State, Table, TcpState};
+use crate::service::table::NOBODY;
 use crate::sysctl::Sysctls;
 use crate::time::Instant;
 
@@ -175,7 +176,7 @@ impl Balancer {
     pub(super) fn end_orphans(&mut self, mut budget: usize) {
         while let Some(place) = self.orphans.find(&self.table, &mut budget) {
             let destination = self.table.get(place).destination;
-            if !self.services.pool[destination as usize].available {
+            if destination != NOBODY && !self.services.pool[destination as usize].available {
                 self.end_with_template(place, true);
             }
         }

@@ -61,7 +61,7 @@ impl Balancer {
     /// A packet of a connection whose destination was removed: dropped until the connection ends, or the connection ends
     /// now (sysctl `expire_nodest_conn`).
     #[cold]
-    fn orphan(
+    pub(super) fn orphan(
         &mut self,
         packet: &mut Packet<'_>,
         ip: &Ip,
@@ -88,8 +88,8 @@ impl Balancer {
         let entry = self.table.get(place);
         let (is_one_way, is_tunnel, destination) = (entry.is_one_way(), entry.is_tunnel(), entry.destination);
         let is_extra = entry.is_extra();
-        if !self.services.pool[destination as usize].available {
-            return self.orphan(packet, ip, transport, place, moment);
+        if !self.services.pool[destination as usize].usual {
+            return self.unusual(packet, ip, transport, place, moment);
         }
         let bytes = ip.len() as u64;
         self.count(destination, |stats| {
@@ -167,7 +167,7 @@ impl Balancer {
 
     /// The next state of a connection, and the time it has from now on.
     #[inline(always)]
-    fn track(&mut self, place: u32, seen: Seen, transport: &Transport, now: Instant) {
+    pub(super) fn track(&mut self, place: u32, seen: Seen, transport: &Transport, now: Instant) {
         let entry = self.table.get(place);
         let (state, timeout) = self.timers.after(entry.state(), seen, transport);
         let is_controlled = entry.template().is_some();

@@ -3,6 +3,7 @@
 //! A burst goes through in phases, so that the cache misses of its packets overlap instead of adding up: all headers are
 //! read and hashed, then all chains looked up, then all connections, and only then is anything decided, in order.
 
+mod around;
 mod beyond;
 mod defense;
 mod flow;

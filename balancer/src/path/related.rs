@@ -6,7 +6,7 @@ use crate::connection::{Direction, Tuple};
 use crate::frame::{Ip, is_group};
 use crate::icmp::{self, Quote};
 use crate::packet::{Packet, Reason, Verdict};
-use crate::service::table::FTP_DATA;
+use crate::service::table::{FTP_DATA, NOBODY};
 
 impl Balancer {
     /// An ICMP message: sent on if it is an error about a connection of ours, `None` if it is anything else.
@@ -100,6 +100,18 @@ impl Balancer {
                     (stats.out_packets, stats.out_bytes) = (stats.out_packets + 1, stats.out_bytes + bytes);
                 }
             });
+        }
+        if direction == Direction::Inbound && !self.services.pool[destination as usize].usual {
+            if destination == NOBODY {
+                return self.pass(packet, ip, ip.len(), moment);
+            }
+            if self.services.pool[destination as usize].local {
+                if !is_one_way {
+                    let (server, server_port) = self.table.server(place);
+                    quote.for_server(packet.head, server, server_port)?;
+                }
+                return Ok(Verdict::Local);
+            }
         }
         if is_tunnel && direction == Direction::Inbound {
             return self.tunnel(packet, ip, ip.len(), place, moment);

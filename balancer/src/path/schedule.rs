@@ -2,6 +2,7 @@
 
 use core::net::IpAddr;
 
+use super::around::no_address;
 use super::{Decision, Moment, tuple};
 use crate::Balancer;
 use crate::connection::{Extra, Full, New, Seen, Table, Tuple, ticks};
@@ -11,7 +12,7 @@ use crate::frame::{ETHERNET, Fragment, Ip, is_group};
 use crate::icmp::Problem;
 use crate::packet::{Packet, Reason, Verdict};
 use crate::scheduler::Request;
-use crate::service::table::{FTP_DATA, Service};
+use crate::service::table::{FTP_DATA, NOBODY, Service};
 use crate::service::{Forward, Protocol, ServiceConfig, ServiceFlags};
 use crate::time::Instant;
 
@@ -95,6 +96,9 @@ impl Balancer {
                 }
                 decision
             }
+            Err(Reason::NoDestination) if self.is_bypassed(service, ip) => {
+                self.bypass(packet, ip, transport, service, moment)
+            }
             Err(Reason::NoDestination) if self.services.is_ftp_data(service, &tuple) => Ok(Verdict::Local),
             Err(reason) => {
                 if reason == Reason::NoDestination {
@@ -176,13 +180,14 @@ impl Balancer {
             client_port: tuple.source_port,
             virtual_address: tuple.destination,
             virtual_port: tuple.destination_port,
-            address: to.key.address,
+            address: if destination == NOBODY { no_address(tuple.source) } else { to.key.address },
             port,
             forward: to.config.forward,
             destination,
             template: false,
         };
-        let seen = if new.forward == Forward::Masquerade { Seen::Input } else { Seen::InputOnly };
+        let seen =
+            if matches!(new.forward, Forward::Masquerade | Forward::Bypass) { Seen::Input } else { Seen::InputOnly };
         let timeout = match transport {
             Some(transport) => self.timers.after(0, seen, transport).1,
             None => ticks(UNSEEN),
@@ -194,7 +199,9 @@ impl Balancer {
             self.table.set_template(place, template);
         }
         self.services.pool[destination as usize].bind();
-        self.count(destination, |stats| stats.connections += 1);
+        if destination != NOBODY {
+            self.count(destination, |stats| stats.connections += 1);
+        }
         Ok(place)
     }
 }

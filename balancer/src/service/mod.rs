@@ -286,13 +286,15 @@ pub struct DestinationKey {
 pub enum Forward {
     /// NAT: destination address and port are rewritten, and replies back.
     Masquerade = 0,
-    /// The local stack. Named only: refused with [`Errno::NotSupported`].
+    /// The local stack. Not to be asked for ([`Errno::NotSupported`]): a destination with an address of our own is served by it,
+    /// whatever its method is.
     Local = 1,
     /// A tunnel: the packet travels to the destination as it is, but for a hop, in a packet from us.
     Tunnel = 2,
     /// Direct routing: only the Ethernet destination changes.
     Direct = 3,
-    /// Around the balancer. Named only: refused with [`Errno::NotSupported`].
+    /// Around the balancer. Not to be asked for ([`Errno::NotSupported`]): it is what becomes of connections to a service of a mark
+    /// that has no destination, with the sysctl `cache_bypass`.
     Bypass = 4,
 }
 

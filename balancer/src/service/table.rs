@@ -1,8 +1,9 @@
 //! The services, their destinations, and the trash where removed destinations wait for their connections to end.
 
 use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec;
 use alloc::vec::Vec;
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv4Addr};
 use core::time::Duration;
 
 use super::{
@@ -21,6 +22,9 @@ use crate::{Errno, ExtraCounters, ExtraInfo, Extras, MarkRule};
 
 /// No place.
 pub(crate) const NONE: u32 = u32::MAX;
+
+/// The place of what takes the place of a destination for connections that have none: their packets go around the balancer.
+pub(crate) const NOBODY: u32 = 0;
 
 /// FTP's port, and that of its data connections.
 pub(crate) const FTP: u16 = 21;
@@ -59,6 +63,10 @@ pub(crate) struct Destination {
     pub service: u32,
     /// It is in its service's list. If not, it is in the trash, or its place is free.
     pub available: bool,
+    /// Its address is this machine's own: packets to it are the local stack's.
+    pub local: bool,
+    /// It is in its service's list, and packets to it leave the machine: all there is to ask about most.
+    pub usual: bool,
     /// No new connections, by its thresholds.
     pub overloaded: bool,
     /// Connections in an active state.
@@ -93,6 +101,8 @@ impl Destination {
             hop: Hop::UNKNOWN,
             service: 0,
             available: true,
+            local: false,
+            usual: true,
             overloaded: false,
             active: 0,
             connections: 0,
@@ -110,6 +120,12 @@ impl Destination {
     /// Whether it takes new connections as far as it is concerned.
     pub fn is_open(&self) -> bool {
         self.config.weight > 0 && !self.overloaded
+    }
+
+    /// Says whether it is in its service's list.
+    fn set_available(&mut self, available: bool) {
+        self.available = available;
+        self.usual = available && !self.local;
     }
 
     /// What it has to do: an active connection weighs 256 times an inactive one, and counts among all connections too
@@ -296,7 +312,30 @@ fn special(key: &ServiceKey) -> (u32, u32) {
 impl Services {
     /// No services yet, and no more than that ever.
     pub fn new(limits: Limits, seed: u64) -> Self {
-        Services { limits, seed, ..Services::default() }
+        // What takes the place of a destination for connections that have none.
+        let key = DestinationKey { address: Ipv4Addr::UNSPECIFIED.into(), port: 0 };
+        let nobody = Destination {
+            available: false,
+            usual: false,
+            key,
+            config: DestinationConfig::new(Forward::Bypass, 1),
+            meter: Meter::default(),
+            hop: Hop::UNKNOWN,
+            service: NONE,
+            locals: 0,
+            local: false,
+            overloaded: false,
+            active: 0,
+            connections: 0,
+            templates: 0,
+            last_weight: 0,
+            incarnation: 0,
+            tunnel: TunnelEnd::default(),
+            service_id: 0,
+            service_key: ServiceKey::tcp(key.address, 0),
+            idle_since: None,
+        };
+        Services { limits, seed, pool: vec![nobody], ..Services::default() }
     }
 
     /// The place of a service.
@@ -471,7 +510,7 @@ impl Services {
         for &destination in &service.order {
             let d = &mut self.pool[destination as usize];
             self.servers.remove(&(d.key.address, d.key.port, destination));
-            d.available = false;
+            d.set_available(false);
             d.idle_since = None;
             self.trash.push(destination);
         }
@@ -606,11 +645,13 @@ impl Services {
         Some((position, order[position]))
     }
 
+    /// Adds a destination; `local` if its address is one of our own.
     pub fn add_destination(
         &mut self,
         service: &ServiceKey,
         key: DestinationKey,
         config: DestinationConfig,
+        local: bool,
     ) -> Result<(), Errno> {
         let at = self.place(service)?;
         check_destination(service, &key, &config)?;
@@ -635,7 +676,8 @@ impl Services {
                     d.meter = Meter::default();
                 }
                 d.configure(config);
-                (d.service, d.service_id, d.available, d.idle_since) = (at, id, true, None);
+                (d.service, d.service_id, d.idle_since) = (at, id, None);
+                d.set_available(true);
                 place
             }
             None => {
@@ -648,6 +690,8 @@ impl Services {
                     hop: Hop::UNKNOWN,
                     service: at,
                     available: true,
+                    local,
+                    usual: !local,
                     overloaded: false,
                     active: 0,
                     connections: 0,
@@ -712,7 +756,7 @@ impl Services {
         if !self.free.is_empty() {
             return Ok(());
         }
-        if self.pool.len() < self.limits.destinations as usize {
+        if self.pool.len() <= self.limits.destinations as usize {
             let places = (self.pool.len() + 1).saturating_sub(self.trash.len());
             let room = self.pool.try_reserve(1).and(self.trash.try_reserve(places));
             return room.map_err(|_| Errno::OutOfMemory);
@@ -748,7 +792,7 @@ impl Services {
         let at = self.place(service)?;
         let (position, place) = self.position(at, key).ok_or(Errno::NotFound)?;
         let d = &mut self.pool[place as usize];
-        d.available = false;
+        d.set_available(false);
         d.idle_since = None;
         self.servers.remove(&(key.address, key.port, place));
         self.trash.push(place);

@@ -60,7 +60,7 @@ pub(super) fn of(command: &Command, failure: &Failure) -> String {
         (_, ENOMEM) => "Memory allocation problem",
         (_, EPROTONOSUPPORT) => "Protocol not supported: this balancer balances TCP and UDP",
         (Command::AddServer { .. } | Command::EditServer { .. }, EOPNOTSUPP) => {
-            "Operation not supported: this balancer has no local servers and no bypass: use -m, -g or -i"
+            "Operation not supported: local and bypass are no methods to ask for: use -m, -g or -i"
         }
         // ipvsadm blames IPv6 here, for which Linux once had this number.
         (_, EOPNOTSUPP) => {

@@ -256,9 +256,15 @@ impl<R: Virtqueue<Frame>> Egress<'_, R> {
 
     /// Copies a frame into buffers and sends it.
     pub fn send_copy(&mut self, bytes: &[u8], header: NetHdr) {
+        self.send_changed(bytes, header, |_| {});
+    }
+
+    /// Copies a frame into buffers, changes it there, and sends it.
+    pub fn send_changed(&mut self, bytes: &[u8], header: NetHdr, change: impl FnOnce(&mut Frame)) {
         match self.pool.frame_from(bytes) {
             Some(mut frame) => {
                 frame.set_header(header);
+                change(&mut frame);
                 self.send(frame);
             }
             None => self.counters.lose(Loss::NoBuffer),

@@ -8,6 +8,7 @@ use ringlet_driver::transport::NetTransport;
 use ringlet_driver::wire::NetHdr;
 
 use super::Kernel;
+use super::own::Own;
 use crate::dataplane::{BURST, BalancerSink, Egress, Link, Outcome, Waiting};
 use crate::status::Loss;
 
@@ -132,8 +133,9 @@ impl Kernel {
                         &linear[..length]
                     };
                     // More than the third of the same ACKs says nothing new (RFC 5681, section 3.2).
+                    let mut outlet = Own { egress: &mut egress, balancer, now };
                     for _ in 0..=header.duplicate_acks().min(FAST_RETRANSMIT) {
-                        local |= stack.receive(bytes, &header, now, &mut egress);
+                        local |= stack.receive(bytes, &header, now, &mut outlet);
                     }
                 }
                 Ruling::Drop => {}
@@ -163,7 +165,7 @@ impl Kernel {
 
 /// The balancer's view of a received frame.
 #[inline]
-fn packet_of(frame: &mut Frame) -> Packet<'_> {
+pub(super) fn packet_of(frame: &mut Frame) -> Packet<'_> {
     let (len, header) = (frame.len(), frame.header());
     let (room, head) = frame.room_and_head_mut();
     Packet { head, room, start: 0, fragment: 0, len, offload: offload_of(&header), verdict: Verdict::Local }

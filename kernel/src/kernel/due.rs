@@ -10,6 +10,7 @@ use ringlet_driver::transport::NetTransport;
 
 use super::Kernel;
 use super::burst::release;
+use super::own::Own;
 use crate::console::Console;
 use crate::dataplane::{BURST, BalancerSink, Egress, Link, LinkError};
 use crate::platform::Platform;
@@ -98,7 +99,7 @@ impl Kernel {
             for _ in 0..ROUNDS {
                 let mut view = View { balancer, facts: &self.facts, gauges: &gauges };
                 let worked = services.as_mut().is_some_and(|services| services.poll(stack.sockets(), &mut view));
-                more = stack.poll(now, &mut egress) || worked;
+                more = stack.poll(now, &mut Own { egress: &mut egress, balancer, now }) || worked;
                 if !more {
                     break;
                 }

@@ -236,6 +236,34 @@ fn the_status_page_and_the_metrics_are_served() {
 }
 
 #[test]
+fn the_machine_itself_serves_behind_a_service() {
+    let rules = "-A -t 10.0.0.100:80 -s rr\n-a -t 10.0.0.100:80 -r 10.0.0.2:9100 -m\n\
+                 -A -t [fd00::100]:80 -s rr\n-a -t [fd00::100]:80 -r [fd00::2]:9100 -m\n\
+                 -A -t 10.0.0.101:9100 -s rr\n-a -t 10.0.0.101:9100 -r 10.0.0.2 -g\n";
+    for features in [ALL, Features::VERSION_1 | Features::MAC] {
+        let mut world = World::new(features, "", rules);
+        world.peers = vec![Peer::gateway(features)];
+        // Long enough to come in super-frames.
+        let page = world.http_at(("10.0.0.100", 80), "GET /metrics HTTP/1.0\r\n\r\n");
+        assert!(page.starts_with("HTTP/1.1 200 ") && page.ends_with('\n') && page.len() > 4000, "{page}");
+        let total = world.running.kernel.balancer.total();
+        assert!(total.connections == 1 && total.out_packets > 3, "{total:?}");
+        // It serves at its first address only: whoever comes to another is turned away by whom he came to.
+        for (from, to, port) in [("fd09::5", "fd00::100", 80), ("10.9.0.5", "10.0.0.101", 9100)] {
+            let socket = world.peers[0].connect((from, 50000), (to, port));
+            // Its stack asks for the client's neighbour first, and the client tries again after a second.
+            let closed = (0..30_000).any(|_| {
+                world.step();
+                world.peers[0].tcp(socket).state() == smoltcp::socket::tcp::State::Closed
+            });
+            assert!(closed, "{to}");
+        }
+        assert_eq!(world.running.kernel.balancer.total().out_packets, total.out_packets + 2);
+        world.assert_nothing_is_lost();
+    }
+}
+
+#[test]
 fn a_client_that_says_nothing_is_given_up() {
     let mut world = World::new(ALL, "", RULES);
     world.peers = vec![Peer::gateway(Features::empty())];

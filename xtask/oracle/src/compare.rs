@@ -82,6 +82,9 @@ impl Seen {
         match choice {
             "counters" | "own errors" => self.only_counters,
             "no router" => ours.is_empty() && !linux.is_empty(),
+            "foreign addresses" => {
+                linux.is_empty() && !ours.is_empty() && ours.iter().all(|f| view(f).is_some_and(|v| v.is_error()))
+            }
             "quoted hops" => {
                 let blank = |frames: &[Vec<u8>]| frames.iter().map(|f| packet::without_hops(f)).collect::<Vec<_>>();
                 !ours.is_empty() && blank(ours) == blank(linux)

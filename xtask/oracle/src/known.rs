@@ -27,6 +27,10 @@ pub const CHOICES: &[(&str, &str)] = &[
         "A packet that is too big is quoted as it came. Linux has counted down its TTL before it looks at the size.",
     ),
     (
+        "foreign addresses",
+        "Who sends to an address that is not this machine's, to a service of a mark, is told of an error. Linux, where routing makes such an address its own, is silent.",
+    ),
+    (
         "unicast services",
         "A service whose address is no unicast address is refused (EINVAL). Linux takes it, and no packet ever meets it.",
     ),

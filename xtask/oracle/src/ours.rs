@@ -9,6 +9,7 @@ use ringlet_balancer::control::Session;
 use ringlet_balancer::wire::message::Message;
 use ringlet_balancer::{Balancer, Config, Instant, MarkRule, NextHop, Packet, Sink, Verdict, ipvsadm};
 
+use crate::packet::{self, Body, flag};
 use crate::side::{self, Effect, Outcome, Side};
 use crate::{neighbour, world};
 
@@ -95,10 +96,25 @@ impl Ours {
         match verdict {
             Verdict::Wait(hop) => self.waiting.push((bytes.split_off(begin), hop)),
             Verdict::Transmit => self.out.push(bytes.split_off(begin)),
-            Verdict::Local | Verdict::Drop(_) => {}
+            Verdict::Local => self.reset_connection(&bytes[begin..]),
+            Verdict::Drop(_) => {}
         }
         self.say(said);
         verdict
+    }
+
+    /// Tells the balancer what the local stack answers to a segment, where nobody listens: as Linux's does, which is not compared, but
+    /// for what becomes of the connection.
+    fn reset_connection(&mut self, frame: &[u8]) {
+        let Some(view) = packet::view(frame).filter(|_| self.balancer.serves_itself()) else { return };
+        let (Some([from, to]), Some(flags)) = (view.ports(), view.flags()) else { return };
+        if flags & flag::RST != 0 {
+            return;
+        }
+        let flags = if flags & flag::ACK != 0 { flag::RST } else { flag::RST | flag::ACK };
+        let body = Body::Tcp { ports: [to, from], flags };
+        let mut answer = packet::frame(&packet::Packet::new(view.destination, view.source, body));
+        self.balancer.process_own(&mut Packet::new(&mut answer), self.now);
     }
 
     fn apply(&mut self, line: &str) -> anyhow::Result<Outcome> {

@@ -1,5 +1,6 @@
 //! A small world around a balancer: clients behind the gateway, servers on the local network.
 
+mod around;
 mod beyond;
 mod checksums;
 mod counters;

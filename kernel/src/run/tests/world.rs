@@ -238,8 +238,13 @@ impl World {
 
     /// Asks the machine over HTTP, from behind the gateway (the first peer), and gives everything it answers.
     pub fn http(&mut self, request: &str) -> String {
+        self.http_at(("10.0.0.2", 9100), request)
+    }
+
+    /// The same at another address and port.
+    pub fn http_at(&mut self, (to, at): (&str, u16), request: &str) -> String {
         let port = 40000 + (self.platform.idles() as u16 ^ request.len() as u16) % 10000;
-        let socket = self.peers[0].connect(("10.9.0.5", port), ("10.0.0.2", 9100));
+        let socket = self.peers[0].connect(("10.9.0.5", port), (to, at));
         self.run(60);
         self.peers[0].send(socket, request.as_bytes());
         let mut answer = vec![];

@@ -19,6 +19,10 @@ use machine::Machine;
 /// Where the variables of IPVS are.
 const VARIABLES: &str = "/proc/sys/net/ipv4/vs";
 
+/// Packets with marks in which this bit is set are taken for our own, wherever they go: this is how IPVS gets to see them on a director
+/// for transparent proxies. The balancer asks for no more than the mark.
+const LOCAL: &str = "rule add fwmark 0x40/0x40 lookup 100\nroute add local default dev lo table 100\n";
+
 /// How long a removed destination may be remembered: Linux keeps it for two minutes, and looks every minute.
 const TRASH: Duration = Duration::from_secs(190);
 
@@ -92,6 +96,7 @@ impl Linux {
         for gateway in world::GATEWAYS {
             commands += &format!("route add default via {gateway} dev eth0\n");
         }
+        commands += LOCAL;
         for address in world::NEIGHBOURS.filter(|&number| number != 2).flat_map(world::neighbours) {
             let mac = world::mac_text(world::mac(address));
             commands += &format!("neigh add {address} lladdr {mac} nud permanent dev eth0\n");
