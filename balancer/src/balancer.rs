@@ -17,6 +17,7 @@ use crate::service::{
     DestinationConfig, DestinationInfo, DestinationKey, Forward, PersistenceEngine, ServiceConfig, ServiceInfo,
     ServiceKey, Timeouts,
 };
+use crate::source::Sources;
 use crate::stats::{Meter, Rates, Stats};
 use crate::time::Instant;
 use crate::{Cidr, Errno, ExtraInfo, Extras, MarkRule, Sysctls};
@@ -356,15 +357,21 @@ impl Balancer {
         self.services.marks.iter()
     }
 
-    /// Lets a service do what IPVS cannot, in place of what it did so far; its connections keep what they have. Beside what
+    /// Lets a service, or without one all together, do what IPVS cannot, in place of what it did so far; its connections keep what they have. Beside what
     /// services need, this takes memory for as many connections as [`Config::extras`] says, the first time.
     ///
     /// # Errors
-    /// [`Errno::NoService`]; [`Errno::Invalid`] for a [`LocalPool`](crate::LocalPool) that is empty or too large, of another
+    /// [`Errno::NoService`]; [`Errno::Invalid`] for [`SourceLimits`](crate::SourceLimits) that make no sense, for anything else without
+    /// a service, for a [`LocalPool`](crate::LocalPool) that is empty or too large, of another
     /// family than the service, or with an address that is no unicast address, or is one of our own, of a service, or of a
     /// destination; [`Errno::NotSupported`] for a pool beside one-packet scheduling, FTP's port, or destinations that are not
     /// reached by NAT; [`Errno::OutOfMemory`].
-    pub fn set_extras(&mut self, service: &ServiceKey, extras: Extras) -> Result<(), Errno> {
+    pub fn set_extras(&mut self, service: Option<&ServiceKey>, extras: Extras) -> Result<(), Errno> {
+        let Some(service) = service else {
+            let old = self.services.all;
+            self.services.set_all(extras)?;
+            return self.reserve_extras(&extras).inspect_err(|_| _ = self.services.set_all(old));
+        };
         if extras.pool.is_some_and(|pool| pool.addresses().any(|address| self.routes.is_own(address))) {
             return Err(Errno::Invalid);
         }
@@ -375,7 +382,15 @@ impl Balancer {
 
     /// Takes the memory for what IPVS knows nothing of, if that was not done yet.
     fn reserve_extras(&mut self, extras: &Extras) -> Result<(), Errno> {
-        if extras.is_none() || self.table.has_extras() {
+        if !extras.limits.is_none() && !self.table.sources.is_reserved() {
+            let left = self.services.table_memory_left();
+            let counted = (left / 2 / Annex::<[u32; 2]>::SIZE).min(self.config.connections as usize);
+            let sources = (left / 4 / Sources::SIZE).min(self.config.sources as usize);
+            self.table.reserve_counted(counted)?;
+            let taken = self.table.sources.reserve(sources)?;
+            self.services.take_table_memory(taken + counted * Annex::<[u32; 2]>::SIZE)?;
+        }
+        if extras.pool.is_none() || self.table.has_extras() {
             return Ok(());
         }
         let size = Annex::<Extra>::SIZE;
@@ -387,7 +402,7 @@ impl Balancer {
         self.services.take_table_memory(count * size)
     }
 
-    /// What services do that IPVS cannot, oldest service first.
+    /// What goes for all services, if anything does, and what services do that IPVS cannot, oldest service first.
     pub fn extras(&self) -> impl Iterator<Item = ExtraInfo> + '_ {
         self.services.extras()
     }

@@ -116,6 +116,10 @@ pub struct Config {
     /// about 60 bytes more, all of them when the first service is told to; they are fewer if that would be more than half of
     /// what is left of `table_memory`.
     pub extras: u32,
+    /// Sources (clients, or networks of them) whose connections can be counted at the same time, over all services that limit them. Each
+    /// takes about 54 bytes, and each of their connections 20 (as many as there can be), all of it when the first limit is
+    /// set; they are fewer if that would be more than a quarter, or half, of what is left of `table_memory`.
+    pub sources: u32,
     /// Secret of the hash tables: random, or an attacker can choose packets that collide.
     pub seed: [u64; 2],
 }
@@ -136,6 +140,7 @@ impl Config {
             table_memory: 64 << 20,
             call_ids: 8192,
             extras: 65536,
+            sources: 65536,
             seed,
         }
     }

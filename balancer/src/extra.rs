@@ -5,6 +5,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::Errno;
 use crate::config::{is_unicast_v4, is_unicast_v6};
 use crate::service::{Family, ServiceKey};
+use crate::source::SourceLimits;
 
 /// The most addresses of a [`LocalPool`].
 pub const POOL_MAX: u32 = 1024;
@@ -15,6 +16,8 @@ pub struct Extras {
     /// Full NAT: the client's address and port are rewritten too, to some of these, so that a server's replies come back here
     /// whatever its routes are.
     pub pool: Option<LocalPool>,
+    /// What each source may do.
+    pub limits: SourceLimits,
 }
 
 impl Extras {
@@ -28,7 +31,19 @@ impl Extras {
     /// # Errors
     /// [`Errno::Invalid`].
     pub(crate) fn check(&self, service: &ServiceKey) -> Result<(), Errno> {
+        self.limits.check()?;
         self.pool.map_or(Ok(()), |pool| pool.check(service.family()))
+    }
+
+    /// The same, said in the only way: what goes with nothing has its default.
+    pub(crate) fn normal(mut self) -> Self {
+        let Extras { limits, .. } = &mut self;
+        if limits.is_none() {
+            *limits = SourceLimits::default();
+        } else if limits.rate == 0 {
+            limits.burst = 1;
+        }
+        self
     }
 }
 
@@ -135,13 +150,15 @@ fn mix(x: u64) -> u64 {
 pub struct ExtraCounters {
     /// Connections that were refused because no address and port of the pool was free.
     pub exhausted: u64,
+    /// Connections that were refused because their sources were over a limit.
+    pub limited: u64,
 }
 
-/// A service's [`Extras`] as listed.
+/// The [`Extras`] of a service, or of all, as listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExtraInfo {
-    /// The service.
-    pub service: ServiceKey,
+    /// The service; `None` for all.
+    pub service: Option<ServiceKey>,
     /// What it does.
     pub extras: Extras,
     /// What was counted.

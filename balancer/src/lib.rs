@@ -46,6 +46,7 @@ mod route;
 pub mod scheduler;
 mod service;
 mod sip;
+mod source;
 mod stats;
 pub mod sysctl;
 mod time;
@@ -62,6 +63,7 @@ pub use service::{
     DestinationConfig, DestinationInfo, DestinationKey, Family, Forward, PersistenceEngine, Protocol, Scheduler,
     ServiceConfig, ServiceFlags, ServiceInfo, ServiceKey, Timeouts, Tunnel,
 };
+pub use source::SourceLimits;
 pub use stats::{Rates, Stats};
 pub use sysctl::Sysctls;
 pub use time::Instant;

@@ -155,6 +155,8 @@ reasons! {
     PersistenceEngine = "persistence_engine",
     /// The connection table is full.
     TableFull = "table_full",
+    /// The source has as many connections as it may have, or makes them too fast.
+    SourceLimit = "source_limit",
     /// No address and port of the pool that stands for clients is free towards this server (full NAT).
     PoolExhausted = "pool_exhausted",
     /// TTL or hop limit has run out (answered with ICMP time exceeded).

@@ -1,5 +1,5 @@
 //! What IPVS cannot, between real Linux hosts in network namespaces: full NAT on one segment, where a server would answer its client
-//! directly. Needs root and KVM.
+//! directly, and limits of each source. Needs root and KVM.
 //!
 //! ```text
 //!   client 10.2.0.9 --+-- bridge --+-- ringlet 10.2.0.2, the pool 10.2.0.200 and 10.2.0.201
@@ -180,6 +180,20 @@ fn on_one_segment_servers_answer_through_the_balancer() {
             let extras: String = saved.split_inclusive('\n').filter(|line| line.starts_with("extra set")).collect();
             let given: String = RULES.split_inclusive('\n').filter(|line| line.starts_with("extra set")).collect();
             assert_eq!(extras, given);
+            // One connection a client, from now on.
+            control(&client, "extra set -t 10.2.0.100:80 --full-nat 10.2.0.200 --source-connections 1 --source-reset");
+            let first = client.inside(|| TcpStream::connect("10.2.0.100:80")).expect("the first of this client");
+            let error = client.inside(|| TcpStream::connect("10.2.0.100:80")).expect_err("the second");
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{error}");
+            drop(first);
+            seen.recv_timeout(PATIENCE).expect("the server was reached");
+            let listed: serde_json::Value = serde_json::from_str(&control(&client, "extra --json")).expect("JSON");
+            let of = |service: &str| {
+                let list = listed["services"].as_array().expect("a list").iter();
+                list.clone().find(|entry| entry["service"] == service).unwrap_or_else(|| panic!("{listed}"))
+            };
+            assert_eq!(of("10.2.0.100:80")["limits"]["limited"], 1, "{listed}");
+            assert_eq!(of("10.2.0.100:53")["limits"], serde_json::Value::Null, "{listed}");
             for host in [&client, &server] {
                 assert_eq!(host.inside(netns::checksum_errors), 0, "{features}");
             }

@@ -43,7 +43,7 @@ enum Step {
     AddService { service: u8, scheduler: u8, flags: u8 },
     EditService { service: u8, scheduler: u8, flags: u8 },
     Sysctl { which: u8, value: u8 },
-    Extra { service: u8, count: u8, port: Option<u8> },
+    Extra { service: u8, count: u8, port: Option<u8>, limits: (u8, u8) },
     Mark { mark: u8, v6: bool, to: Option<u8>, udp: bool, delete: bool },
     DeleteService(u8),
     AddDestination { service: u8, server: u8, forward: u8, weight: i8, upper: u8, lower: u8 },
@@ -238,6 +238,7 @@ fuzz_target!(|steps: Vec<Step>| {
         connections: 32,
         connections_v6: 12,
         extras: 20,
+        sources: 16,
         neighbours: 8,
         ..Config::new(MAC, [1, 2])
     });
@@ -249,7 +250,7 @@ fuzz_target!(|steps: Vec<Step>| {
     }
     // One service is full NAT from the start: more of what follows gets somewhere.
     let pool = LocalPool { first: address(false, 8), last: address(false, 8), ports: (4000, 4000) };
-    balancer.set_extras(&service(2), Extras { pool: Some(pool) }).unwrap();
+    balancer.set_extras(Some(&service(2)), Extras { pool: Some(pool), ..Extras::default() }).unwrap();
     for step in steps {
         match step {
             Step::Burst(frames) => {
@@ -298,7 +299,7 @@ fuzz_target!(|steps: Vec<Step>| {
                 let name = Sysctls::NAMES[usize::from(which) % Sysctls::NAMES.len()];
                 let _ = balancer.set_sysctl(name, value.into());
             }
-            Step::Extra { service: number, count, port } => {
+            Step::Extra { service: number, count, port, limits } => {
                 let key = service(number);
                 let v6 = key.family() == Family::V6;
                 // Few ports, so that replies are made up by chance, and pools are used up.
@@ -310,7 +311,16 @@ fuzz_target!(|steps: Vec<Step>| {
                         PORTS[usize::from(port) % 4].saturating_add((count / 64).into()),
                     ),
                 });
-                let _ = balancer.set_extras(&key, Extras { pool });
+                let limits = SourceLimits {
+                    connections: (limits.0 % 4).into(),
+                    rate: (limits.1 % 4).into(),
+                    burst: 1 + u32::from(limits.1 / 64),
+                    prefix_v4: 24 + limits.0 % 9,
+                    reset: limits.1 & 4 != 0,
+                    ..SourceLimits::default()
+                };
+                let extras = Extras { pool, limits };
+                let _ = balancer.set_extras((number != 255).then_some(&key), extras);
             }
             Step::Mark { mark, v6, to, udp, delete } => {
                 let all = MarkRule::new(if v6 { Family::V6 } else { Family::V4 }, mark.into());

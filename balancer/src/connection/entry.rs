@@ -53,6 +53,8 @@ mod flag {
     pub const ACTIVE: u32 = 1 << 7;
     /// A persistence template.
     pub const TEMPLATE: u32 = 1 << 8;
+    /// It is on the accounts of its source.
+    pub const COUNTED: u32 = 1 << 29;
     /// Full NAT: replies are to an address of ours that stands for the client's.
     pub const LOCAL: u32 = 1 << 30;
     /// There is more to it, in the annex of [`Extra`](super::super::Extra)s.
@@ -254,6 +256,16 @@ impl Entry {
     /// Says that there is more to it in the annex, and whether an address there stands for the client's.
     pub fn set_extra(&mut self, is_local: bool) {
         self.flags |= flag::EXTRA | if is_local { flag::LOCAL } else { 0 };
+    }
+
+    /// Says that it is on the accounts of its source.
+    pub fn set_counted(&mut self) {
+        self.flags |= flag::COUNTED;
+    }
+
+    /// Whether it is on the accounts of its source.
+    pub fn is_counted(&self) -> bool {
+        self.flags & flag::COUNTED != 0
     }
 
     /// Whether there is more to it in the annex.

@@ -37,6 +37,7 @@ pub(crate) use wheel::{seconds, ticks};
 
 use crate::Errno;
 use crate::service::{Forward, Protocol, ServiceKey};
+use crate::source::Sources;
 use crate::time::Instant;
 
 /// How much longer a template stays whose time is over while it has connections.
@@ -59,6 +60,9 @@ pub(crate) struct Table {
     wheel: Wheel,
     call_ids: CallIds,
     extras: Annex<Extra>,
+    /// Whose connections are counted: the accounts of all sources, and those that connections are on.
+    pub sources: Sources,
+    counted: Annex<[u32; 2]>,
     /// Grows whenever a connection comes or goes: what was found before may not be there any more.
     version: u64,
 }
@@ -85,6 +89,8 @@ impl Table {
             wheel: Wheel::new(),
             call_ids: CallIds::default(),
             extras: Annex::default(),
+            sources: Sources::new(seed),
+            counted: Annex::default(),
             version: 0,
         }
     }
@@ -274,6 +280,25 @@ impl Table {
         self.extras.is_reserved()
     }
 
+    /// Makes room for so many connections that are on the accounts of their sources. Once is enough.
+    pub fn reserve_counted(&mut self, count: usize) -> Result<(), Errno> {
+        self.counted.reserve(count)
+    }
+
+    /// Whether there is room for one more that is on the accounts of its source.
+    pub fn can_count(&self) -> bool {
+        self.counted.has_room()
+    }
+
+    /// Says on which accounts a connection is: they get it back when it ends.
+    pub fn count_on(&mut self, place: u32, accounts: [u32; 2]) {
+        if self.counted.insert(place, accounts).is_ok() {
+            self.entries[place as usize].set_counted();
+        } else {
+            accounts.into_iter().for_each(|account| self.sources.release(account));
+        }
+    }
+
     /// Makes room for so many connections of which IPVS knows nothing. Once is enough.
     pub fn reserve_extras(&mut self, count: usize) -> Result<(), Errno> {
         self.extras.reserve(count)
@@ -399,6 +424,10 @@ impl Table {
         self.call_ids.remove(entry.call_id());
         if entry.is_extra() {
             self.extras.remove(place);
+        }
+        if entry.is_counted() {
+            let accounts = self.counted.remove(place).unwrap_or_default();
+            accounts.into_iter().for_each(|account| self.sources.release(account));
         }
         if let Some(v6) = entry.v6() {
             self.v6[v6 as usize][0] = u128::from(self.v6_free);

@@ -106,7 +106,9 @@ impl Dump {
             Subject::Extras => {
                 for info in balancer.extras().skip(self.written) {
                     message::write_ipvs(reply, Command::SetExtra, flag::MULTI, ids, |w| {
-                        w.nest(command::SERVICE, |w| wire::Service::of_key(&info.service).write(w));
+                        if let Some(service) = &info.service {
+                            w.nest(command::SERVICE, |w| wire::Service::of_key(service).write(w));
+                        }
                         w.nest(command::EXTRA, |w| wire::extra::write(&info.extras, Some(&info.counters), w));
                     });
                     self.written += 1;

@@ -97,9 +97,10 @@ fn dispatch(message: &Message<'_>, balancer: &mut Balancer, reply: &mut Vec<u8>)
         }
         (Command::SetExtra, _) => {
             let request = Request::read(attributes)?;
-            let key = key(&request.service()?)?;
-            let (extras, _) = wire::extra::read(key.family(), &request.extra.ok_or(Errno::Invalid)?)?;
-            balancer.set_extras(&key, extras).map(|()| None)
+            let key = request.service.map(|_| key(&request.service()?)).transpose()?;
+            let family = key.map_or(Family::V4, |key| key.family());
+            let (extras, _) = wire::extra::read(family, &request.extra.ok_or(Errno::Invalid)?)?;
+            balancer.set_extras(key.as_ref(), extras).map(|()| None)
         }
         (Command::FlushMarks, _) => {
             balancer.clear_mark_rules();

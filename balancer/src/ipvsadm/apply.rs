@@ -38,7 +38,7 @@ pub fn apply(command: &Command, balancer: &mut Balancer) -> Result<(), Errno> {
             balancer.clear_mark_rules();
             Ok(())
         }
-        Command::SetExtras { service, extras } => balancer.set_extras(service, *extras),
+        Command::SetExtras { service, extras } => balancer.set_extras(service.as_ref(), *extras),
         Command::SetSysctl { name, value } => balancer.set_sysctl(name, *value),
         Command::StartDaemon(_) | Command::StopDaemon(_) => Err(Errno::NotSupported),
         Command::ShowSysctl(_) | Command::ShowMarks | Command::ShowExtras => Err(Errno::Invalid),

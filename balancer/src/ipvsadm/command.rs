@@ -218,8 +218,8 @@ pub enum Command {
     ShowMarks,
     /// `extra set`, and `extra clear` for nothing: says what a service does that IPVS cannot. Not of ipvsadm, nor is the next.
     SetExtras {
-        /// The service.
-        service: ServiceKey,
+        /// The service; `None` for all.
+        service: Option<ServiceKey>,
         /// What it does.
         extras: Extras,
     },

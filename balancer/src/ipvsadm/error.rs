@@ -151,14 +151,22 @@ pub enum Problem {
     #[error("no command of `extra`: expected set or clear, or nothing for a list")]
     ExtraCommand,
     /// No option of `extra`.
-    #[error("no option of `extra`: expected --full-nat or --ports, and a service: -t, -u or -f")]
+    #[error("no option of `extra`: `ringlet extra --help` lists them")]
     ExtraOption,
     /// Nothing that a service is to do.
-    #[error("says nothing that the service is to do: add --full-nat, or write `extra clear`")]
+    #[error(
+        "says nothing that the service is to do: add --full-nat, --source-connections or --source-rate, or write `extra clear`"
+    )]
     Extra,
     /// No pool of addresses.
     #[error("no addresses: expected ADDRESS or FIRST-LAST, such as 10.0.0.200-10.0.0.203")]
     Pool,
+    /// No rate.
+    #[error("no rate: expected RATE or RATE/BURST, new connections a second and at once, such as 50/100")]
+    Rate,
+    /// A service beside `--all`.
+    #[error("means every service: leave the service out, or --all")]
+    AllAndService,
     /// No ports of a pool.
     #[error("no ports: expected PORT or FIRST-LAST, from 1 to 65535")]
     PoolPorts,

@@ -33,7 +33,7 @@ pub fn request(wanted: &Command, ids: (u32, u32), out: &mut Vec<u8>) -> bool {
         Command::AddMark(_) => (Wire::NewMark, None, None),
         Command::DeleteMark(_) => (Wire::DelMark, None, None),
         Command::ClearMarks => (Wire::FlushMarks, None, None),
-        Command::SetExtras { service, .. } => (Wire::SetExtra, Some(name(service)), None),
+        Command::SetExtras { service, .. } => (Wire::SetExtra, service.as_ref().map(name), None),
         Command::StartDaemon(_) => (Wire::NewDaemon, None, None),
         Command::StopDaemon(_) => (Wire::DelDaemon, None, None),
         _ => return false,

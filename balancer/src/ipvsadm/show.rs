@@ -147,7 +147,7 @@ impl fmt::Display for Command {
             Command::DeleteMark(rule) => write!(f, "mark delete {}", RuleOptions(rule)),
             Command::ClearMarks => f.write_str("mark clear"),
             Command::ShowMarks => f.write_str("mark"),
-            Command::SetExtras { service, extras } => write!(f, "extra {}", ExtraOptions(service, extras)),
+            Command::SetExtras { service, extras } => write!(f, "extra {}", ExtraOptions(service.as_ref(), extras)),
             Command::ShowExtras => f.write_str("extra"),
             Command::SetSysctl { name, value } => write!(f, "sysctl {}{name}={value}", sysctl::PREFIX),
             Command::ShowSysctl(None) => f.write_str("sysctl"),

@@ -19,7 +19,8 @@ impl Balancer {
     /// to which every way leads back.
     pub(super) fn extra(&mut self, tuple: &Tuple, destination: u32, port: u16) -> Result<Option<Extra>, Reason> {
         let to = &self.services.pool[destination as usize];
-        let Some(service) = self.services.service(to.service).filter(|service| !to.local && !service.extras.is_none())
+        let Some(service) =
+            self.services.service(to.service).filter(|service| !to.local && service.extras.pool.is_some())
         else {
             return Ok(None);
         };
@@ -32,9 +33,7 @@ impl Balancer {
             None => None,
             Some(pool) => Some(self.local(pool, tuple, destination, port).ok_or_else(|| {
                 let service = self.services.pool[destination as usize].service;
-                if let Some(Some(service)) = self.services.slots.get_mut(service as usize) {
-                    service.extra_counters.exhausted += 1;
-                }
+                self.services.count_extra(Some(service), |counters| counters.exhausted += 1);
                 Reason::PoolExhausted
             })?),
         };

@@ -7,10 +7,12 @@ mod around;
 mod beyond;
 mod defense;
 mod flow;
+mod limits;
 mod nat;
 mod persist;
 mod related;
 mod schedule;
+mod segment;
 #[allow(dead_code, reason = "who needs it comes next")]
 mod sequence;
 mod stray;

@@ -61,6 +61,9 @@ impl Balancer {
         if self.defense.drops_packet() {
             return Err(Reason::Defense);
         }
+        if self.table.sources.is_reserved() && self.over_limit(service, tuple.source, moment.now).is_some() {
+            return Err(Reason::SourceLimit);
+        }
         // Schedulers that look at the destination see that of the packet quoted, which is the client.
         match self.schedule(service, tuple, tuple.source, &[], moment) {
             Ok(chosen) => {

@@ -85,6 +85,9 @@ impl Balancer {
         if self.defense.drops_packet() {
             return Err(Reason::Defense);
         }
+        if self.table.sources.is_reserved() {
+            self.limit(service, packet, ip, transport, moment)?;
+        }
         let end = packet.head.len().min(ETHERNET + ip.len());
         let payload = packet.head.get(ip.payload + transport.header..end).unwrap_or_default();
         match self.schedule(service, &tuple, ip.destination, payload, moment) {
@@ -174,6 +177,7 @@ impl Balancer {
         let &Chosen { destination, port, template } = chosen;
         let extra = self.extra(tuple, destination, port)?;
         let to = &self.services.pool[destination as usize];
+        let service = to.service;
         let new = New {
             protocol: tuple.protocol,
             client: tuple.source,
@@ -194,7 +198,21 @@ impl Balancer {
         };
         // A template that is over must not be taken out to make room for its own connection: it has the time it was given
         // just now.
-        let place = self.insert(&new, extra, &[], moment.now, timeout).map_err(|Full| Reason::TableFull)?;
+        let is_limited = self.table.sources.is_reserved();
+        let accounts = match is_limited {
+            true => self.account(service, tuple.source, moment.now).map_err(|Full| Reason::TableFull)?,
+            false => [0; 2],
+        };
+        let place = match self.insert(&new, extra, &[], moment.now, timeout) {
+            Ok(place) => place,
+            Err(Full) => {
+                accounts.into_iter().for_each(|account| self.table.sources.release(account));
+                return Err(Reason::TableFull);
+            }
+        };
+        if accounts != [0; 2] {
+            self.table.count_on(place, accounts);
+        }
         if let Some(template) = template {
             self.table.set_template(place, template);
         }

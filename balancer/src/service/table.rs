@@ -16,6 +16,7 @@ use crate::mark::Marks;
 use crate::neighbour::Hop;
 use crate::path::TunnelEnd;
 use crate::scheduler::{Expirations, List, Request, State};
+use crate::source::{self, Scope, SourceLimits};
 use crate::stats::Meter;
 use crate::time::Instant;
 use crate::{Errno, ExtraCounters, ExtraInfo, Extras, MarkRule};
@@ -232,6 +233,9 @@ pub(crate) struct Services {
     servers: BTreeSet<(IpAddr, u16, u32)>,
     /// Those among them that are of pools of full NAT.
     local_addresses: BTreeSet<IpAddr>,
+    /// What goes for all services.
+    pub all: Extras,
+    pub all_counters: ExtraCounters,
     /// Rules that give packets marks.
     pub marks: Marks,
 }
@@ -548,6 +552,7 @@ impl Services {
     }
 
     pub fn zero_all(&mut self) {
+        self.all_counters = ExtraCounters::default();
         for service in self.slots.iter_mut().flatten() {
             service.meter.zero();
             service.extra_counters = ExtraCounters::default();
@@ -574,6 +579,7 @@ impl Services {
     /// Lets a service do what IPVS cannot, instead of what it did so far.
     pub fn set_extras(&mut self, key: &ServiceKey, extras: Extras) -> Result<(), Errno> {
         let place = self.place(key)?;
+        let extras = extras.normal();
         extras.check(key)?;
         let Some(service) = self.service(place) else { return Err(Errno::NoService) };
         check_extras(key, &service.config, &extras)?;
@@ -598,19 +604,52 @@ impl Services {
         Ok(())
     }
 
+    /// Lets something go for all services: nothing but limits can.
+    pub fn set_all(&mut self, extras: Extras) -> Result<(), Errno> {
+        let extras = extras.normal();
+        extras.limits.check()?;
+        if extras != (Extras { limits: extras.limits, ..Extras::default() }) {
+            return Err(Errno::Invalid);
+        }
+        self.all = extras;
+        self.revision += 1;
+        Ok(())
+    }
+
+    /// The limits of sources that go for connections of a service: those of all, and its own.
+    pub fn limits(&self, place: u32) -> [Option<(Scope, SourceLimits)>; 2] {
+        let some = |scope, limits: SourceLimits| (!limits.is_none()).then_some((scope, limits));
+        let own = self.service(place).and_then(|service| some(service.id as Scope, service.extras.limits));
+        [some(source::ALL, self.all.limits), own]
+    }
+
+    /// Counts what a service does that IPVS cannot, or, in the first of both places, what goes for all.
+    pub fn count_extra(&mut self, place: Option<u32>, add: impl FnOnce(&mut ExtraCounters)) {
+        match place {
+            None => add(&mut self.all_counters),
+            Some(place) => {
+                if let Some(Some(service)) = self.slots.get_mut(place as usize) {
+                    add(&mut service.extra_counters);
+                }
+            }
+        }
+    }
+
     /// What a service does that IPVS cannot.
     pub fn extras_of(&self, key: &ServiceKey) -> Result<Extras, Errno> {
         self.service(self.place(key)?).map(|service| service.extras).ok_or(Errno::NoService)
     }
 
-    /// What services do that IPVS cannot, oldest first.
+    /// What goes for all services, if anything does, and what services do that IPVS cannot, oldest first.
     pub fn extras(&self) -> impl Iterator<Item = ExtraInfo> + '_ {
+        let all = ExtraInfo { service: None, extras: self.all, counters: self.all_counters };
         let services = self.order.iter().filter_map(|&place| self.service(place));
-        services.filter(|service| !service.extras.is_none()).map(|service| ExtraInfo {
-            service: service.key,
+        let services = services.filter(|service| !service.extras.is_none()).map(|service| ExtraInfo {
+            service: Some(service.key),
             extras: service.extras,
             counters: service.extra_counters,
-        })
+        });
+        (!self.all.is_none()).then_some(all).into_iter().chain(services)
     }
 
     fn info(service: &Service) -> ServiceInfo {

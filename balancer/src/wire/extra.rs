@@ -3,7 +3,7 @@
 use super::attribute::{Attribute, Violation, Writer};
 use super::ipvs::extra as kind;
 use super::service::{address, address_bytes};
-use crate::{Errno, ExtraCounters, Extras, Family, LocalPool};
+use crate::{Errno, ExtraCounters, Extras, Family, LocalPool, SourceLimits};
 
 /// Writes what a service does, and what was counted if there is something to be counted.
 pub fn write(extras: &Extras, counters: Option<&ExtraCounters>, w: &mut Writer<'_>) {
@@ -13,8 +13,17 @@ pub fn write(extras: &Extras, counters: Option<&ExtraCounters>, w: &mut Writer<'
             .be16(kind::POOL_PORT_FIRST, pool.ports.0)
             .be16(kind::POOL_PORT_LAST, pool.ports.1);
     }
+    let limits = &extras.limits;
+    if !limits.is_none() {
+        w.u32(kind::SOURCE_CONNECTIONS, limits.connections)
+            .u32(kind::SOURCE_RATE, limits.rate)
+            .u32(kind::SOURCE_BURST, limits.burst)
+            .u8(kind::SOURCE_PREFIX_V4, limits.prefix_v4)
+            .u8(kind::SOURCE_PREFIX_V6, limits.prefix_v6)
+            .u8(kind::SOURCE_RESET, limits.reset.into());
+    }
     if let Some(counters) = counters {
-        w.u64(kind::POOL_EXHAUSTED, counters.exhausted);
+        w.u64(kind::POOL_EXHAUSTED, counters.exhausted).u64(kind::SOURCE_LIMITED, counters.limited);
     }
 }
 
@@ -25,13 +34,20 @@ pub fn write(extras: &Extras, counters: Option<&ExtraCounters>, w: &mut Writer<'
 pub fn read(family: Family, nest: &Attribute<'_>) -> Result<(Extras, ExtraCounters), Errno> {
     let invalid = |_: Violation| Errno::Invalid;
     let (mut range, mut ports) = ([None; 2], LocalPool::PORTS);
-    let mut counters = ExtraCounters::default();
+    let (mut counters, mut limits) = (ExtraCounters::default(), SourceLimits::default());
     for attribute in nest.nested().map_err(invalid)? {
         match attribute.kind {
             kind::POOL_FIRST => range[0] = Some(attribute.binary().map_err(invalid)?),
             kind::POOL_LAST => range[1] = Some(attribute.binary().map_err(invalid)?),
             kind::POOL_PORT_FIRST => ports.0 = attribute.be16().map_err(invalid)?,
             kind::POOL_PORT_LAST => ports.1 = attribute.be16().map_err(invalid)?,
+            kind::SOURCE_CONNECTIONS => limits.connections = attribute.u32().map_err(invalid)?,
+            kind::SOURCE_RATE => limits.rate = attribute.u32().map_err(invalid)?,
+            kind::SOURCE_BURST => limits.burst = attribute.u32().map_err(invalid)?,
+            kind::SOURCE_PREFIX_V4 => limits.prefix_v4 = attribute.u8().map_err(invalid)?,
+            kind::SOURCE_PREFIX_V6 => limits.prefix_v6 = attribute.u8().map_err(invalid)?,
+            kind::SOURCE_RESET => limits.reset = attribute.u8().map_err(invalid)? != 0,
+            kind::SOURCE_LIMITED => counters.limited = attribute.u64().map_err(invalid)?,
             kind::POOL_EXHAUSTED => counters.exhausted = attribute.u64().map_err(invalid)?,
             _ => {}
         }
@@ -43,7 +59,7 @@ pub fn read(family: Family, nest: &Attribute<'_>) -> Result<(Extras, ExtraCounte
         [None, None] => None,
         _ => return Err(Errno::Invalid),
     };
-    Ok((Extras { pool }, counters))
+    Ok((Extras { pool, limits }, counters))
 }
 
 #[cfg(test)]
@@ -57,9 +73,13 @@ mod tests {
         for (family, first, last) in [(Family::V4, "10.0.0.200", "10.0.0.203"), (Family::V6, "fd00::200", "fd00::2ff")]
         {
             let pool = LocalPool { first: first.parse().unwrap(), last: last.parse().unwrap(), ports: (5000, 5999) };
-            let extras = Extras { pool: Some(pool) };
-            let counters = ExtraCounters { exhausted: 7 };
-            for (extras, counters) in [(extras, Some(counters)), (extras, None), (Extras::default(), None)] {
+            let limits = SourceLimits { connections: 9, rate: 8, burst: 7, prefix_v4: 24, prefix_v6: 48, reset: true };
+            let limited = Extras { limits, ..Extras::default() };
+            let extras = Extras { pool: Some(pool), ..limited };
+            let counters = ExtraCounters { exhausted: 7, limited: 8 };
+            for (extras, counters) in
+                [(limited, None), (extras, Some(counters)), (extras, None), (Extras::default(), None)]
+            {
                 let mut bytes = vec![];
                 Writer::new(&mut bytes).nest(80, |w| write(&extras, counters.as_ref(), w));
                 let read = read(family, &Attributes::new(&bytes).next().unwrap());

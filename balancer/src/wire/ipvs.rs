@@ -154,6 +154,20 @@ pub mod extra {
     pub const POOL_PORT_LAST: u16 = 4;
     /// In replies: connections refused because nothing of the pool was free, u64.
     pub const POOL_EXHAUSTED: u16 = 5;
+    /// Connections a source may have, u32; 0 or missing for any number.
+    pub const SOURCE_CONNECTIONS: u16 = 6;
+    /// New connections a second a source may make, u32; 0 or missing for any number.
+    pub const SOURCE_RATE: u16 = 7;
+    /// New connections at once, u32.
+    pub const SOURCE_BURST: u16 = 8;
+    /// Bits of an IPv4 address that tell sources from each other, u8.
+    pub const SOURCE_PREFIX_V4: u16 = 9;
+    /// Bits of an IPv6 address, u8.
+    pub const SOURCE_PREFIX_V6: u16 = 10;
+    /// Whether who is over a limit is told, u8.
+    pub const SOURCE_RESET: u16 = 11;
+    /// In replies: connections refused because their source was over a limit, u64.
+    pub const SOURCE_LIMITED: u16 = 12;
 }
 
 /// Attributes of a rule that gives packets a mark: Ringlet's own.

@@ -9,7 +9,7 @@ use ringlet_balancer::ipvsadm::{self, Command};
 use ringlet_balancer::wire::ipvs::{Command as Wire, command, info};
 use ringlet_balancer::wire::message::{self, Message, flag};
 use ringlet_balancer::wire::{Attribute, FAMILY_ID, Service, Sysctl, Writer, extra, mark};
-use ringlet_balancer::{Errno, ExtraInfo, MarkRule, Timeouts};
+use ringlet_balancer::{Errno, ExtraInfo, Family, MarkRule, ServiceKey, Timeouts};
 
 /// Where `ringlet` publishes the control port on this host.
 pub const DEFAULT_ADDRESS: &str = "127.0.0.1:9101";
@@ -166,20 +166,22 @@ impl Client {
     /// # Errors
     /// What happened to the connection.
     pub fn extras(&mut self) -> Result<Vec<ExtraInfo>, Failure> {
-        let (mut found, mut service) = (Vec::new(), None);
+        let (mut found, mut service) = (Vec::new(), None::<ServiceKey>);
         self.request(
             Wire::GetExtra,
             flag::DUMP,
             |_| (),
             |_, attribute| {
                 let nonsense = |_| Failure::Nonsense("an entry of `extra` that is none");
-                match (attribute.kind, service) {
-                    (command::SERVICE, _) => {
+                match attribute.kind {
+                    command::SERVICE => {
                         let read = Service::read(attribute).map_err(|_| Failure::Nonsense("a torn service"))?;
                         service = Some(read.key().map_err(nonsense)?);
                     }
-                    (command::EXTRA, Some(service)) => {
-                        let (extras, counters) = extra::read(service.family(), attribute).map_err(nonsense)?;
+                    command::EXTRA => {
+                        let service = service.take();
+                        let family = service.map_or(Family::V4, |service| service.family());
+                        let (extras, counters) = extra::read(family, attribute).map_err(nonsense)?;
                         found.push(ExtraInfo { service, extras, counters });
                     }
                     _ => {}

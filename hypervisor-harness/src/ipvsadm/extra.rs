@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use ringlet_balancer::ipvsadm::Command;
-use ringlet_balancer::{ExtraInfo, LocalPool};
+use ringlet_balancer::{ExtraInfo, LocalPool, SourceLimits};
 use serde_json::{Value, json};
 
 use super::client::{Client, Failure};
@@ -17,10 +17,15 @@ What services do that IPVS cannot: nothing, unless it is said here. docs/beyond.
 
 `set' says everything at once: what is not named, the service does not do any more.
 
-SERVICE: -t, -u ADDRESS:PORT, or -f MARK [-6], as for `ringlet ipvsadm'.
+SERVICE: -t, -u ADDRESS:PORT, or -f MARK [-6], as for `ringlet ipvsadm'; or --all, for limits over all services together.
 Options:
   --full-nat FIRST[-LAST]       full NAT: to the servers, clients come from these addresses, which this balancer answers for. The
                                 servers' replies come back here whatever their routes are
+  --source-connections N        a client has at most so many connections
+  --source-rate N[/BURST]       and makes at most so many new ones a second, and so many at once (default N)
+  --source-prefix BITS          what counts as one client: IPv4 addresses that begin alike (default 32)
+  --source-prefix-v6 BITS       the same of IPv6 (default 64)
+  --source-reset                who is over a limit is told, by a reset or an ICMP error
   --ports FIRST[-LAST]          ports that are used of these addresses (default 1024-65535)
 
       --connect HOST[:PORT]     where the balancer is (default 127.0.0.1:9101)
@@ -37,10 +42,14 @@ pub(super) fn command(info: &ExtraInfo) -> Command {
 pub(super) fn show(client: &mut Client, out: &mut dyn Write) -> Result<(), Failure> {
     for info in client.extras()? {
         let _ = write!(out, "{}", command(&info));
+        let mut counted = Vec::new();
         if info.extras.pool.is_some() {
-            let _ = write!(out, "  # no port free: {}", info.counters.exhausted);
+            counted.push(format!("no port free: {}", info.counters.exhausted));
         }
-        let _ = writeln!(out);
+        if !info.extras.limits.is_none() {
+            counted.push(format!("over a limit: {}", info.counters.limited));
+        }
+        let _ = writeln!(out, "  # {}", counted.join(", "));
     }
     Ok(())
 }
@@ -53,7 +62,8 @@ pub(super) fn json(client: &mut Client, out: &mut dyn Write) -> Result<(), Failu
 }
 
 fn object(info: &ExtraInfo) -> Value {
-    let (protocol, service) = super::json::name(&info.service);
+    let (protocol, service) = info.service.as_ref().map_or(("all", Value::Null), super::json::name);
+    let limits = &info.extras.limits;
     let pool = |pool: LocalPool| {
         json!({
             "first": pool.first,
@@ -62,5 +72,17 @@ fn object(info: &ExtraInfo) -> Value {
             "exhausted": info.counters.exhausted,
         })
     };
-    json!({ "protocol": protocol, "service": service, "full_nat": info.extras.pool.map(pool) })
+    json!({ "protocol": protocol, "service": service, "full_nat": info.extras.pool.map(pool), "limits": (!limits.is_none()).then(|| limits_of(limits, info.counters.limited)) })
+}
+
+fn limits_of(limits: &SourceLimits, limited: u64) -> Value {
+    json!({
+        "connections": limits.connections,
+        "rate": limits.rate,
+        "burst": limits.burst,
+        "prefix_v4": limits.prefix_v4,
+        "prefix_v6": limits.prefix_v6,
+        "reset": limits.reset,
+        "limited": limited,
+    })
 }

@@ -10,7 +10,7 @@ fn pool(v6: bool, count: u8, ports: (u16, u16)) -> Extras {
         false => (ip("10.0.0.200"), ip(&std::format!("10.0.0.{}", 199 + count))),
         true => (ip("fd00::200"), ip(&std::format!("fd00::{:x}", 0x1ff + u32::from(count)))),
     };
-    Extras { pool: Some(LocalPool { first, last, ports }) }
+    Extras { pool: Some(LocalPool { first, last, ports }), ..Extras::default() }
 }
 
 /// One server for every service, and full NAT with as many addresses and these ports.
@@ -90,7 +90,7 @@ fn every_port_of_every_address_is_used_before_there_is_none() {
     }
     assert_eq!(seen.len(), 20);
     assert_eq!(world.drops(udp(end(CLIENT, 5000), end(VIRTUAL, 80))), Reason::PoolExhausted);
-    assert_eq!(world.balancer.extras().find(|info| info.service == key).unwrap().counters.exhausted, 1);
+    assert_eq!(world.balancer.extras().find(|info| info.service == Some(key)).unwrap().counters.exhausted, 1);
     // To another server the same pairs are free.
     let other = DestinationKey { address: ip("10.0.0.12"), port: 8080 };
     world.balancer.add_destination(&key, other, DestinationConfig::new(Forward::Masquerade, 1)).unwrap();
@@ -103,7 +103,7 @@ fn every_port_of_every_address_is_used_before_there_is_none() {
     world.seconds(10);
     assert!(world.send(udp(end(CLIENT, 5000), end(VIRTUAL, 80))).is_ok());
     world.balancer.zero(Some(&key)).unwrap();
-    assert_eq!(world.balancer.extras().find(|info| info.service == key).unwrap().counters.exhausted, 0);
+    assert_eq!(world.balancer.extras().find(|info| info.service == Some(key)).unwrap().counters.exhausted, 0);
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn what_cannot_be_together_is_refused() {
     let [tcp, udp, tcp_v6, _] = services();
     let set = |world: &mut World, key: &ServiceKey, first: &str, last: &str| {
         let pool = LocalPool { first: ip(first), last: ip(last), ports: LocalPool::PORTS };
-        world.balancer.set_extras(key, Extras { pool: Some(pool) })
+        world.balancer.set_extras(Some(key), Extras { pool: Some(pool), ..Extras::default() })
     };
     for (first, last) in [
         ("10.0.0.1", "10.0.0.3"),
@@ -202,7 +202,7 @@ fn what_cannot_be_together_is_refused() {
     let alone = ServiceConfig { flags: ServiceFlags::ONE_PACKET, ..plain };
     assert_eq!(world.balancer.edit_service(&udp, alone), Err(Errno::NotSupported));
     // And the other way round.
-    world.balancer.set_extras(&udp, Extras::default()).unwrap();
+    world.balancer.set_extras(Some(&udp), Extras::default()).unwrap();
     world.balancer.edit_service(&udp, alone).unwrap();
     assert_eq!(set(&mut world, &udp, "10.0.0.200", "10.0.0.200"), Err(Errno::NotSupported));
     let ftp = ServiceKey::tcp(ip(VIRTUAL), 21);
@@ -223,7 +223,10 @@ fn there_is_room_for_as_many_as_were_asked_for() {
     world.seconds(301);
     assert!(world.send(request(5000)).is_ok());
     let mut poor = World::with(|config| config.table_memory = 50);
-    assert_eq!(poor.balancer.set_extras(&services()[1], pool(false, 1, LocalPool::PORTS)), Err(Errno::OutOfMemory));
+    assert_eq!(
+        poor.balancer.set_extras(Some(&services()[1]), pool(false, 1, LocalPool::PORTS)),
+        Err(Errno::OutOfMemory)
+    );
     assert_eq!(poor.balancer.extras().count(), 0);
 }
 
