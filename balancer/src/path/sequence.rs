@@ -192,7 +192,8 @@ mod tests {
         let header = &frame[ip.payload..ip.payload + transport.header];
         let edges = |range: core::ops::Range<usize>| {
             let long = |at: usize| u32::from_be_bytes(header[at..at + 4].try_into().unwrap());
-            (range.start + 2..range.end).step_by(8).map(|at| (long(at), long(at + 4))).collect()
+            // A torn pair is none.
+            (range.start + 2..range.end.saturating_sub(7)).step_by(8).map(|at| (long(at), long(at + 4))).collect()
         };
         let sack = Options::of(header).find(|(kind, _)| *kind == SACK).map(|(_, range)| edges(range));
         (sequence(frame, &ip), acknowledgement(frame, &ip), sack.unwrap_or_default())
