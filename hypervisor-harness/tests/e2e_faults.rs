@@ -70,7 +70,7 @@ fn a_port_that_is_taken() {
 fn wrong_flags() {
     for (line, part) in [
         ("--memory 8", "32..=3072"),
-        ("--net wifi", "expected `lan`, `tap=NAME[,threaded=keep]` or `vhost-user=PATH"),
+        ("--net wifi", "expected `lan`, `tap=NAME[,threaded=keep]`, `xdp=NAME[,queue=NUMBER]` or `vhost-user=PATH"),
         ("--net tap=t0", "--ip"),
         ("--features -warp", "warp"),
         ("--for soon", "seconds"),

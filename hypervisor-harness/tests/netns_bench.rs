@@ -39,6 +39,7 @@ fn each_side_is_measured_and_goes() {
         ("nft", "nftables"),
         ("haproxy", "haproxy"),
         ("nginx", "nginx-light libnginx-mod-stream"),
+        ("ethtool", "ethtool"),
         ("dpdk-testpmd", "dpdk-dev"),
     ]) {
         return;

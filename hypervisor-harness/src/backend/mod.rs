@@ -13,6 +13,7 @@ pub mod options;
 pub mod pcap;
 pub mod scatter;
 pub mod tap;
+pub mod xdp;
 
 pub use open::{Error, Kind, Opened, Options, open};
 pub use scatter::Scatter;

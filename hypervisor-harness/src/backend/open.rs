@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::coalesce::Coalesce;
 use super::options::{Net, Publish, Real, Switch};
-use super::{Backend, Jack, Network, lan, pcap, tap};
+use super::{Backend, Jack, Network, lan, pcap, tap, xdp};
 
 /// What chooses and furnishes a network.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -36,6 +36,9 @@ pub enum Error {
     /// The TAP interface cannot be had.
     #[error(transparent)]
     Tap(#[from] tap::Error),
+    /// The queue of a network interface cannot be had.
+    #[error(transparent)]
+    Xdp(#[from] xdp::Error),
     /// The capture file cannot be made.
     #[error(transparent)]
     Pcap(#[from] pcap::Error),
@@ -108,10 +111,14 @@ pub enum Kind {
     Lan(Coalesce<lan::Lan>),
     /// A TAP interface of the host.
     Tap(Coalesce<tap::Tap>),
+    /// A queue of a network interface of the host.
+    Xdp(Coalesce<xdp::Xdp>),
     /// In the process itself, and written down.
     LanCapture(pcap::Capture<Coalesce<lan::Lan>>),
     /// A TAP interface of the host, and written down.
     TapCapture(pcap::Capture<Coalesce<tap::Tap>>),
+    /// A queue of a network interface of the host, and written down.
+    XdpCapture(pcap::Capture<Coalesce<xdp::Xdp>>),
 }
 
 impl Network for Kind {
@@ -119,8 +126,10 @@ impl Network for Kind {
         match self {
             Self::Lan(lan) => jack.plug(lan),
             Self::Tap(tap) => jack.plug(tap),
+            Self::Xdp(xdp) => jack.plug(xdp),
             Self::LanCapture(capture) => jack.plug(capture),
             Self::TapCapture(capture) => jack.plug(capture),
+            Self::XdpCapture(capture) => jack.plug(capture),
         }
     }
 }
@@ -161,6 +170,14 @@ pub fn open(options: &Options) -> Result<Opened, Error> {
             let backend = match capture {
                 Some(path) => Kind::TapCapture(pcap::Capture::create(path, tap)?),
                 None => Kind::Tap(tap),
+            };
+            Ok(Opened { backend, lan: None })
+        }
+        Net::Xdp(queue) => {
+            let xdp = options.coalesced(xdp::Xdp::open(queue)?);
+            let backend = match capture {
+                Some(path) => Kind::XdpCapture(pcap::Capture::create(path, xdp)?),
+                None => Kind::Xdp(xdp),
             };
             Ok(Opened { backend, lan: None })
         }

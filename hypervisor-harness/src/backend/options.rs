@@ -9,7 +9,9 @@ use std::str::FromStr;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OptionError {
     /// `--net` names no network that exists.
-    #[error("no network is called `{0}`: expected `lan`, `tap=NAME[,threaded=keep]` or `vhost-user=PATH[,server]`")]
+    #[error(
+        "no network is called `{0}`: expected `lan`, `tap=NAME[,threaded=keep]`, `xdp=NAME[,queue=NUMBER]` or `vhost-user=PATH[,server]`"
+    )]
     Network(String),
     /// The interface's name is one that Linux does not take.
     #[error(
@@ -22,6 +24,9 @@ pub enum OptionError {
          threaded=auto)"
     )]
     Tap(String),
+    /// `--net xdp=NAME,` is followed by something else than `queue=` and a number.
+    #[error("cannot read `{0}`: expected xdp=NAME, or xdp=NAME,queue=NUMBER for an interface with several queues")]
+    Xdp(String),
     /// `--net vhost-user=` has no path, or something else than `server` behind it.
     #[error(
         "cannot read `{0}`: expected vhost-user=PATH, or vhost-user=PATH,server to listen there for the other side"
@@ -72,6 +77,8 @@ pub enum Net {
     Lan,
     /// `tap=NAME`: a TAP interface of the host.
     Tap(Interface),
+    /// `xdp=NAME`: a queue of a network interface of the host.
+    Xdp(Queue),
     /// `vhost-user=PATH`: another process serves the network device.
     VhostUser(VhostUser),
 }
@@ -116,18 +123,54 @@ impl FromStr for Interface {
             Some((name, "threaded=keep")) => (name, Threaded::Keep),
             Some(_) => return Err(OptionError::Tap(format!("tap={text}"))),
         };
-        let refused = |byte: u8| matches!(byte, b'/' | b':' | b'%' | 0) || byte.is_ascii_whitespace();
-        if name.is_empty() || name.len() > 15 || name == "." || name == ".." || name.bytes().any(refused) {
-            return Err(OptionError::Interface(name.into()));
-        }
-        Ok(Self { name: name.into(), threaded })
+        Ok(Self { name: interface(name)?, threaded })
     }
+}
+
+/// A name that Linux takes for an interface.
+fn interface(name: &str) -> Result<String, OptionError> {
+    let refused = |byte: u8| matches!(byte, b'/' | b':' | b'%' | 0) || byte.is_ascii_whitespace();
+    if name.is_empty() || name.len() > 15 || name == "." || name == ".." || name.bytes().any(refused) {
+        return Err(OptionError::Interface(name.into()));
+    }
+    Ok(name.into())
 }
 
 impl fmt::Display for Interface {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let keep = if self.threaded == Threaded::Keep { ",threaded=keep" } else { "" };
         write!(f, "tap={}{keep}", self.name)
+    }
+}
+
+/// A queue of a network interface of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queue {
+    /// The interface's name.
+    pub name: String,
+    /// The queue, counted from 0; none is named where the interface has only one.
+    pub queue: Option<u32>,
+}
+
+impl FromStr for Queue {
+    type Err = OptionError;
+
+    fn from_str(text: &str) -> Result<Self, OptionError> {
+        let Some((name, rest)) = text.split_once(',') else {
+            return Ok(Self { name: interface(text)?, queue: None });
+        };
+        let digits = rest.strip_prefix("queue=").filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+        let Some(queue) = digits.and_then(|digits| digits.parse().ok()) else {
+            return Err(OptionError::Xdp(format!("xdp={text}")));
+        };
+        Ok(Self { name: interface(name)?, queue: Some(queue) })
+    }
+}
+
+impl fmt::Display for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "xdp={}", self.name)?;
+        self.queue.map_or(Ok(()), |queue| write!(f, ",queue={queue}"))
     }
 }
 
@@ -153,6 +196,7 @@ impl FromStr for Net {
         match text.split_once('=') {
             None if text == "lan" => Ok(Self::Lan),
             Some(("tap", value)) => value.parse().map(Self::Tap),
+            Some(("xdp", value)) => value.parse().map(Self::Xdp),
             Some(("vhost-user", value)) => match value.split_once(',') {
                 None if !value.is_empty() => Ok(Self::VhostUser(VhostUser { path: value.into(), server: false })),
                 Some((path, "server")) if !path.is_empty() => {
@@ -170,6 +214,7 @@ impl fmt::Display for Net {
         match self {
             Self::Lan => f.write_str("lan"),
             Self::Tap(interface) => interface.fmt(f),
+            Self::Xdp(queue) => queue.fmt(f),
             Self::VhostUser(address) => address.fmt(f),
         }
     }
@@ -311,6 +356,17 @@ mod tests {
         assert_eq!("lan=x".parse::<Net>(), Err(OptionError::Network("lan=x".into())));
         for name in ["", "a/b", "sixteen-letters-", "a b", "..", "tap%d"] {
             assert_eq!(format!("tap={name}").parse::<Net>(), Err(OptionError::Interface(name.into())));
+        }
+        for (text, queue) in [("xdp=eth1", None), ("xdp=eth1,queue=0", Some(0)), ("xdp=eth1,queue=17", Some(17))] {
+            let net = Net::Xdp(Queue { name: "eth1".into(), queue });
+            assert_eq!(net.to_string(), text);
+            assert_eq!(text.parse(), Ok(net));
+        }
+        for text in ["xdp=e,", "xdp=e,queue", "xdp=e,queue=", "xdp=e,queue=+1", "xdp=e,queue=4294967296", "xdp=e,1"] {
+            assert_eq!(text.parse::<Net>(), Err(OptionError::Xdp(text.into())));
+        }
+        for text in ["xdp=", "xdp=,queue=1", "xdp=a/b"] {
+            assert!(matches!(text.parse::<Net>(), Err(OptionError::Interface(_))), "{text}");
         }
         for (text, server) in [("vhost-user=/run/v.sock", false), ("vhost-user=/run/v.sock,server", true)] {
             let net = Net::VhostUser(VhostUser { path: "/run/v.sock".into(), server });

@@ -98,7 +98,8 @@ pub struct RunArgs {
     #[command(flatten)]
     pub guest: GuestArgs,
     /// The network: `lan` (inside this process, needs no rights), `tap=NAME[,threaded=keep]` (a TAP interface of this host;
-    /// where the guest sends much, /sys/class/net/NAME/threaded is switched on, unless it is to be kept as it is) or
+    /// where the guest sends much, /sys/class/net/NAME/threaded is switched on, unless it is to be kept as it is),
+    /// `xdp=NAME[,queue=NUMBER]` (all that comes by a queue of a network interface, by AF_XDP; as root) or
     /// `vhost-user=PATH[,server]` (another process, such as OVS-DPDK, that serves the guest's queues itself)
     #[arg(long, value_name = "NETWORK", default_value_t)]
     pub net: Net,
@@ -179,8 +180,9 @@ pub struct VhostUserBackendArgs {
     /// Connect to the socket, at which the frontend listens (`server=on` in QEMU, `server=1` in dpdk), again and again
     #[arg(long)]
     pub client: bool,
-    /// The network: `lan` (inside this process, needs no rights) or `tap=NAME[,threaded=keep]` (a TAP interface of
+    /// The network: `lan` (inside this process, needs no rights), `tap=NAME[,threaded=keep]` (a TAP interface of
     /// this host; where the guest sends much, /sys/class/net/NAME/threaded is switched on, unless it is to be kept as it is)
+    /// or `xdp=NAME[,queue=NUMBER]` (all that comes by a queue of a network interface, by AF_XDP; as root)
     #[arg(long, value_name = "NETWORK", default_value_t)]
     pub net: Net,
     /// Features that the network device does not offer (-name), or does although it would not (+name), with commas between

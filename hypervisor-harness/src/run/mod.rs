@@ -42,7 +42,7 @@ pub fn run(args: &RunArgs, started: Instant) -> anyhow::Result<u8> {
     let guest = Guest::new(&args.guest, &args.net, &args.real)?;
     let ram = match args.net {
         Net::VhostUser(_) => GuestRam::shared(args.guest.memory),
-        Net::Lan | Net::Tap(_) => GuestRam::new(args.guest.memory),
+        Net::Lan | Net::Tap(_) | Net::Xdp(_) => GuestRam::new(args.guest.memory),
     };
     let mut machine = Machine::with_ram(ram?).map_err(|error| match error {
         crate::vmm::Error::Host(error) => no_kvm(&error),
@@ -53,7 +53,7 @@ pub fn run(args: &RunArgs, started: Instant) -> anyhow::Result<u8> {
     }
     let (wanted, moved) = match args.net {
         Net::Lan => ports::choose(&guest, &args.publish),
-        Net::Tap(_) | Net::VhostUser(_) => (args.publish.clone(), Vec::new()),
+        Net::Tap(_) | Net::Xdp(_) | Net::VhostUser(_) => (args.publish.clone(), Vec::new()),
     };
     let options = backend::Options {
         net: args.net.clone(),
@@ -86,7 +86,7 @@ pub fn run(args: &RunArgs, started: Instant) -> anyhow::Result<u8> {
             let Some(link) = wait_for(address, &events, until)? else { return Ok(Outcome::Stopped.exit_code()) };
             (Served::Elsewhere(frontend::attach(&mut machine, link, device)?), Vec::new())
         }
-        Net::Lan | Net::Tap(_) => {
+        Net::Lan | Net::Tap(_) | Net::Xdp(_) => {
             let network = backend::open(&options).map_err(ports::explain)?;
             let published = network.lan.map(|lan| lan.published().to_vec()).unwrap_or_default();
             (Served::Here(virtio::attach(&mut machine, network.backend, device)?), published)

@@ -10,6 +10,7 @@ pub mod netns;
 pub mod ovs;
 pub mod packets;
 pub mod ping;
+pub mod plug;
 pub mod program;
 pub mod ringlet;
 pub mod rules;

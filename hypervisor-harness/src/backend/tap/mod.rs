@@ -1,7 +1,7 @@
 //! `--net tap=NAME[,threaded=keep]`: a TAP interface of the host, with virtio headers and segmentation offload.
 
 mod error;
-mod ioctl;
+pub(super) mod ioctl;
 mod offload;
 mod softirq;
 

@@ -45,6 +45,7 @@ const OF_IPVS: &str = "IPVS in the kernel, the same way";
 const OF_TESTPMD: &str = "the guest by vhost-user, dpdk-testpmd making the frames and serving the queues";
 const OF_GENERATOR: &str = "the guest, our device, frames made in the process";
 const THROUGH_GUEST: &str = "the guest, at a tap on a bridge with client and server";
+const BY_XDP: &str = "the guest, by AF_XDP at the end of a pair of interfaces whose other is on that bridge";
 
 const GIGABITS: Case = Case { unit: "Gbit/s", ..Case::PLAIN };
 const MPPS: Case = Case { unit: "Mpps", ..Case::PLAIN };
@@ -301,6 +302,7 @@ pub static CASES: &[Case] = &[
                 about: THROUGH_GUEST,
                 measure: |args| connections::connections(args, Way::Ringlet),
             },
+            Side { name: "ringlet-xdp", about: BY_XDP, measure: |args| connections::connections(args, Way::Xdp) },
             Side {
                 name: "nftables",
                 about: "destination NAT in the kernel",
@@ -327,6 +329,7 @@ pub static CASES: &[Case] = &[
         target: ">= 1.0 x nftables, >= 2 x HAProxy",
         sides: &[
             Side { name: "ringlet", about: THROUGH_GUEST, measure: |args| bulk::bulk(args, Way::Ringlet) },
+            Side { name: "ringlet-xdp", about: BY_XDP, measure: |args| bulk::bulk(args, Way::Xdp) },
             Side {
                 name: "nftables",
                 about: "destination NAT in the kernel",

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   client 10.2.0.9 -- 10.2.0.1 middle 10.1.0.1 -- server 10.1.0.11      nftables, IPVS, HAProxy, nginx; 10.2.0.100:80
-//!   client 10.2.0.9 --- bridge --- server 10.1.0.11                      Ringlet 10.2.0.2, 10.1.0.2, at a tap on the bridge
+//!   client 10.2.0.9 --- bridge --- server 10.1.0.11                      Ringlet 10.2.0.2, 10.1.0.2, at a tap on the bridge, or by AF_XDP
+//!                                                                        at the end of a pair of interfaces whose other is on it
 //!   client 10.2.0.9 -------------- 10.2.0.11 server                      directly
 //! ```
 
@@ -13,7 +14,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 use super::Namespace;
+use crate::backend::options::Queue;
 use crate::backend::tap::Tap;
+use crate::backend::xdp::Xdp;
 use crate::bench::Args;
 use crate::bench::case::Missing;
 use crate::bench::guest::{Guest, Plan};
@@ -28,6 +31,9 @@ pub const SERVER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 1, 0, 11), 
 const NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 11);
 /// The guest's interface.
 const TAP: &str = "tap0";
+/// Its end of a pair of interfaces, and the other.
+const INNER: &str = "xdp0";
+const PORT: &str = "guest";
 /// Who does not take connections by then never will.
 const PATIENCE: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(5);
@@ -37,8 +43,10 @@ const PAUSE: Duration = Duration::from_millis(5);
 pub enum Way {
     /// Nothing.
     Direct,
-    /// The guest, by NAT.
+    /// The guest, by NAT, at a TAP interface.
     Ringlet,
+    /// The same by AF_XDP.
+    Xdp,
     /// The kernel, by nftables' destination NAT.
     Nftables,
     /// The kernel, by IPVS's NAT.
@@ -87,7 +95,7 @@ impl Path {
                 let listen = SocketAddrV4::new(NEIGHBOUR, SERVER.port());
                 (listen, listen, Between::Nothing)
             }
-            Way::Ringlet => (SERVICE, SERVER, ringlet(args, &client, &server)?),
+            Way::Ringlet | Way::Xdp => (SERVICE, SERVER, ringlet(args, way, &client, &server)?),
             _ => (SERVICE, SERVER, middle(way, &client, &server)?),
         };
         Ok(Self { client, server, service, listen, between })
@@ -139,7 +147,7 @@ impl Path {
 }
 
 /// The guest, at a bridge between the two.
-fn ringlet(args: &Args, client: &Namespace, server: &Namespace) -> anyhow::Result<Between> {
+fn ringlet(args: &Args, way: Way, client: &Namespace, server: &Namespace) -> anyhow::Result<Between> {
     let switch = Namespace::new()?;
     switch.ip("link add bridge0 type bridge forward_delay 0")?;
     switch.ip("link set bridge0 up")?;
@@ -149,9 +157,6 @@ fn ringlet(args: &Args, client: &Namespace, server: &Namespace) -> anyhow::Resul
         namespace.address("eth0", address)?;
     }
     server.ip("route add default via 10.1.0.2")?;
-    switch.ip(&format!("tuntap add dev {TAP} mode tap"))?;
-    switch.ip(&format!("link set {TAP} master bridge0 up"))?;
-    let tap = switch.run_with_sys(|| Ok(Tap::open(TAP)?))?;
     let rules =
         ["-t", "-u"].map(|flag| format!("-A {flag} {SERVICE} -s rr\n-a {flag} {SERVICE} -r {SERVER} -m -w 1\n"));
     let plan = Plan {
@@ -161,7 +166,21 @@ fn ringlet(args: &Args, client: &Namespace, server: &Namespace) -> anyhow::Resul
         memory: args.memory.max(192),
         ..Plan::new(args)
     };
-    Ok(Between::Guest(Box::new(Guest::boot(args, tap, plan)?), switch))
+    let guest = if way == Way::Xdp {
+        switch.join(PORT, &switch, INNER)?;
+        // What goes to the guest must be whole: it has no other checksums than those in the frames.
+        switch.tool("ethtool", &format!("-K {PORT} tx off"), "")?;
+        switch.ip(&format!("link set {PORT} master bridge0"))?;
+        let queue = Queue { name: INNER.to_owned(), queue: None };
+        let xdp = switch.run(|| Ok(Xdp::open(&queue)?))?;
+        Guest::boot(args, xdp, plan)?
+    } else {
+        switch.ip(&format!("tuntap add dev {TAP} mode tap"))?;
+        switch.ip(&format!("link set {TAP} master bridge0 up"))?;
+        let tap = switch.run_with_sys(|| Ok(Tap::open(TAP)?))?;
+        Guest::boot(args, tap, plan)?
+    };
+    Ok(Between::Guest(Box::new(guest), switch))
 }
 
 /// A namespace between the two, which routes.
@@ -179,7 +198,7 @@ fn middle(way: Way, client: &Namespace, server: &Namespace) -> anyhow::Result<Be
             let process = nginx::start(&middle, &scratch, &SERVICE, &SERVER)?;
             return Ok(Between::Process(process, (middle, scratch)));
         }
-        Way::Direct | Way::Ringlet => bail!("nothing is in the middle"),
+        Way::Direct | Way::Ringlet | Way::Xdp => bail!("nothing is in the middle"),
     }
     Ok(Between::Kernel(middle))
 }
