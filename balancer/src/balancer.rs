@@ -9,7 +9,7 @@ use crate::connection::{Annex, CALL_ID_SIZE, ConnectionInfo, Extra, New, State, 
 use crate::icmp::Errors;
 use crate::neighbour::{Hop, Neighbours};
 use crate::packet::{NextHop, Packet, Reason, Sink, Verdict};
-use crate::path::{Defense, Moment, Scan, Timers, Workbench};
+use crate::path::{Defense, Fragments, Moment, Scan, Timers, Workbench};
 use crate::route::Routes;
 use crate::scheduler::Expirations;
 use crate::service::table::{Limits, Services};
@@ -33,6 +33,8 @@ pub struct Counters {
     pub local: u64,
     /// Frames left waiting for a neighbour.
     pub waiting: u64,
+    /// Frames that are held now: fragments that go on, or are dropped, when more of their datagram has come.
+    pub held: u64,
     /// Frames dropped, by [`Reason`] (`dropped[reason as usize]`).
     pub dropped: [u64; Reason::COUNT],
     /// ICMP and ICMPv6 errors made here.
@@ -64,6 +66,7 @@ pub struct Balancer {
     pub(crate) errors: Errors,
     /// The local stack has got packets that were rewritten for it: what it sends may have to be rewritten too.
     pub(crate) serves_itself: bool,
+    pub(crate) fragments: Fragments,
     /// There except while a burst is worked on.
     pub(crate) bench: Option<Box<Workbench>>,
 }
@@ -97,6 +100,7 @@ impl Balancer {
             gateways: [Hop::UNKNOWN; 2],
             errors: Errors::new(&config),
             serves_itself: false,
+            fragments: Fragments::new(&config),
             bench: Some(Box::new(Workbench::new())),
             config,
         }

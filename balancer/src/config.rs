@@ -120,6 +120,11 @@ pub struct Config {
     /// takes about 54 bytes, and each of their connections 20 (as many as there can be), all of it when the first limit is
     /// set; they are fewer if that would be more than a quarter, or half, of what is left of `table_memory`.
     pub sources: u32,
+    /// Datagrams that come in fragments that can be followed at the same time: each for 30 seconds, or until all of it has come.
+    /// Each takes about 200 bytes.
+    pub fragments: u32,
+    /// Fragments that can be held until the first of their datagram comes. Each takes the longest frame and 64 bytes.
+    pub held_fragments: u32,
     /// Secret of the hash tables: random, or an attacker can choose packets that collide.
     pub seed: [u64; 2],
 }
@@ -141,6 +146,8 @@ impl Config {
             call_ids: 8192,
             extras: 65536,
             sources: 65536,
+            fragments: 2048,
+            held_fragments: 256,
             seed,
         }
     }

@@ -34,6 +34,7 @@ pub mod control;
 mod crc32c;
 mod errno;
 mod extra;
+mod fragment;
 mod frame;
 mod icmp;
 pub mod ipvsadm;

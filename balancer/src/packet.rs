@@ -101,6 +101,8 @@ pub enum Verdict {
     Local,
     /// Forget it; counted by reason.
     Drop(Reason),
+    /// Forget it: the balancer has a copy, and sends that on itself ([`Sink::transmit`]) or drops it later.
+    Held,
     /// Keep it: it is ready but for the Ethernet addresses, of which one is being asked for. When
     /// [`Sink::resolved`] names this next hop, give the frame to [`Balancer::complete`](crate::Balancer::complete); when
     /// [`Sink::unreachable`] does, to [`Balancer::undeliverable`](crate::Balancer::undeliverable), and drop it. The caller bounds how many frames it keeps and drops the rest.
@@ -143,8 +145,10 @@ reasons! {
     BadSource = "bad_source",
     /// For an address that is not ours, and part of no connection: the balancer is no router.
     NotOurs = "not_ours",
-    /// An IP fragment to or from a balanced address: fragments are not followed.
+    /// An IP fragment that contradicts others of its datagram, has come before, or is too large to be held.
     Fragment = "fragment",
+    /// An IP fragment that was held, and the first of its datagram did not come in time, or others needed the room.
+    FragmentLost = "fragment_lost",
     /// No destination is available (answered with ICMP port unreachable).
     NoDestination = "no_destination",
     /// The destination of this connection was removed from its service.
@@ -180,8 +184,8 @@ impl Reason {
 
 /// Where the balancer puts what it has to say besides the verdicts.
 pub trait Sink {
-    /// Sends a whole Ethernet frame made by the balancer (ARP, NDP, ICMP; at most 1294 bytes). Every checksum is in
-    /// place. The bytes are the balancer's: copy them. A frame that cannot be sent may be dropped.
+    /// Sends a whole Ethernet frame made by the balancer (ARP, NDP, ICMP), or an IP fragment it has held: at most
+    /// [`Config::mtu`](crate::Config::mtu) and 14 bytes. Every checksum is in place. The bytes are the balancer's: copy them. A frame that cannot be sent may be dropped.
     fn transmit(&mut self, frame: &[u8]);
 
     /// The next hop is known now: give its waiting frames to [`Balancer::complete`](crate::Balancer::complete). This is

@@ -206,7 +206,7 @@ fn templates_that_are_of_no_use_lie_in_chains_of_their_own() {
     };
     let longest = places.iter().map(|&place| chain(table.get(place).hashes[0])).max();
     assert!(longest < Some(12), "{longest:?}");
-    assert_eq!(expire_all(&mut table, Instant::from_secs(60)), CALLS.into());
+    assert_eq!(expire_all(&mut table, Instant::from_secs(60)), u32::from(CALLS));
     assert_eq!(table.len(), 0);
 }
 

@@ -3,6 +3,7 @@
 //! Nothing here is believed: lengths that contradict each other make a frame [`Reason::Malformed`], and a header beyond
 //! the contiguous head of the frame does too. What is read once here is all the balancer decides on.
 
+pub(crate) mod fragment;
 mod ipv4;
 mod ipv6;
 pub(crate) mod sctp;
@@ -77,8 +78,10 @@ impl Ip {
 pub(crate) enum Kind {
     /// An ARP packet, unread.
     Arp,
-    /// TCP, UDP or SCTP with its ports: a whole datagram or its first fragment.
+    /// TCP, UDP or SCTP with its ports, as a whole.
     Flow,
+    /// The same, but the first fragment of it alone, with the ports.
+    First,
     /// Any other IP packet, and later fragments.
     Other,
 }
@@ -121,7 +124,7 @@ impl Headers {
 pub(crate) enum Content {
     /// An ARP packet, unread.
     Arp,
-    /// TCP or UDP with its ports: a whole datagram or its first fragment.
+    /// TCP, UDP or SCTP with its ports: a whole datagram or its first fragment.
     Flow(Ip, Transport),
     /// Any other IP packet, and later fragments.
     Other(Ip),
@@ -139,7 +142,7 @@ pub(crate) fn parse(head: &[u8], len: usize, mac: &[u8; 6]) -> Result<Content, R
     let kind = parse_into(&mut headers, head, len, mac)?;
     Ok(match kind {
         Kind::Arp => Content::Arp,
-        Kind::Flow => Content::Flow(headers.ip, headers.transport),
+        Kind::Flow | Kind::First => Content::Flow(headers.ip, headers.transport),
         Kind::Other => Content::Other(headers.ip),
     })
 }
@@ -159,11 +162,19 @@ pub(crate) fn parse_into(headers: &mut Headers, head: &[u8], len: usize, mac: &[
         ARP => return Ok(Kind::Arp),
         _ => return Err(Reason::EtherType),
     }
-    if ip.fragment == Fragment::Later {
-        return Ok(Kind::Other);
+    if ip.fragment != Fragment::Whole {
+        return part(headers, head);
     }
     let is_flow = transport::parse(&mut headers.transport, head, ip)?;
     Ok(if is_flow { Kind::Flow } else { Kind::Other })
+}
+
+/// Reads what a fragment has behind its IP headers.
+#[cold]
+fn part(headers: &mut Headers, head: &[u8]) -> Result<Kind, Reason> {
+    let is_first = headers.ip.fragment == Fragment::First;
+    let is_flow = is_first && transport::parse(&mut headers.transport, head, &headers.ip)?;
+    Ok(if is_flow { Kind::First } else { Kind::Other })
 }
 
 #[cfg(test)]

@@ -72,6 +72,7 @@ impl Balancer {
         let place = self.begin(&tuple, Some(transport), &chosen, moment)?;
         let decision = self.go_around(packet, ip, transport, place, moment);
         if self.services.is_one_packet(service, transport.protocol) {
+            self.note_one_packet(place, ip);
             self.end(place);
         }
         decision

@@ -4,7 +4,7 @@ use super::{Decision, Moment, direct, nat};
 use crate::Balancer;
 use crate::connection::{Direction, Entry, SctpState, Seen, State, TcpState, is_active};
 use crate::frame::transport::{TcpFlags, Transport};
-use crate::frame::{ETHERNET, Fragment, Ip, is_group};
+use crate::frame::{ETHERNET, Ip, is_group};
 use crate::packet::{Packet, Reason};
 use crate::service::Protocol;
 use crate::stats::Stats;
@@ -21,9 +21,6 @@ impl Balancer {
         moment: &mut Moment<'_>,
     ) -> Decision {
         // First of all: a packet that is not taken ends no connection.
-        if ip.fragment != Fragment::Whole {
-            return Err(Reason::Fragment);
-        }
         if is_group(packet.head) {
             return Err(Reason::NotToUs);
         }

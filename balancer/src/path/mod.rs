@@ -7,6 +7,7 @@ mod around;
 mod beyond;
 mod defense;
 mod flow;
+mod fragments;
 mod limits;
 mod nat;
 mod persist;
@@ -35,6 +36,7 @@ use crate::route::Way;
 use crate::time::Instant;
 
 pub(crate) use defense::{Defense, Scan};
+pub(crate) use fragments::Fragments;
 pub(crate) use timers::Timers;
 pub(crate) use tunnel::TunnelEnd;
 
@@ -199,6 +201,10 @@ impl Balancer {
                     packet.verdict = Verdict::Wait(hop);
                     self.counters.waiting += 1;
                 }
+                Ok(Verdict::Held) => {
+                    packet.verdict = Verdict::Held;
+                    self.counters.held += 1;
+                }
                 Ok(Verdict::Drop(reason)) | Err(reason) => {
                     packet.verdict = Verdict::Drop(reason);
                     self.counters.dropped[reason as usize] += 1;
@@ -224,12 +230,14 @@ impl Balancer {
                 let is_ours = |a| routes.is_own(a) || services.is_virtual(&a);
                 let mut outlet = Outlet { routes, sink: &mut **sink, counters: &mut self.counters };
                 self.neighbours.learn_arp(packet.head, *now, is_ours, &mut outlet)?;
+                self.resume_fragments(moment);
                 Ok(Verdict::Local)
             }
             Kind::Flow => match found {
                 Some((place, direction)) => self.flow(packet, ip, transport, (place, direction), moment),
                 None => self.unknown(packet, ip, transport, moment),
             },
+            Kind::First => self.fragment(packet, ip, Some(transport), moment),
             Kind::Other => self.other(packet, ip, moment),
         }
     }
@@ -250,6 +258,9 @@ impl Balancer {
 
     /// What has no ports, or hides them.
     fn other(&mut self, packet: &mut Packet<'_>, ip: &Ip, moment: &mut Moment<'_>) -> Decision {
+        if ip.fragment == Fragment::Later && self.is_followed(ip) {
+            return self.fragment(packet, ip, None, moment);
+        }
         let icmp = if ip.is_v6() { protocol::ICMPV6 } else { protocol::ICMP };
         let is_icmp = ip.protocol == icmp && ip.fragment == Fragment::Whole;
         if is_icmp {
@@ -263,9 +274,6 @@ impl Balancer {
             {
                 return Ok(verdict);
             }
-        }
-        if self.services.is_virtual(&ip.destination) && ip.fragment != Fragment::Whole {
-            return Err(Reason::Fragment);
         }
         let is_local = match ip.destination {
             address if self.is_ours(address) => true,
@@ -282,7 +290,9 @@ impl Balancer {
         let (routes, services) = (&self.routes, &self.services);
         let is_ours = |a| routes.is_own(a) || services.is_virtual(&a);
         let mut outlet = Outlet { routes, sink: &mut **sink, counters: &mut self.counters };
-        self.neighbours.learn_ndp(packet.head, *now, is_ours, &mut outlet)
+        self.neighbours.learn_ndp(packet.head, *now, is_ours, &mut outlet)?;
+        self.resume_fragments(moment);
+        Ok(())
     }
 
     /// Tells the source of a packet, which must be as it came in, about a problem.

@@ -20,7 +20,7 @@ pub(super) enum End {
 }
 
 /// A field of `N` bytes.
-fn field<const N: usize>(head: &mut [u8], at: usize) -> Result<&mut [u8; N], Reason> {
+pub(super) fn field<const N: usize>(head: &mut [u8], at: usize) -> Result<&mut [u8; N], Reason> {
     head.get_mut(at..).and_then(|bytes| bytes.first_chunk_mut()).ok_or(Reason::Malformed)
 }
 
@@ -82,6 +82,45 @@ pub(super) fn rewrite(
     *field(segment, port_at)? = port.to_be_bytes();
     let checksum = field(segment, transport.checksum_offset())?;
     *checksum = adjust_transport(u16::from_be_bytes(*checksum), is_udp, is_partial, addresses, ports).to_be_bytes();
+    Ok(())
+}
+
+/// Gives a packet without a transport header, a later fragment, other addresses of its family, and other hops.
+pub(super) fn readdress(head: &mut [u8], ip: &Ip, ends: (IpAddr, IpAddr), hops: u8) -> Result<(), Reason> {
+    match (ip.source, ip.destination, ends) {
+        (IpAddr::V4(from), IpAddr::V4(to), (IpAddr::V4(source), IpAddr::V4(destination))) => {
+            *field(head, ETHERNET + 12)? = source.octets();
+            *field(head, ETHERNET + 16)? = destination.octets();
+            let changed = Delta::ZERO.v4(from, source).v4(to, destination);
+            set_hops_v4(field(head, ETHERNET)?, hops, changed);
+        }
+        (IpAddr::V6(_), IpAddr::V6(_), (IpAddr::V6(source), IpAddr::V6(destination))) => {
+            *field(head, ETHERNET + 7)? = [hops];
+            *field(head, ETHERNET + 8)? = source.octets();
+            *field(head, ETHERNET + 24)? = destination.octets();
+        }
+        _ => return Err(Reason::Malformed),
+    }
+    Ok(())
+}
+
+/// The addresses a packet has now, which had others.
+pub(super) fn ends(head: &[u8], was: &Ip) -> Option<(IpAddr, IpAddr)> {
+    let packet = head.get(ETHERNET..)?;
+    if was.is_v6() {
+        let [source, destination] = [8, 24].map(|at| packet.get(at..).and_then(|bytes| bytes.first_chunk::<16>()));
+        Some(((*source?).into(), (*destination?).into()))
+    } else {
+        let [source, destination] = [12, 16].map(|at| packet.get(at..).and_then(|bytes| bytes.first_chunk::<4>()));
+        Some(((*source?).into(), (*destination?).into()))
+    }
+}
+
+/// Adjusts the checksum of the first fragment of an SCTP packet of `len` bytes in all, whose ports were `old`.
+pub(super) fn adjust_sctp(head: &mut [u8], ip: &Ip, old: [u8; 4], checksum: [u8; 4], len: usize) -> Result<(), Reason> {
+    let new = *field(head, ip.payload)?;
+    let sum = crc32c::adjust(u32::from_le_bytes(checksum), old, new, len.saturating_sub(4));
+    *field(head, ip.payload + CHECKSUM)? = sum.to_le_bytes();
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use crate::Balancer;
 use crate::connection::{Extra, Full, New, Seen, Table, Tuple, ticks};
 use crate::frame::sctp::Event;
 use crate::frame::transport::{TcpFlags, Transport};
-use crate::frame::{ETHERNET, Fragment, Ip, is_group};
+use crate::frame::{ETHERNET, Ip, is_group};
 use crate::icmp::Problem;
 use crate::packet::{Packet, Reason, Verdict};
 use crate::scheduler::Request;
@@ -45,8 +45,7 @@ impl Balancer {
         if self.sysctls.nat_icmp_send != 0 && self.is_stray(packet, ip, transport) {
             return self.refuse_stray(packet, ip, transport, moment);
         }
-        let is_virtual = self.services.is_virtual(&ip.destination);
-        let is_ours = is_virtual || self.routes.is_own(ip.destination);
+        let is_ours = self.is_ours(ip.destination);
         let begins = match transport.protocol {
             Protocol::Tcp if self.sysctls.sloppy_tcp != 0 => !transport.flags.contains(TcpFlags::RST),
             Protocol::Tcp => transport.flags & (TcpFlags::SYN | TcpFlags::RST) == TcpFlags::SYN,
@@ -57,8 +56,7 @@ impl Balancer {
             _ => true,
         };
         let begins = begins && transport.source_port != FTP_DATA;
-        let is_whole = ip.fragment == Fragment::Whole;
-        if !(is_ours || begins && is_whole) {
+        if !(is_ours || begins) {
             return Err(Reason::NotOurs);
         }
         if is_group(packet.head) {
@@ -67,17 +65,14 @@ impl Balancer {
         if !self.is_source(ip.source) {
             return Err(Reason::BadSource);
         }
-        if is_virtual && !is_whole {
-            return Err(Reason::Fragment);
-        }
         if !begins {
             // What says nothing at all is not the local stack's either, in Linux.
             let is_empty = transport.protocol == Protocol::Sctp && transport.event == Event::Nothing;
             return if is_empty { Err(Reason::Malformed) } else { Ok(Verdict::Local) };
         }
-        // Rules may be many: they are asked last. Ports are in whole packets only.
+        // Rules may be many: they are asked last.
         let tuple = tuple(ip, transport);
-        let marked = if is_whole { self.services.marked(&tuple) } else { None };
+        let marked = self.services.marked(&tuple);
         if !is_ours && marked.is_none() {
             return Err(Reason::NotOurs);
         }
@@ -95,6 +90,7 @@ impl Balancer {
                 let place = self.begin(&tuple, Some(transport), &chosen, moment)?;
                 let decision = self.inbound(packet, ip, transport, place, moment);
                 if self.services.is_one_packet(service, transport.protocol) {
+                    self.note_one_packet(place, ip);
                     self.end(place);
                 }
                 decision

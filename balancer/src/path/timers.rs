@@ -133,12 +133,15 @@ impl Balancer {
         let Moment { sink, .. } = moment;
         let mut outlet = Outlet { routes: &self.routes, sink: &mut **sink, counters: &mut self.counters };
         let neighbours = self.neighbours.poll(now, &mut outlet);
+        self.forget_fragments(now);
+        self.resume_fragments(moment);
         let unfinished = self.orphans.is_under_way() || self.defense.scan.is_under_way();
         let deadlines = [
             self.timers.estimate,
             self.timers.sweep,
             self.timers.defense,
             self.table.deadline(),
+            self.fragments.deadline(),
             neighbours,
             unfinished.then_some(now),
         ];

@@ -50,7 +50,7 @@ impl Balancer {
         let mut headers = Headers::NONE;
         let len = packet.len.max(packet.head.len());
         let kind = frame::parse_into(&mut headers, packet.head, len, &self.config.mac);
-        (kind == Ok(Kind::Flow)).then_some((headers.ip, headers.transport))
+        matches!(kind, Ok(Kind::Flow | Kind::First)).then_some((headers.ip, headers.transport))
     }
 
     /// Which ends NAT has rewritten of a packet that now has this tuple, and what they were. `None` if it was none.

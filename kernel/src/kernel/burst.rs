@@ -101,7 +101,8 @@ impl Kernel {
             let ruling = match packet.verdict {
                 Verdict::Transmit => Ruling::Transmit,
                 Verdict::Local => Ruling::Local,
-                Verdict::Drop(_) => Ruling::Drop,
+                // Of what is held, the balancer has a copy.
+                Verdict::Drop(_) | Verdict::Held => Ruling::Drop,
                 Verdict::Wait(hop) => {
                     let place = hops.len() as u8;
                     let _ = hops.push(hop);
@@ -191,7 +192,7 @@ pub(super) fn release<R: Virtqueue<Frame>>(
                 Verdict::Transmit => egress.send(frame),
                 // Counted by the balancer.
                 Verdict::Drop(_) => {}
-                Verdict::Wait(_) | Verdict::Local => egress.counters.lose(Loss::Unreachable),
+                Verdict::Wait(_) | Verdict::Local | Verdict::Held => egress.counters.lose(Loss::Unreachable),
             }
         }
         waiting.recycle(frames);

@@ -94,6 +94,21 @@ impl Seen {
                 let right = |frames: &[Vec<u8>]| frames.iter().all(|f| view(f).is_some_and(|v| v.is_right()));
                 !ours.is_empty() && blank(ours) == blank(linux) && right(linux) && !right(ours)
             }
+            "quoted fragments" => {
+                let kind = |frames: &[Vec<u8>]| -> Vec<_> {
+                    let errors = frames.iter().filter_map(|f| view(f)).filter(View::is_error);
+                    errors.map(|v| (v.icmp(), v.source, v.destination, v.about().and_then(|a| a.ports()))).collect()
+                };
+                ours.len() == 1 && kind(ours).len() == 1 && kind(ours) == kind(linux)
+            }
+            "tunnelled fragments" => {
+                let bytes =
+                    |frames: &[Vec<u8>]| frames.iter().filter_map(|f| view(f)).map(|v| v.payload.len()).sum::<usize>();
+                let tunnel =
+                    |frames: &[Vec<u8>]| frames.iter().filter_map(|f| view(f)).all(|v| v.protocol == protocol::IPIP);
+                // Ours have an inner header each, Linux's one in all.
+                ours.len() > 1 && tunnel(ours) && tunnel(linux) && bytes(ours) == bytes(linux) + 20 * (ours.len() - 1)
+            }
             "unicast services" => self.outcomes == Some([Outcome::Refused(libc::EINVAL), Outcome::Done]),
             _ => false,
         }
@@ -192,6 +207,10 @@ impl Player<'_> {
                 }
             }
         }
+        for effect in &mut effects {
+            // Fragments may come out in any order.
+            effect.frames.sort_by_key(|frame| packet::offset(frame));
+        }
         let [ours, mut linux] = effects;
         self.tell(&ours.frames, &linux.frames);
         if ours.local
@@ -207,8 +226,11 @@ impl Player<'_> {
             }
         }
         for (last, effect) in self.last.iter_mut().zip([&ours, &linux]) {
-            let to_server =
-                |frame: &&Vec<u8>| frame.get(5) != Some(&1) && view(frame).is_some_and(|v| v.ports().is_some());
+            let to_server = |frame: &&Vec<u8>| {
+                frame.get(5) != Some(&1)
+                    && packet::offset(frame) == 0
+                    && view(frame).is_some_and(|v| v.ports().is_some())
+            };
             if let Some(frame) = effect.frames.iter().rfind(to_server) {
                 *last = Some(frame.clone());
             }

@@ -1,11 +1,8 @@
 //! Where the two sides differ and are known to.
 
 /// A case that needs what the balancer does not have yet. It has to fail: when it does not any more, it goes from this list.
-pub const NOT_BUILT: &[(&str, &str)] = &[
-    ("fragments", "fragments are not followed"),
-    ("sync: a master tells its connections", "synchronization"),
-    ("sync: daemons start and stop", "synchronization"),
-];
+pub const NOT_BUILT: &[(&str, &str)] =
+    &[("sync: a master tells its connections", "synchronization"), ("sync: daemons start and stop", "synchronization")];
 
 /// Where the balancer is not Linux on purpose. A case names one (`! NAME`) before the step where it shows. docs/oracle.md has the
 /// same list.
@@ -33,6 +30,14 @@ pub const CHOICES: &[(&str, &str)] = &[
     (
         "unicast services",
         "A service whose address is no unicast address is refused (EINVAL). Linux takes it, and no packet ever meets it.",
+    ),
+    (
+        "quoted fragments",
+        "An error about a datagram in fragments quotes the first as it came. Linux has put them together and quotes the whole.",
+    ),
+    (
+        "tunnelled fragments",
+        "Each fragment goes through a tunnel by itself. Linux puts the whole datagram into the tunnel, and cuts what comes of that.",
     ),
     (
         "SCTP checksums",

@@ -79,7 +79,7 @@ impl Ours {
                 match self.balancer.complete(&mut frame, hop) {
                     Verdict::Transmit => self.out.push(frame),
                     Verdict::Wait(hop) => self.waiting.push((frame, hop)),
-                    Verdict::Local | Verdict::Drop(_) => {}
+                    Verdict::Local | Verdict::Drop(_) | Verdict::Held => {}
                 }
             }
         }
@@ -97,7 +97,7 @@ impl Ours {
             Verdict::Wait(hop) => self.waiting.push((bytes.split_off(begin), hop)),
             Verdict::Transmit => self.out.push(bytes.split_off(begin)),
             Verdict::Local => self.reset_connection(&bytes[begin..]),
-            Verdict::Drop(_) => {}
+            Verdict::Drop(_) | Verdict::Held => {}
         }
         self.say(said);
         verdict
@@ -208,6 +208,7 @@ impl Side for Ours {
         let remark = match verdict {
             Verdict::Drop(reason) => format!("dropped: {}", reason.label()),
             Verdict::Local => "for the local stack".to_owned(),
+            Verdict::Held => "held".to_owned(),
             Verdict::Transmit | Verdict::Wait(_) => String::new(),
         };
         Ok(Effect { frames: mem::take(&mut self.out), local: verdict == Verdict::Local, remark })

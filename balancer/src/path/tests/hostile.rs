@@ -77,6 +77,6 @@ proptest! {
             }
         }
         let c = world.balancer.counters();
-        prop_assert_eq!(c.frames, c.forwarded + c.waiting + c.local + c.dropped.iter().sum::<u64>());
+        prop_assert_eq!(c.frames, c.forwarded + c.waiting + c.local + c.held + c.dropped.iter().sum::<u64>());
     }
 }

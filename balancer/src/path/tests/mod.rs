@@ -6,6 +6,7 @@ mod checksums;
 mod counters;
 mod errors;
 mod forward;
+mod fragments;
 mod hostile;
 mod marks;
 mod miss;

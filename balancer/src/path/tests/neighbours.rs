@@ -32,7 +32,7 @@ fn process(world: &mut World, frame: &mut [u8], heard: &mut Heard) -> Verdict {
 }
 
 /// The reply of the server to a request of ours.
-fn arp_reply(request: &[u8]) -> Vec<u8> {
+pub fn arp_reply(request: &[u8]) -> Vec<u8> {
     let mut reply = request.to_vec();
     reply[..6].copy_from_slice(&MAC);
     reply[6..12].copy_from_slice(&SERVER_MAC);
@@ -45,7 +45,7 @@ fn arp_reply(request: &[u8]) -> Vec<u8> {
 }
 
 /// The advertisement of the server for a solicitation of ours.
-fn advertisement(request: &[u8]) -> Vec<u8> {
+pub fn advertisement(request: &[u8]) -> Vec<u8> {
     let mut frame = request.to_vec();
     frame[..6].copy_from_slice(&MAC);
     frame[6..12].copy_from_slice(&SERVER_MAC);

@@ -5,7 +5,7 @@ use etherparse::IpNumber;
 use proptest::prelude::*;
 
 const DATA: u8 = 0;
-const INIT: u8 = 1;
+pub const INIT: u8 = 1;
 const INIT_ACK: u8 = 2;
 const ABORT: u8 = 6;
 const SHUTDOWN: u8 = 7;
@@ -21,12 +21,12 @@ fn crc32c(bytes: &[u8]) -> u32 {
 }
 
 /// The checksum a packet should have.
-fn right(packet: &[u8]) -> [u8; 4] {
+pub fn right(packet: &[u8]) -> [u8; 4] {
     crc32c(&[&packet[..8], &[0; 4], &packet[12..]].concat()).to_le_bytes()
 }
 
 /// An SCTP packet with one chunk and a payload.
-fn packet(from: u16, to: u16, chunk: u8, payload: &[u8]) -> Vec<u8> {
+pub fn packet(from: u16, to: u16, chunk: u8, payload: &[u8]) -> Vec<u8> {
     let mut packet = [&from.to_be_bytes()[..], &to.to_be_bytes(), &[0, 0, 0, 9, 0, 0, 0, 0]].concat();
     packet.extend([chunk, 0]);
     packet.extend((4 + payload.len() as u16).to_be_bytes());
@@ -36,7 +36,7 @@ fn packet(from: u16, to: u16, chunk: u8, payload: &[u8]) -> Vec<u8> {
     packet
 }
 
-fn frame(from: End, to: End, packet: &[u8]) -> Vec<u8> {
+pub fn frame(from: End, to: End, packet: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
     let ethernet = PacketBuilder::ethernet2(OTHER_MAC, MAC);
     match (from.0, to.0) {

@@ -82,7 +82,19 @@ impl Balancer {
         moment: &mut Moment<'_>,
     ) -> Decision {
         let entry = self.table.get(place);
-        let (destination, hash) = (entry.destination as usize, entry.hashes[0]);
+        self.tunnel_to(packet, ip, headers, (entry.destination as usize, entry.hashes[0]), moment)
+    }
+
+    /// Sends a packet by the tunnel to a destination. `hash` is that of its connection.
+    #[inline(always)]
+    pub(super) fn tunnel_to(
+        &mut self,
+        packet: &mut Packet<'_>,
+        ip: &Ip,
+        headers: usize,
+        (destination, hash): (usize, u32),
+        moment: &mut Moment<'_>,
+    ) -> Decision {
         if self.ipip(packet, ip, destination).is_some() {
             return Ok(Verdict::Transmit);
         }

@@ -99,6 +99,12 @@ static METRICS: &[(&str, Kind, &str, Source)] = &[
     ),
     ("ringlet_dropped_frames_total", Counter, "Frames dropped, by reason.", Labelled(dropped)),
     ("ringlet_forwarded_frames_total", Counter, "Frames sent on.", Machine(|v| v.balancer.counters().forwarded)),
+    (
+        "ringlet_held_frames",
+        Gauge,
+        "IP fragments held for more of their datagram.",
+        Machine(|v| v.balancer.counters().held),
+    ),
     ("ringlet_icmp_sent_total", Counter, "ICMP errors sent.", Machine(|v| v.balancer.counters().icmp_sent)),
     (
         "ringlet_icmp_limited_total",

@@ -9,20 +9,41 @@ use crate::world;
 /// The frames in which a packet comes to the balancer: one, or its fragments.
 pub fn frames(packet: &Packet) -> Vec<Vec<u8>> {
     let whole = frame(packet);
-    let Some(at) = packet.cut.map(|at| 34 + at).filter(|&at| at < whole.len()) else { return vec![whole] };
-    let (headers, rest) = (&whole[..34], &whole[at..]);
-    let offset = ((at - 34) / 8) as u16;
-    [(0x2000, &whole[34..at]), (offset, rest)]
-        .map(|(field, payload)| {
-            let mut fragment = [headers, payload].concat();
-            fragment[16..18].copy_from_slice(&(20 + payload.len() as u16).to_be_bytes());
-            fragment[20..22].copy_from_slice(&field.to_be_bytes());
-            fragment[24..26].fill(0);
-            let sum = internet(&[&fragment[14..34]]);
-            fragment[24..26].copy_from_slice(&sum.to_be_bytes());
-            fragment
-        })
-        .to_vec()
+    if packet.cut.is_empty() {
+        return vec![whole];
+    }
+    let (headers, payload) = whole.split_at(if packet.source.is_ipv4() { 34 } else { 54 });
+    let cuts: Vec<_> = packet.cut.iter().copied().filter(|&at| at < payload.len()).collect();
+    let starts = [0].into_iter().chain(cuts.iter().copied());
+    let ends = cuts.iter().copied().chain([payload.len()]);
+    let fragments: Vec<_> = starts
+        .zip(ends)
+        .map(|(start, end)| fragment(headers, packet.id, start, &payload[start..end], end != payload.len()))
+        .collect();
+    if packet.order.is_empty() {
+        return fragments;
+    }
+    packet.order.iter().filter_map(|&nth| fragments.get(nth.checked_sub(1)?).cloned()).collect()
+}
+
+/// A fragment that begins so many bytes after the start of what is cut.
+fn fragment(headers: &[u8], id: u16, start: usize, payload: &[u8], more: bool) -> Vec<u8> {
+    let mut fragment = headers.to_vec();
+    if headers.len() == 34 {
+        fragment[16..18].copy_from_slice(&(20 + payload.len() as u16).to_be_bytes());
+        fragment[20..22].copy_from_slice(&((start / 8) as u16 | u16::from(more) << 13).to_be_bytes());
+        fragment[24..26].fill(0);
+        let sum = internet(&[&fragment[14..34]]);
+        fragment[24..26].copy_from_slice(&sum.to_be_bytes());
+    } else {
+        fragment[18..20].copy_from_slice(&(8 + payload.len() as u16).to_be_bytes());
+        let next = std::mem::replace(&mut fragment[20], protocol::FRAGMENT);
+        fragment.extend([next, 0]);
+        fragment.extend((start as u16 | u16::from(more)).to_be_bytes());
+        fragment.extend(u32::from(id).to_be_bytes());
+    }
+    fragment.extend(payload);
+    fragment
 }
 
 /// The frame in which a packet comes to the balancer, if it is whole.
@@ -136,7 +157,7 @@ fn chunk(kind: u8) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{parse, view};
+    use super::super::{offset, parse, view};
     use super::*;
 
     #[test]
@@ -149,5 +170,9 @@ mod tests {
         assert_eq!((&parts[0][20..22], &parts[1][20..22]), (&[0x20, 0][..], &[0, 8][..]));
         assert!(parts.iter().all(|part| view(part).unwrap().header_is_right));
         assert_eq!(frames(&parse(text).unwrap()), [whole]);
+        let three = frames(&parse(&format!("{text} cut=64,72 order=3,1")).unwrap());
+        assert_eq!(three.iter().map(|part| offset(part)).collect::<Vec<_>>(), [72, 0]);
+        let v6 = frames(&parse("udp [fd09::1]:1 > [fd00::1]:2 len=100 cut=64").unwrap());
+        assert_eq!(v6.iter().map(|part| (part.len(), offset(part))).collect::<Vec<_>>(), [(126, 0), (106, 64)]);
     }
 }

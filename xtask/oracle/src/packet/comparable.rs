@@ -10,6 +10,7 @@ use crate::world;
 /// - the identification of IPv4 packets made here, unless they are not to be fragmented, and of ICMP errors;
 /// - the checksum of the TCP, UDP or SCTP packet that an ICMP error quotes: Linux leaves it as it was when it translates such a
 ///   packet, the balancer translates it too;
+/// - the identification of IPv6 fragments, which Linux puts together and takes apart again;
 /// - the source port of packets in a UDP tunnel, a hash with a secret of each host.
 pub fn comparable(frame: &[u8]) -> Vec<u8> {
     let mut bytes = frame.to_owned();
@@ -37,6 +38,9 @@ pub fn comparable(frame: &[u8]) -> Vec<u8> {
             }
         }
     }
+    if !is_v4 && frame[20] == protocol::FRAGMENT && bytes.len() >= 62 {
+        bytes[58..62].fill(0);
+    }
     if own(seen.source) && seen.protocol == protocol::UDP && seen.is_right() {
         bytes[payload..payload + 2].fill(0);
         let sum = &mut bytes[payload + 6..payload + 8];
@@ -57,6 +61,19 @@ pub fn without_hops(frame: &[u8]) -> Vec<u8> {
         }
     }
     bytes
+}
+
+/// Where a fragment begins in its datagram, in bytes; 0 for what is none.
+pub fn offset(frame: &[u8]) -> u16 {
+    match frame.get(12..14) {
+        Some([0x08, 0x00]) => {
+            frame.get(20..22).map_or(0, |field| (u16::from_be_bytes([field[0], field[1]]) & 0x1fff) * 8)
+        }
+        Some([0x86, 0xdd]) if frame.get(20) == Some(&protocol::FRAGMENT) => {
+            frame.get(56..58).map_or(0, |field| u16::from_be_bytes([field[0], field[1]]) & 0xfff8)
+        }
+        _ => 0,
+    }
 }
 
 /// The same without the checksum of an SCTP packet.

@@ -9,7 +9,7 @@ mod show;
 use std::net::IpAddr;
 
 pub use build::{frame, frames};
-pub use comparable::{comparable, without_crc, without_hops};
+pub use comparable::{comparable, offset, without_crc, without_hops};
 pub use parse::{apply, chunks, flags, parse};
 pub use show::{View, show, view};
 
@@ -26,6 +26,7 @@ pub mod protocol {
     pub const TCP: u8 = 6;
     pub const UDP: u8 = 17;
     pub const IPV6: u8 = 41;
+    pub const FRAGMENT: u8 = 44;
     pub const ICMPV6: u8 = 58;
     pub const SCTP: u8 = 132;
 }
@@ -57,8 +58,10 @@ pub struct Packet {
     pub len: usize,
     /// The transport checksum is wrong.
     pub damaged: bool,
-    /// It comes in two fragments, the first with so many bytes after the IP header. IPv4 only.
-    pub cut: Option<usize>,
+    /// It comes in fragments: where they begin but the first, in bytes after the IP header, in order.
+    pub cut: Vec<usize>,
+    /// The order in which the fragments come, from 1 on; those that are not named do not come. All of them in order if it is empty.
+    pub order: Vec<usize>,
 }
 
 /// What an IP packet carries.
@@ -93,7 +96,19 @@ pub enum Body {
 impl Packet {
     /// With what packets usually have.
     pub fn new(source: IpAddr, destination: IpAddr, body: Body) -> Self {
-        Packet { source, destination, body, ttl: 64, tos: 0, id: 0, df: true, len: 0, damaged: false, cut: None }
+        Packet {
+            source,
+            destination,
+            body,
+            ttl: 64,
+            tos: 0,
+            id: 0,
+            df: true,
+            len: 0,
+            damaged: false,
+            cut: Vec::new(),
+            order: Vec::new(),
+        }
     }
 
     /// The ports, if it has some.

@@ -70,12 +70,12 @@ pub fn apply(packet: &mut Packet, option: &str) -> anyhow::Result<()> {
         Some(("id", value)) => packet.id = value.parse()?,
         Some(("len", value)) => packet.len = value.parse()?,
         Some(("cut", value)) => {
-            let at: usize = value.parse()?;
-            if !at.is_multiple_of(8) || packet.source.is_ipv6() {
-                bail!("`{option}`: a multiple of eight, over IPv4");
+            packet.cut = value.split(',').map(str::parse).collect::<Result<_, _>>()?;
+            if packet.cut.iter().any(|at| !at.is_multiple_of(8)) || !packet.cut.is_sorted() {
+                bail!("`{option}`: multiples of eight, in order");
             }
-            packet.cut = Some(at);
         }
+        Some(("order", value)) => packet.order = value.split(',').map(str::parse).collect::<Result<_, _>>()?,
         Some(("rest", value)) => match &mut packet.body {
             Body::Error { rest, .. } => *rest = value.parse()?,
             _ => bail!("`{option}`: of ICMP errors only"),

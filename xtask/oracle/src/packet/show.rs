@@ -55,15 +55,25 @@ fn view_ip(bytes: &[u8]) -> Option<View<'_>> {
             let b = bytes.first_chunk::<40>()?;
             let address = |at: usize| Ipv6Addr::from(<[u8; 16]>::try_from(&b[at..at + 16]).expect("sixteen"));
             let length = usize::from(u16::from_be_bytes([b[4], b[5]]));
+            let payload = &bytes[40..(40 + length).min(bytes.len())];
+            // A first fragment has what the whole begins with.
+            let (protocol, fragment, payload) = match (b[6], payload) {
+                (protocol::FRAGMENT, [next, _, high, low, _, _, _, _, rest @ ..]) => {
+                    let field = u16::from_be_bytes([*high, *low]);
+                    let fragment = field >> 3 | (field & 1) << 13;
+                    if field >> 3 == 0 { (*next, fragment, rest) } else { (protocol::FRAGMENT, fragment, payload) }
+                }
+                (protocol, payload) => (protocol, 0, payload),
+            };
             Some(View {
                 source: address(8).into(),
                 destination: address(24).into(),
-                protocol: b[6],
-                payload: &bytes[40..(40 + length).min(bytes.len())],
+                protocol,
+                payload,
                 ttl: b[7],
                 tos: b[0] << 4 | b[1] >> 4,
                 id: 0,
-                fragment: 0,
+                fragment,
                 header_is_right: true,
             })
         }
@@ -126,7 +136,7 @@ impl View<'_> {
             None => format!("{source} > {destination}"),
         };
         let _ = write!(out, "{ends} ttl {ttl} tos {tos:#x}");
-        if source.is_ipv4() {
+        if source.is_ipv4() || *fragment != 0 {
             let _ = write!(out, " id {id} fragment {fragment:#x}");
         }
         if !self.header_is_right {
