@@ -1,11 +1,12 @@
 //! The balancer as a whole, and its control operations.
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::net::IpAddr;
 use core::time::Duration;
 
 use crate::config::Config;
-use crate::connection::{Annex, CALL_ID_SIZE, ConnectionInfo, Extra, New, State, Table};
+use crate::connection::{Annex, CALL_ID_SIZE, ConnectionInfo, Extra, FTP_SIZE, New, State, Table};
 use crate::icmp::Errors;
 use crate::neighbour::{Hop, Neighbours};
 use crate::packet::{NextHop, Packet, Reason, Sink, Verdict};
@@ -14,8 +15,8 @@ use crate::route::Routes;
 use crate::scheduler::Expirations;
 use crate::service::table::{Limits, Services};
 use crate::service::{
-    DestinationConfig, DestinationInfo, DestinationKey, Forward, PersistenceEngine, ServiceConfig, ServiceInfo,
-    ServiceKey, Timeouts,
+    DestinationConfig, DestinationInfo, DestinationKey, Forward, PersistenceEngine, Protocol, ServiceConfig,
+    ServiceInfo, ServiceKey, Timeouts,
 };
 use crate::source::Sources;
 use crate::stats::{Meter, Rates, Stats};
@@ -164,7 +165,8 @@ impl Balancer {
     pub fn add_service(&mut self, key: ServiceKey, config: ServiceConfig) -> Result<(), Errno> {
         self.services.add(key, config)?;
         // Last, as it is for good.
-        self.reserve_for(&config).inspect_err(|_| _ = self.services.delete(&key))
+        let reserved = self.reserve_for_ftp(&key).and_then(|()| self.reserve_for(&config));
+        reserved.inspect_err(|_| _ = self.services.delete(&key))
     }
 
     /// Gives a service another configuration. A scheduler that stays keeps its turn.
@@ -188,6 +190,25 @@ impl Balancer {
         }
         self.table.reserve_call_ids(count)?;
         self.services.take_table_memory(count * CALL_ID_SIZE)
+    }
+
+    /// Takes the memory for connections over which FTP is spoken, if a service can have any.
+    fn reserve_for_ftp(&mut self, key: &ServiceKey) -> Result<(), Errno> {
+        let can_have = match *key {
+            ServiceKey::Address { protocol, port, .. } => {
+                protocol == Protocol::Tcp && (port == 0 || i32::from(port) == self.sysctls.ftp_port)
+            }
+            ServiceKey::Mark { .. } => true,
+        };
+        if !can_have || self.sysctls.ftp_port == 0 || self.table.has_ftp() {
+            return Ok(());
+        }
+        let count = (self.services.table_memory_left() / 2 / FTP_SIZE).min(self.config.ftp_connections as usize);
+        if count == 0 {
+            return Err(Errno::OutOfMemory);
+        }
+        self.table.reserve_ftp(count)?;
+        self.services.take_table_memory(count * FTP_SIZE)
     }
 
     /// Removes a service and its destinations. Its connections stay until they time out; their packets are dropped.
@@ -319,9 +340,16 @@ impl Balancer {
     /// Gives a knob a value. The name is one of [`Sysctls::NAMES`].
     ///
     /// # Errors
-    /// [`Errno::NotFound`] if there is none of that name; [`Errno::Invalid`] for a value it cannot have.
+    /// [`Errno::NotFound`] if there is none of that name; [`Errno::Invalid`] for a value it cannot have; [`Errno::OutOfMemory`] for
+    /// `ftp_port`, if there is no memory for its connections.
     pub fn set_sysctl(&mut self, name: &str, value: i32) -> Result<(), Errno> {
+        let old = self.sysctls;
         self.sysctls.set(name, value)?;
+        if name == "ftp_port" {
+            let keys: Vec<ServiceKey> = self.services.list().map(|service| service.key).collect();
+            let reserved = keys.iter().try_for_each(|key| self.reserve_for_ftp(key));
+            reserved.inspect_err(|_| self.sysctls = old)?;
+        }
         // The defence begins or ends at once, as in Linux; later it is looked at every second.
         if matches!(name, "amemthresh" | "am_droprate" | "drop_entry" | "drop_packet" | "secure_tcp") {
             self.defend();

@@ -125,6 +125,9 @@ pub struct Config {
     pub fragments: u32,
     /// Fragments that can be held until the first of their datagram comes. Each takes the longest frame and 64 bytes.
     pub held_fragments: u32,
+    /// Connections over which FTP is spoken at the same time, over all services. Each takes about 110 bytes, all of them when the first
+    /// service is added that can have any; they are fewer if that would be more than half of what is left of `table_memory`.
+    pub ftp_connections: u32,
     /// Secret of the hash tables: random, or an attacker can choose packets that collide.
     pub seed: [u64; 2],
 }
@@ -144,6 +147,7 @@ impl Config {
             destinations: 65536,
             table_memory: 64 << 20,
             call_ids: 8192,
+            ftp_connections: 4096,
             extras: 65536,
             sources: 65536,
             fragments: 2048,

@@ -36,6 +36,7 @@ mod errno;
 mod extra;
 mod fragment;
 mod frame;
+mod ftp;
 mod icmp;
 pub mod ipvsadm;
 mod limit;

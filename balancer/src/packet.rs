@@ -39,7 +39,8 @@ pub struct Packet<'a> {
     /// are rewritten here.
     pub head: &'a mut [u8],
     /// What lies in front of `head` in the same memory and belongs to nobody: headers of tunnels, up to 60 bytes, are
-    /// written at its end. A frame that is to be sent by a tunnel and has too little room is dropped.
+    /// written at its end, and the head moves there where a reply of FTP becomes longer. A frame that has too little room for that is
+    /// dropped.
     pub room: &'a mut [u8],
     /// Where the frame begins now, in bytes from the start of `head`: 0 when it comes in, and mostly afterwards. Below
     /// that, so many bytes at the end of `room` belong to the frame; above, so many at the start of `head` do no more.
@@ -74,12 +75,31 @@ impl<'a> Packet<'a> {
         if self.start == 0 { self.head.first_chunk_mut() } else { self.moved() }
     }
 
-    /// The same, where it does not begin with the head.
+    /// Gives the Ethernet header of the frame as it is now to be changed, be it in one piece or partly in the room.
+    #[cold]
+    pub(crate) fn with_ethernet<R>(&mut self, change: impl FnOnce(&mut [u8; ETHERNET]) -> R) -> Option<R> {
+        let in_room = usize::from(self.start.min(0).unsigned_abs());
+        if !(1..ETHERNET).contains(&in_room) {
+            return self.ethernet().map(change);
+        }
+        let room = self.room.len().checked_sub(in_room).map(|start| &mut self.room[start..])?;
+        let head = self.head.get_mut(..ETHERNET - in_room)?;
+        let mut ethernet = [0; ETHERNET];
+        ethernet[..in_room].copy_from_slice(room);
+        ethernet[in_room..].copy_from_slice(head);
+        let result = change(&mut ethernet);
+        room.copy_from_slice(&ethernet[..in_room]);
+        head.copy_from_slice(&ethernet[in_room..]);
+        Some(result)
+    }
+
+    /// The same, where it does not begin with the head: `None` if it lies in two pieces.
     #[inline(never)]
     fn moved(&mut self) -> Option<&mut [u8; ETHERNET]> {
         match usize::try_from(self.start) {
             Ok(start) => self.head.get_mut(start..)?.first_chunk_mut(),
-            // A tunnel's headers are longer than this one, which thus lies in the room as a whole.
+            // A tunnel's headers are longer than this one, which thus lies in the room as a whole; a few bytes that FTP took
+            // are not.
             Err(_) => {
                 let start = self.room.len().checked_sub(self.start.unsigned_abs().into())?;
                 self.room[start..].first_chunk_mut()

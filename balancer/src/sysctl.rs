@@ -72,6 +72,9 @@ knobs! {
     expire_nodest_conn = 0 in 0..=i32::MAX,
     /// Clients leave a destination of weight 0 in spite of persistence.
     expire_quiescent_template = 0 in 0..=i32::MAX,
+    /// The port of the services over whose connections under NAT FTP is spoken: what is said there of data connections is listened to,
+    /// and rewritten; 0: of none. It is not Linux's, where the module ip_vs_ftp does this once it is loaded (its parameter `ports`).
+    ftp_port = 21 in 0..=65535,
     /// Packets that come out of a tunnel on this machine are not balanced again. They never are here, whatever the value: no
     /// tunnel ends here.
     ignore_tunneled = 0 in 0..=i32::MAX,

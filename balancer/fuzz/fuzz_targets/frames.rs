@@ -27,6 +27,8 @@ struct Frame {
     to: u8,
     ports: (u8, u8),
     flags: u8,
+    /// Lines of FTP, one for each byte.
+    says: Vec<u8>,
     changes: Vec<(u8, u8)>,
     mend: bool,
     cut: Option<u8>,
@@ -41,6 +43,8 @@ struct Frame {
 enum Step {
     Burst(Vec<Frame>),
     Raw(Vec<u8>),
+    /// What the local stack sends.
+    Own(Frame),
     Pass(u32),
     AddService { service: u8, scheduler: u8, flags: u8 },
     EditService { service: u8, scheduler: u8, flags: u8 },
@@ -77,6 +81,22 @@ fn address(v6: bool, number: u8) -> IpAddr {
 
 const PORTS: [u16; 4] = [80, 8080, 4000, 20];
 
+/// What clients and servers of FTP say: it is listened to where the knob `ftp_port` is 80.
+const LINES: [&str; 12] = [
+    "payload",
+    "PASV\r\n",
+    "EPSV\r\n",
+    "PORT 10,9,0,1,15,160\r\n",
+    "PORT 10,9,0,",
+    "2,0,80\r\n",
+    "EPRT |2|fd09::1|4000|\r\n",
+    "227 (10,0,0,11,31,144)\r\n",
+    "227 (255,255,255,255,255,255)\r\n",
+    "227 1,1,1,1,0,80\r\n",
+    "229 (|||8080|)\r\n",
+    "229 (|2|fd00::b|80|)\r\n",
+];
+
 fn transport(frame: &Frame, from: IpAddr, to: IpAddr, protocol: u8) -> Vec<u8> {
     let ethernet = PacketBuilder::ethernet2(OTHER, MAC);
     let builder = match (from, to) {
@@ -93,7 +113,8 @@ fn transport(frame: &Frame, from: IpAddr, to: IpAddr, protocol: u8) -> Vec<u8> {
         packet.extend([frame.flags % 16, 0, 0, 4, frame.flags / 16, 0, 0, 4]);
         builder.write(&mut bytes, etherparse::IpNumber::SCTP, &packet).unwrap();
     } else if protocol == 1 {
-        builder.tcp(source, destination, 1, 2).write(&mut bytes, b"payload").unwrap();
+        let says: String = frame.says.iter().map(|&line| LINES[usize::from(line) % LINES.len()]).collect();
+        builder.tcp(source, destination, 1, 2).write(&mut bytes, says.as_bytes()).unwrap();
         let at = if from.is_ipv6() { 54 + 13 } else { 34 + 13 };
         bytes[at] = frame.flags;
     } else {
@@ -290,6 +311,7 @@ fuzz_target!(|steps: Vec<Step>| {
         balancer.add_service(key, ServiceConfig::new(key.family(), scheduler)).unwrap();
         balancer.add_destination(&key, server(number, 2), destination(0, 1, 0, 0)).unwrap();
     }
+    balancer.set_sysctl("ftp_port", 80).unwrap();
     // One service is full NAT from the start: more of what follows gets somewhere.
     let pool = LocalPool { first: address(false, 8), last: address(false, 8), ports: (4000, 4000) };
     balancer.set_extras(Some(&service(2)), Extras { pool: Some(pool), ..Extras::default() }).unwrap();
@@ -324,6 +346,12 @@ fuzz_target!(|steps: Vec<Step>| {
                 }
             }
             Step::Raw(mut bytes) => balancer.process(&mut [Packet::new(&mut bytes)], now, &mut network),
+            Step::Own(frame) => {
+                let (mut bytes, mut room) = (bytes(&frame), [0; ROOM]);
+                let mut packet = packet(&mut bytes, &mut room, &frame);
+                balancer.process_own(&mut packet, now);
+                assert_eq!(packet.start, 0);
+            }
             Step::Pass(milliseconds) => {
                 now = now + Duration::from_millis(milliseconds.into());
                 // Every call does some of what is due.

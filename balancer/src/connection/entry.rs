@@ -53,6 +53,12 @@ mod flag {
     pub const ACTIVE: u32 = 1 << 7;
     /// A persistence template.
     pub const TEMPLATE: u32 = 1 << 8;
+    /// A data connection of FTP whose client's port is not known yet, and 0.
+    pub const OPEN: u32 = 1 << 26;
+    /// It has data connections, and stays as long as they do.
+    pub const CONTROLS: u32 = 1 << 27;
+    /// FTP is spoken over it: there is something in the annex of [`Ftp`](super::super::ftp::Ftp)s.
+    pub const FTP: u32 = 1 << 28;
     /// It is on the accounts of its source.
     pub const COUNTED: u32 = 1 << 29;
     /// Full NAT: replies are to an address of ours that stands for the client's.
@@ -85,7 +91,7 @@ pub(crate) struct Entry {
     /// Packets from the client; no more than a byte can count.
     in_packets: u8,
     flags: u32,
-    /// A connection: its template, place plus one, 0 for none. A template: how many connections it has.
+    /// A connection: its template, or the connection whose data it carries, place plus one, 0 for none. A template: how many connections it has.
     pub control: u32,
     /// Place of the destination in the pool.
     pub destination: u32,
@@ -154,9 +160,41 @@ impl Entry {
         if self.is_template() { None } else { self.control.checked_sub(1) }
     }
 
-    /// Whether a template has connections: then it stays.
+    /// Whether a template has connections, or a connection has data connections: then it stays.
     pub fn is_controlling(&self) -> bool {
-        self.is_template() && self.control != 0
+        self.is_template() && self.control != 0 || self.flags & flag::CONTROLS != 0
+    }
+
+    /// Says whether a connection has data connections.
+    pub fn set_controls(&mut self, controls: bool) {
+        self.flags = if controls { self.flags | flag::CONTROLS } else { self.flags & !flag::CONTROLS };
+    }
+
+    /// Whether FTP is spoken over it, and listened to.
+    #[inline(always)]
+    pub fn is_ftp(&self) -> bool {
+        self.flags & flag::FTP != 0
+    }
+
+    /// Says that FTP is spoken over it.
+    pub fn set_ftp(&mut self) {
+        self.flags |= flag::FTP;
+    }
+
+    /// Whether any port of the client will do.
+    pub fn is_open(&self) -> bool {
+        self.flags & flag::OPEN != 0
+    }
+
+    /// Says whether any port of the client will do.
+    pub fn set_open(&mut self, open: bool) {
+        self.flags = if open { self.flags | flag::OPEN } else { self.flags & !flag::OPEN };
+    }
+
+    /// Whether more is to be done for its packets than NAT: what is the first thing to ask.
+    #[inline(always)]
+    pub fn is_special(&self) -> bool {
+        self.flags & (flag::EXTRA | flag::FTP) != 0
     }
 
     /// Whether a template had a connection that came about (IP_VS_CTPL_S_ASSURED).

@@ -8,6 +8,7 @@ mod annex;
 mod call_id;
 mod entry;
 mod extra;
+mod ftp;
 pub(crate) mod hash;
 mod index;
 mod sctp;
@@ -23,6 +24,7 @@ use call_id::CallIds;
 pub(crate) use call_id::{CALL_ID_MAX, CALL_ID_SIZE};
 pub(crate) use entry::{Direction, Entry, New, Tuple};
 pub(crate) use extra::Extra;
+use ftp::Ftp;
 use hash::Key;
 use index::Index;
 pub(crate) use index::Node;
@@ -63,6 +65,9 @@ pub(crate) struct Table {
     /// Whose connections are counted: the accounts of all sources, and those that connections are on.
     pub sources: Sources,
     counted: Annex<[u32; 2]>,
+    ftp: Annex<Ftp>,
+    /// Connections that wait for their client's port.
+    open: u32,
     /// Grows whenever a connection comes or goes: what was found before may not be there any more.
     version: u64,
 }
@@ -91,6 +96,8 @@ impl Table {
             extras: Annex::default(),
             sources: Sources::new(seed),
             counted: Annex::default(),
+            ftp: Annex::default(),
+            open: 0,
             version: 0,
         }
     }
@@ -228,6 +235,98 @@ impl Table {
     pub fn set_template(&mut self, place: u32, template: u32) {
         self.entries[template as usize].control += 1;
         self.entries[place as usize].control = template + 1;
+    }
+
+    /// Says that a connection carries data for another, over which FTP is spoken and which stays as long.
+    pub fn set_control(&mut self, place: u32, control: u32) {
+        if let Some(ftp) = self.ftp.get_mut(control) {
+            ftp.controls += 1;
+            self.entries[control as usize].set_controls(true);
+            self.entries[place as usize].control = control + 1;
+        }
+    }
+
+    /// What a connection has over which FTP is spoken.
+    pub fn ftp(&self, place: u32) -> Option<&Ftp> {
+        self.ftp.get(place)
+    }
+
+    /// The same, to be changed.
+    pub fn ftp_mut(&mut self, place: u32) -> Option<&mut Ftp> {
+        self.ftp.get_mut(place)
+    }
+
+    /// Whether there is room for connections over which FTP is spoken.
+    pub fn has_ftp(&self) -> bool {
+        self.ftp.is_reserved()
+    }
+
+    /// Makes room for so many connections over which FTP is spoken. Once is enough.
+    pub fn reserve_ftp(&mut self, count: usize) -> Result<(), Errno> {
+        self.ftp.reserve(count)
+    }
+
+    /// Says that FTP is spoken over a connection.
+    pub fn speak_ftp(&mut self, place: u32) -> Result<(), Full> {
+        self.ftp.insert(place, Ftp::NEW)?;
+        self.entries[place as usize].set_ftp();
+        Ok(())
+    }
+
+    /// How many connections wait for their client's port.
+    pub fn open_count(&self) -> u32 {
+        self.open
+    }
+
+    /// Says that any port of the client will do for a connection.
+    pub fn open(&mut self, place: u32) {
+        self.entries[place as usize].set_open(true);
+        self.open += 1;
+    }
+
+    /// Gives a connection the port of its client, which it did not have.
+    pub fn close(&mut self, place: u32, client_port: u16) {
+        self.reindex(place, |table| {
+            table.entries[place as usize].set_open(false);
+            table.open -= 1;
+            table.entries[place as usize].client_port = client_port;
+            let New { protocol, client, virtual_address, virtual_port, address, port, .. } = table.parts(place);
+            let tuple = |source, source_port, destination, destination_port| Tuple {
+                protocol,
+                source,
+                source_port,
+                destination,
+                destination_port,
+            };
+            let inbound = table.hash(&tuple(client, client_port, virtual_address, virtual_port));
+            let outbound = table.hash(&tuple(address, port, client, client_port));
+            table.entries[place as usize].hashes = [inbound, outbound];
+        });
+    }
+
+    /// Lets a connection under NAT be found no more. It goes when its time is over, and as long as it has data connections it is not.
+    pub fn abandon(&mut self, place: u32) {
+        if self.get(place).client_port == 0 {
+            return;
+        }
+        self.reindex(place, |table| {
+            let entry = &mut table.entries[place as usize];
+            entry.hashes = entry.hashes.map(|hash| !hash);
+            // No connection that is found has this.
+            entry.client_port = 0;
+        });
+    }
+
+    /// Changes what a connection under NAT is found by.
+    fn reindex(&mut self, place: u32, change: impl FnOnce(&mut Self)) {
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            self.index.remove(&mut self.entries, place, direction);
+        }
+        change(self);
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            self.index.insert(&mut self.entries, place, direction);
+        }
+        self.version += 1;
     }
 
     /// Gives a template another time to end, `timeout` ticks from now.
@@ -415,8 +514,14 @@ impl Table {
     fn forget(&mut self, place: u32) -> Entry {
         self.index.remove(&mut self.entries, place, Direction::Inbound);
         let entry = self.entries[place as usize];
-        if let Some(template) = entry.template() {
-            self.entries[template as usize].control -= 1;
+        if let Some(control) = entry.template() {
+            self.release(control);
+        }
+        if entry.is_open() {
+            self.open -= 1;
+        }
+        if entry.is_ftp() {
+            self.ftp.remove(place);
         }
         if entry.is_two_way() {
             self.index.remove(&mut self.entries, place, Direction::Outbound);
@@ -439,6 +544,17 @@ impl Table {
         self.len -= 1;
         self.version += 1;
         entry
+    }
+
+    /// A template, or a connection over which FTP is spoken, has a connection less.
+    fn release(&mut self, control: u32) {
+        let entry = &mut self.entries[control as usize];
+        if entry.is_template() {
+            entry.control -= 1;
+        } else if let Some(ftp) = self.ftp.get_mut(control) {
+            ftp.controls -= 1;
+            entry.set_controls(ftp.controls != 0);
+        }
     }
 
     /// Whether the time of a connection is over, though the wheel has not come by.
@@ -494,6 +610,9 @@ impl Table {
         self.wheel.clock()
     }
 }
+
+/// Bytes that a connection takes over which FTP is spoken, beside its own.
+pub(crate) const FTP_SIZE: usize = Annex::<Ftp>::SIZE;
 
 /// A connection as listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -84,7 +84,7 @@ impl Balancer {
     ) -> Decision {
         let entry = self.table.get(place);
         let (is_one_way, is_tunnel, destination) = (entry.is_one_way(), entry.is_tunnel(), entry.destination);
-        let is_extra = entry.is_extra();
+        let is_special = entry.is_special();
         if !self.services.pool[destination as usize].usual {
             return self.unusual(packet, ip, transport, place, moment);
         }
@@ -108,12 +108,28 @@ impl Balancer {
         if is_one_way {
             direct(way)?;
             nat::decrement_hops(packet.head, ip)?;
-        } else if is_extra {
-            self.request_beyond(packet, ip, transport, place)?;
+        } else if is_special {
+            self.special_request(packet, ip, transport, place, moment)?;
         } else {
             nat::rewrite(packet, ip, transport, nat::End::Destination, address, port)?;
         }
         self.transmit_to(packet, destination, way, &address, moment)
+    }
+
+    /// Rewrites a packet for the server, where more is to be done than NAT.
+    #[inline(never)]
+    fn special_request(
+        &mut self,
+        packet: &mut Packet<'_>,
+        ip: &Ip,
+        transport: &Transport,
+        place: u32,
+        moment: &mut Moment<'_>,
+    ) -> Result<(), Reason> {
+        match self.table.get(place).is_ftp() {
+            true => self.ftp_request(packet, ip, transport, place, moment),
+            false => self.request_beyond(packet, ip, transport, place),
+        }
     }
 
     /// From the destination to the client, under NAT. Linux forwards before it looks for the connection, so a packet that
@@ -126,8 +142,12 @@ impl Balancer {
         place: u32,
         moment: &mut Moment<'_>,
     ) -> Decision {
-        if self.table.get(place).is_extra() {
-            return self.reply_beyond(packet, ip, transport, place, moment);
+        let entry = self.table.get(place);
+        if entry.is_special() {
+            return match entry.is_ftp() {
+                true => self.ftp_reply(packet, ip, transport, place, moment),
+                false => self.reply_beyond(packet, ip, transport, place, moment),
+            };
         }
         self.may_pass(packet, ip, ip.payload - ETHERNET + transport.header, self.config.mtu, moment)?;
         let way = self.route(packet, ip, &ip.destination, moment)?;
@@ -187,6 +207,9 @@ impl Balancer {
 
     /// Ends a connection.
     pub(super) fn end(&mut self, place: u32) {
+        if self.table.get(place).is_ftp() && self.table.get(place).is_controlling() {
+            return self.table.abandon(place);
+        }
         let entry = self.table.remove(place);
         self.unbind(&entry);
     }

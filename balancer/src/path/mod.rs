@@ -8,6 +8,7 @@ mod beyond;
 mod defense;
 mod flow;
 mod fragments;
+mod ftp;
 mod limits;
 mod nat;
 mod persist;
@@ -142,8 +143,7 @@ impl Balancer {
     fn settle(&mut self, burst: &mut [Packet<'_>]) {
         for packet in burst {
             let Verdict::Wait(hop) = packet.verdict else { continue };
-            let Some(ethernet) = packet.ethernet() else { continue };
-            let verdict = self.complete(ethernet, hop);
+            let Some(verdict) = packet.with_ethernet(|ethernet| self.complete(ethernet, hop)) else { continue };
             packet.verdict = verdict;
             match packet.verdict {
                 Verdict::Wait(_) => continue,
@@ -424,10 +424,20 @@ impl Balancer {
         }
     }
 
+    /// Writes the Ethernet addresses of a frame whose header lies in two pieces.
+    #[cold]
+    fn depart_apart(&self, packet: &mut Packet<'_>, mac: Mac) -> Decision {
+        let written = packet.with_ethernet(|ethernet| {
+            ethernet[..6].copy_from_slice(&mac);
+            ethernet[6..12].copy_from_slice(&self.config.mac);
+        });
+        written.map(|()| Verdict::Transmit).ok_or(Reason::Malformed)
+    }
+
     /// Writes the Ethernet addresses.
     #[inline(always)]
     fn depart(&self, packet: &mut Packet<'_>, mac: Mac) -> Decision {
-        let Some(ethernet) = packet.ethernet() else { return Err(Reason::Malformed) };
+        let Some(ethernet) = packet.ethernet() else { return self.depart_apart(packet, mac) };
         ethernet[..6].copy_from_slice(&mac);
         ethernet[6..12].copy_from_slice(&self.config.mac);
         Ok(Verdict::Transmit)

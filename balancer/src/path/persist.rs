@@ -128,7 +128,9 @@ impl Balancer {
             Protocol::Sctp => entry.state() == SctpState::Established as u8,
             _ => seen == Seen::Output,
         };
-        if let (true, Some(template)) = (has_come_about, entry.template()) {
+        if let (true, Some(template)) = (has_come_about, entry.template())
+            && self.table.get(template).is_template()
+        {
             self.table.assure(template);
         }
     }

@@ -5,7 +5,7 @@ use core::net::IpAddr;
 use super::around::no_address;
 use super::{Decision, Moment, tuple};
 use crate::Balancer;
-use crate::connection::{Extra, Full, New, Seen, Table, Tuple, ticks};
+use crate::connection::{Direction, Extra, Full, New, Seen, Table, Tuple, ticks};
 use crate::frame::sctp::Event;
 use crate::frame::transport::{TcpFlags, Transport};
 use crate::frame::{ETHERNET, Ip, is_group};
@@ -44,6 +44,11 @@ impl Balancer {
     ) -> Decision {
         if self.sysctls.nat_icmp_send != 0 && self.is_stray(packet, ip, transport) {
             return self.refuse_stray(packet, ip, transport, moment);
+        }
+        if self.table.open_count() != 0
+            && let Some(place) = self.is_awaited(packet, ip, transport)
+        {
+            return self.flow(packet, ip, transport, (place, Direction::Inbound), moment);
         }
         let is_ours = self.is_ours(ip.destination);
         let begins = match transport.protocol {
@@ -208,6 +213,10 @@ impl Balancer {
         };
         if accounts != [0; 2] {
             self.table.count_on(place, accounts);
+        }
+        if self.speaks_ftp(&new) && extra.is_none() && self.table.speak_ftp(place).is_err() {
+            self.table.remove(place);
+            return Err(Reason::TableFull);
         }
         if let Some(template) = template {
             self.table.set_template(place, template);

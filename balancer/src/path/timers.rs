@@ -61,6 +61,11 @@ impl Timers {
         self.udp = ticks(timeouts.udp);
     }
 
+    /// The state of a TCP connection that waits for its first packet, and the ticks it lasts.
+    pub fn listen(&self) -> (u8, u32) {
+        (TcpState::Listen as u8, self.tcp[TcpState::Listen as usize])
+    }
+
     /// Whether TCP's states are those of the defence.
     pub fn set_secure(&mut self, secure: bool) {
         self.transitions = if secure { &SECURE } else { &TABLE };

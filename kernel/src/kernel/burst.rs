@@ -25,25 +25,31 @@ fn offload_of(header: &NetHdr) -> Offload {
 }
 
 /// Puts what the balancer changed into the header the frame goes on with. Mostly that is nothing, and then nothing is written:
-/// what is, in parts, is about to be read as a whole.
+/// what is, in parts, is about to be read as a whole. Whether a checksum that is to be completed lies elsewhere in the frame now, as
+/// behind the headers of a tunnel.
 #[inline]
-fn apply(partial: Option<Partial>, frame: &mut Frame) {
+fn apply(partial: Option<Partial>, frame: &mut Frame) -> bool {
     let mut header = frame.header();
-    match partial {
+    let is_elsewhere = match partial {
         Some(Partial { start, offset }) if (header.csum_start, header.csum_offset) != (start, offset) => {
             (header.csum_start, header.csum_offset) = (start, offset);
+            true
         }
         // What is not the place of a checksum says how often the frame is to be sent.
-        None if header.needs_csum() => header.flags &= !NetHdr::NEEDS_CSUM,
-        _ => return,
-    }
+        None if header.needs_csum() => {
+            header.flags &= !NetHdr::NEEDS_CSUM;
+            true
+        }
+        _ => return false,
+    };
     frame.set_header(header);
+    is_elsewhere
 }
 
-/// Lets a frame begin where the balancer has put its beginning: before, where a tunnel's headers were put in front of it, or
-/// behind. Whether that could be done.
+/// Lets a frame begin where the balancer has put its beginning: before, where a tunnel's headers were put in front of it or a reply
+/// of FTP has become longer, or behind. `is_inside` says that it is in a tunnel. Whether that could be done.
 #[inline]
-fn shift((start, fragment): (i16, u16), frame: &mut Frame) -> bool {
+fn shift((start, fragment): (i16, u16), is_inside: bool, frame: &mut Frame) -> bool {
     if start >= 0 {
         frame.trim_front(start.unsigned_abs().into());
         return true;
@@ -52,7 +58,7 @@ fn shift((start, fragment): (i16, u16), frame: &mut Frame) -> bool {
     if fragment != 0 {
         (header.gso_type, header.gso_size) = (NetHdr::ENCAPSULATED, fragment);
         frame.set_header(header);
-    } else if header.is_gso() {
+    } else if is_inside && header.is_gso() {
         // It is to be segmented still, and that is no device's to do any more.
         header.gso_type |= NetHdr::ENCAPSULATED;
         frame.set_header(header);
@@ -117,8 +123,8 @@ impl Kernel {
             let Some(mut frame) = place.take() else { continue };
             match ruling {
                 Ruling::Transmit => {
-                    apply(partial, &mut frame);
-                    if start.0 != 0 && !shift(start, &mut frame) {
+                    let is_inside = apply(partial, &mut frame);
+                    if start.0 != 0 && !shift(start, is_inside, &mut frame) {
                         // The balancer has seen to it that there is room.
                         egress.counters.lose(Loss::Unsendable);
                         continue;
@@ -141,8 +147,8 @@ impl Kernel {
                 }
                 Ruling::Drop => {}
                 Ruling::Wait(hop) => {
-                    apply(partial, &mut frame);
-                    if start.0 != 0 && !shift(start, &mut frame) {
+                    let is_inside = apply(partial, &mut frame);
+                    if start.0 != 0 && !shift(start, is_inside, &mut frame) {
                         egress.counters.lose(Loss::Unsendable);
                         continue;
                     }

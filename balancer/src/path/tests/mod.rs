@@ -7,6 +7,7 @@ mod counters;
 mod errors;
 mod forward;
 mod fragments;
+mod ftp;
 mod hostile;
 mod marks;
 mod miss;

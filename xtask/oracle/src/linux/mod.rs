@@ -76,6 +76,8 @@ impl Linux {
             ("ipv4/icmp_msgs_per_sec", "100000"),
             ("ipv4/icmp_msgs_burst", "100000"),
             ("ipv6/icmp/ratelimit", "0"),
+            // Linux changes what FTP says by its connection tracking, which would look closely at all numbers.
+            ("netfilter/nf_conntrack_tcp_be_liberal", "1"),
             // Made up by every host for itself.
             ("ipv6/auto_flowlabels", "0"),
             ("ipv6/conf/eth0/accept_dad", "0"),

@@ -81,13 +81,17 @@ fn ip(packet: &Packet) -> Vec<u8> {
 }
 
 fn transport(packet: &Packet) -> (u8, Vec<u8>) {
-    let payload: Vec<u8> = (0..packet.len).map(|at| b"ringlet "[at % 8]).collect();
+    let payload: Vec<u8> = match &packet.say {
+        Some(text) => text.as_bytes().to_vec(),
+        None => (0..packet.len).map(|at| b"ringlet "[at % 8]).collect(),
+    };
     let is_v6 = packet.source.is_ipv6();
     let (number, at, mut bytes) = match &packet.body {
         Body::Tcp { ports: [source, destination], flags } => {
             let mut bytes = [source.to_be_bytes(), destination.to_be_bytes()].concat();
-            bytes.extend(1000u32.to_be_bytes());
-            bytes.extend(if flags & super::flag::ACK != 0 { 2000u32 } else { 0 }.to_be_bytes());
+            let [sequence, acknowledgement] = packet.numbers;
+            bytes.extend(sequence.to_be_bytes());
+            bytes.extend(if flags & super::flag::ACK != 0 { acknowledgement } else { 0 }.to_be_bytes());
             bytes.extend([0x50, *flags, 0x20, 0, 0, 0, 0, 0]);
             (protocol::TCP, 16, bytes)
         }

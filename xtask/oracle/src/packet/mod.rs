@@ -56,6 +56,10 @@ pub struct Packet {
     pub df: bool,
     /// Bytes of payload behind all headers.
     pub len: usize,
+    /// The payload, instead of so many bytes.
+    pub say: Option<String>,
+    /// Sequence and acknowledgement number, TCP only.
+    pub numbers: [u32; 2],
     /// The transport checksum is wrong.
     pub damaged: bool,
     /// It comes in fragments: where they begin but the first, in bytes after the IP header, in order.
@@ -105,6 +109,8 @@ impl Packet {
             id: 0,
             df: true,
             len: 0,
+            say: None,
+            numbers: [1000, 2000],
             damaged: false,
             cut: Vec::new(),
             order: Vec::new(),

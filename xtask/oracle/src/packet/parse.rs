@@ -69,6 +69,9 @@ pub fn apply(packet: &mut Packet, option: &str) -> anyhow::Result<()> {
         Some(("tos", value)) => packet.tos = value.parse()?,
         Some(("id", value)) => packet.id = value.parse()?,
         Some(("len", value)) => packet.len = value.parse()?,
+        Some(("say", value)) => packet.say = Some(value.replace('_', " ").replace('~', "\r\n")),
+        Some(("seq", value)) => packet.numbers[0] = value.parse()?,
+        Some(("ack", value)) => packet.numbers[1] = value.parse()?,
         Some(("cut", value)) => {
             packet.cut = value.split(',').map(str::parse).collect::<Result<_, _>>()?;
             if packet.cut.iter().any(|at| !at.is_multiple_of(8)) || !packet.cut.is_sorted() {
