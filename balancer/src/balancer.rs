@@ -396,7 +396,7 @@ impl Balancer {
     /// [`Errno::NoService`]; [`Errno::Invalid`] for [`SourceLimits`](crate::SourceLimits) that make no sense, for anything else without
     /// a service, for a [`LocalPool`](crate::LocalPool) that is empty or too large, of another
     /// family than the service, or with an address that is no unicast address, or is one of our own, of a service, or of a
-    /// destination; [`Errno::NotSupported`] for a pool beside one-packet scheduling, FTP's port, or destinations that are not
+    /// destination; [`Errno::NotSupported`] for an [`Announce`](crate::Announce) where TCP is not; for that or a pool beside one-packet scheduling, FTP's port, or destinations that are not
     /// reached by NAT; [`Errno::OutOfMemory`].
     pub fn set_extras(&mut self, service: Option<&ServiceKey>, extras: Extras) -> Result<(), Errno> {
         let Some(service) = service else {
@@ -422,7 +422,7 @@ impl Balancer {
             let taken = self.table.sources.reserve(sources)?;
             self.services.take_table_memory(taken + counted * Annex::<[u32; 2]>::SIZE)?;
         }
-        if extras.pool.is_none() || self.table.has_extras() {
+        if !extras.needs_nat() || self.table.has_extras() {
             return Ok(());
         }
         let size = Annex::<Extra>::SIZE;

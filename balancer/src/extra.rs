@@ -2,10 +2,10 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::Errno;
 use crate::config::{is_unicast_v4, is_unicast_v6};
 use crate::service::{Family, ServiceKey};
 use crate::source::SourceLimits;
+use crate::{Announce, Errno};
 
 /// The most addresses of a [`LocalPool`].
 pub const POOL_MAX: u32 = 1024;
@@ -16,6 +16,8 @@ pub struct Extras {
     /// Full NAT: the client's address and port are rewritten too, to some of these, so that a server's replies come back here
     /// whatever its routes are.
     pub pool: Option<LocalPool>,
+    /// How servers hear of their clients' addresses: over TCP only.
+    pub announce: Announce,
     /// What each source may do.
     pub limits: SourceLimits,
 }
@@ -33,6 +35,16 @@ impl Extras {
     pub(crate) fn check(&self, service: &ServiceKey) -> Result<(), Errno> {
         self.limits.check()?;
         self.pool.map_or(Ok(()), |pool| pool.check(service.family()))
+    }
+
+    /// Whether they go with NAT only, and with connections that last.
+    pub(crate) fn needs_nat(&self) -> bool {
+        self.pool.is_some() || self.announce != Announce::Nothing
+    }
+
+    /// Whether they are about the stream of TCP.
+    pub(crate) fn needs_tcp(&self) -> bool {
+        self.announce != Announce::Nothing
     }
 
     /// The same, said in the only way: what goes with nothing has its default.

@@ -26,6 +26,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod announce;
 mod balancer;
 mod checksum;
 mod config;
@@ -54,6 +55,7 @@ pub mod sysctl;
 mod time;
 pub mod wire;
 
+pub use announce::Announce;
 pub use balancer::{Balancer, Counters};
 pub use config::{Cidr, CidrError, Config};
 pub use connection::{ConnectionInfo, SctpState, State, TcpState};

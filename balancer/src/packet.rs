@@ -181,6 +181,10 @@ reasons! {
     TableFull = "table_full",
     /// The source has as many connections as it may have, or makes them too fast.
     SourceLimit = "source_limit",
+    /// It was sent on in another frame, with an option in it.
+    Replaced = "replaced",
+    /// A SYN that carries data, where something is to come before that (PROXY protocol).
+    EarlyData = "early_data",
     /// No address and port of the pool that stands for clients is free towards this server (full NAT).
     PoolExhausted = "pool_exhausted",
     /// TTL or hop limit has run out (answered with ICMP time exceeded).
@@ -204,7 +208,7 @@ impl Reason {
 
 /// Where the balancer puts what it has to say besides the verdicts.
 pub trait Sink {
-    /// Sends a whole Ethernet frame made by the balancer (ARP, NDP, ICMP), or an IP fragment it has held: at most
+    /// Sends a whole Ethernet frame made by the balancer (ARP, NDP, ICMP, TCP), or an IP fragment it has held: at most
     /// [`Config::mtu`](crate::Config::mtu) and 14 bytes. Every checksum is in place. The bytes are the balancer's: copy them. A frame that cannot be sent may be dropped.
     fn transmit(&mut self, frame: &[u8]);
 

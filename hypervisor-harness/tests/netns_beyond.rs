@@ -1,5 +1,5 @@
 //! What IPVS cannot, between real Linux hosts in network namespaces: full NAT on one segment, where a server would answer its client
-//! directly, and limits of each source. Needs root and KVM.
+//! directly; limits of each source; and servers that are told of their clients by the PROXY protocol. Needs root and KVM.
 //!
 //! ```text
 //!   client 10.2.0.9 --+-- bridge --+-- ringlet 10.2.0.2, the pool 10.2.0.200 and 10.2.0.201
@@ -194,6 +194,106 @@ fn on_one_segment_servers_answer_through_the_balancer() {
             };
             assert_eq!(of("10.2.0.100:80")["limits"]["limited"], 1, "{listed}");
             assert_eq!(of("10.2.0.100:53")["limits"], serde_json::Value::Null, "{listed}");
+            for host in [&client, &server] {
+                assert_eq!(host.inside(netns::checksum_errors), 0, "{features}");
+            }
+            assert_eq!(ringlet.interrupt(), 0, "{features}");
+        }
+    });
+}
+
+const TOLD: &str = "\
+-A -t 10.2.0.100:80 -s rr
+-a -t 10.2.0.100:80 -r 10.2.0.13:8080 -m -w 1
+-A -t [fd10:2::100]:80 -s rr
+-a -t [fd10:2::100]:80 -r [fd10:2::13]:8080 -m -w 1
+-A -t 10.2.0.101:80 -s rr
+-a -t 10.2.0.101:80 -r 10.2.0.13:8081 -m -w 1
+extra set -t 10.2.0.100:80 --full-nat 10.2.0.200 --client-address proxy
+extra set -t [fd10:2::100]:80 --full-nat fd10:2::200 --client-address proxy
+extra set -t 10.2.0.101:80 --full-nat 10.2.0.200 --client-address toa
+";
+
+/// What the PROXY protocol, version 2, says of a connection: client and service.
+fn proxied(stream: &mut TcpStream) -> Result<(SocketAddr, SocketAddr), std::io::Error> {
+    let mut start = [0; 16];
+    stream.read_exact(&mut start)?;
+    assert_eq!(start[..13], *b"\r\n\r\n\0\r\nQUIT\n\x21", "{start:?}");
+    let mut rest = vec![0; usize::from(u16::from_be_bytes([start[14], start[15]]))];
+    stream.read_exact(&mut rest)?;
+    let address = |at: usize| -> IpAddr {
+        match start[13] {
+            0x11 => <[u8; 4]>::try_from(&rest[at * 4..at * 4 + 4]).expect("four bytes").into(),
+            0x21 => <[u8; 16]>::try_from(&rest[at * 16..at * 16 + 16]).expect("sixteen bytes").into(),
+            family => panic!("{family}"),
+        }
+    };
+    let ports = &rest[rest.len() - 4..];
+    let port = |at: usize| u16::from_be_bytes([ports[at], ports[at + 1]]);
+    Ok((SocketAddr::new(address(0), port(0)), SocketAddr::new(address(1), port(2))))
+}
+
+#[test]
+fn servers_hear_of_their_clients() {
+    needs_kvm!();
+    netns::inside(|| {
+        let Segment { client, server } = Segment::new();
+        // A server that speaks first, as soon as it knows to whom, and then sends back what it is sent; and one that knows nothing of
+        // TCP option 254, as Linux by itself does not.
+        let (tell, told) = mpsc::channel();
+        for address in ["10.2.0.13:8080", "[fd10:2::13]:8080", "10.2.0.13:8081"] {
+            let listener = server.inside(|| TcpListener::bind(address)).expect("bound");
+            let tell = tell.clone();
+            thread::spawn(move || {
+                for stream in listener.incoming() {
+                    let Ok(mut stream) = stream else { continue };
+                    let tell = tell.clone();
+                    thread::spawn(move || {
+                        let _ = stream.set_read_timeout(Some(PATIENCE));
+                        if address.ends_with('0') {
+                            let Ok(names) = proxied(&mut stream) else { return };
+                            let _ = tell.send((names, stream.peer_addr().expect("connected")));
+                        }
+                        let _ = stream.write_all(b"hello ");
+                        let mut bytes = Vec::new();
+                        // Whoever asked sees what is missing.
+                        let _ = stream.read_to_end(&mut bytes);
+                        let _ = stream.write_all(&bytes);
+                    });
+                }
+            });
+        }
+        let rules = File::new("netns-beyond-told.rules", TOLD);
+        let arguments = ["run", "--net", "tap=balancer0", "--rules", rules.path()];
+        let addresses = ["--ip", "10.2.0.2/24", "--ip", "fd10:2::2/64"];
+        let expected = traffic::bytes(LENGTH);
+        for features in ["--features=+csum", "--features=-csum,-guest_csum"] {
+            let ringlet = Ringlet::start(&[&arguments[..], &addresses, &[features]].concat());
+            for service in ["10.2.0.100:80", "[fd10:2::100]:80", "10.2.0.101:80"] {
+                let mut stream = client.inside(|| TcpStream::connect(service)).expect("connected");
+                stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+                stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
+                let mut greeting = [0; 6];
+                stream.read_exact(&mut greeting).unwrap_or_else(|error| panic!("{service}: {error}"));
+                assert_eq!(&greeting, b"hello ", "{service}");
+                if !service.starts_with("10.2.0.101") {
+                    let ((from, to), peer) = told.recv_timeout(PATIENCE).expect("the server was told");
+                    assert_eq!(from, stream.local_addr().expect("connected"), "{service}");
+                    assert_eq!(to, service.parse().expect("an address"), "{service}");
+                    assert_ne!(peer, from);
+                }
+                let mut back = Vec::new();
+                thread::scope(|scope| {
+                    let mut writer = stream.try_clone().expect("another descriptor");
+                    let expected = &expected;
+                    scope.spawn(move || {
+                        writer.write_all(expected).unwrap_or_else(|error| panic!("{service}: {error}"));
+                        writer.shutdown(Shutdown::Write).unwrap_or_else(|error| panic!("{service}: {error}"));
+                    });
+                    stream.read_to_end(&mut back).unwrap_or_else(|error| panic!("{service}: {error}"));
+                });
+                assert!(back == expected, "{service}: {} of {} bytes came back", back.len(), expected.len());
+            }
             for host in [&client, &server] {
                 assert_eq!(host.inside(netns::checksum_errors), 0, "{features}");
             }

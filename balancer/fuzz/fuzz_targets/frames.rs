@@ -389,7 +389,8 @@ fuzz_target!(|steps: Vec<Step>| {
                     reset: limits.1 & 4 != 0,
                     ..SourceLimits::default()
                 };
-                let extras = Extras { pool, limits };
+                let announce = Announce::ALL[usize::from(count / 2) % 3];
+                let extras = Extras { pool, announce, limits };
                 let _ = balancer.set_extras((number != 255).then_some(&key), extras);
             }
             Step::Mark { mark, v6, to, udp, delete } => {

@@ -99,7 +99,6 @@ impl<T: Copy> Annex<T> {
     }
 
     /// What a connection has, to be changed.
-    #[allow(dead_code, reason = "not everybody changes it")]
     pub fn get_mut(&mut self, place: u32) -> Option<&mut T> {
         self.find(place).map(|at| &mut self.slots[at].value)
     }

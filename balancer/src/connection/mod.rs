@@ -23,7 +23,7 @@ pub(crate) use annex::Annex;
 use call_id::CallIds;
 pub(crate) use call_id::{CALL_ID_MAX, CALL_ID_SIZE};
 pub(crate) use entry::{Direction, Entry, New, Tuple};
-pub(crate) use extra::Extra;
+pub(crate) use extra::{Extra, Splice};
 use ftp::Ftp;
 use hash::Key;
 use index::Index;
@@ -372,6 +372,16 @@ impl Table {
     /// Full NAT: the address and port that stand for the client's of a connection.
     pub fn local(&self, place: u32) -> Option<(IpAddr, u16)> {
         self.extras.get(place)?.local
+    }
+
+    /// What is different about the stream of a connection.
+    pub fn splice(&self, place: u32) -> Option<Splice> {
+        self.extras.get(place)?.splice
+    }
+
+    /// The same, to be changed.
+    pub fn splice_mut(&mut self, place: u32) -> Option<&mut Splice> {
+        self.extras.get_mut(place)?.splice.as_mut()
     }
 
     /// Whether there is room for what IPVS knows nothing of.

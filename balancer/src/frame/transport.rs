@@ -12,6 +12,7 @@ bitflags::bitflags! {
         const FIN = 0x01;
         const SYN = 0x02;
         const RST = 0x04;
+        const PSH = 0x08;
         const ACK = 0x10;
         const _ = !0;
     }

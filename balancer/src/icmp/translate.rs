@@ -224,6 +224,28 @@ impl Quote {
         self.rewrite(frame, Toward::Client, address, port)
     }
 
+    /// Gives the quoted segment another sequence number. Nothing if it is not of TCP.
+    pub fn renumber(&self, frame: &mut [u8], to: impl FnOnce(u32) -> u32) {
+        let at = self.transport + 4;
+        let number = frame.get(at..at + 4).and_then(|bytes| bytes.first_chunk()).filter(|_| at + 4 <= self.outer.end);
+        let Some(old) = number.map(|bytes| u32::from_be_bytes(*bytes)) else { return };
+        if self.protocol != Protocol::Tcp {
+            return;
+        }
+        let new = to(old);
+        put_bytes(frame, at, &new.to_be_bytes());
+        let halves = |number: u32| [(number >> 16) as u16, number as u16];
+        let ([a, b], [c, d]) = (halves(old), halves(new));
+        let mut delta = Delta::ZERO.word(a, c).word(b, d);
+        // The checksum of the quoted segment, if it is in the quote.
+        let checksum = self.transport + checksum_offset(self.protocol);
+        if checksum + 2 <= self.outer.end {
+            let inner = delta;
+            delta = delta.and(adjust(frame, checksum, |sum| inner.adjust(sum)));
+        }
+        adjust(frame, self.outer.payload + 2, |sum| delta.adjust(sum));
+    }
+
     /// Whether the error is whole.
     ///
     /// # Errors

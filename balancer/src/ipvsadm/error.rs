@@ -155,12 +155,15 @@ pub enum Problem {
     ExtraOption,
     /// Nothing that a service is to do.
     #[error(
-        "says nothing that the service is to do: add --full-nat, --source-connections or --source-rate, or write `extra clear`"
+        "says nothing that the service is to do: add --full-nat, --client-address, --source-connections or --source-rate, or write `extra clear`"
     )]
     Extra,
     /// No pool of addresses.
     #[error("no addresses: expected ADDRESS or FIRST-LAST, such as 10.0.0.200-10.0.0.203")]
     Pool,
+    /// No way to tell of a client.
+    #[error("no way to tell a server of its client: expected toa or proxy")]
+    Announce,
     /// No rate.
     #[error("no rate: expected RATE or RATE/BURST, new connections a second and at once, such as 50/100")]
     Rate,

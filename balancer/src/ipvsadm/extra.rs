@@ -7,7 +7,7 @@ use core::net::IpAddr;
 use super::parse::{endpoint, number};
 use super::show::ServiceOptions;
 use super::{Command, ParseError, Problem};
-use crate::{Extras, Family, LocalPool, Protocol, ServiceKey, SourceLimits};
+use crate::{Announce, Extras, Family, LocalPool, Protocol, ServiceKey, SourceLimits};
 
 /// What follows `extra`: nothing for a list, `set` with a service and what it is to do, `clear` with a service.
 pub(super) fn parse(words: &[&str]) -> Result<Command, ParseError> {
@@ -38,6 +38,7 @@ fn entry(words: &[&str]) -> Result<(Option<ServiceKey>, Extras), ParseError> {
     let mut pieces = pieces.into_iter();
     let (mut service, mut is_v6) = (None, false);
     let (mut range, mut ports, mut all) = (None, None, false);
+    let mut announce = None;
     let (mut connections, mut rate, mut prefix, mut reset) = (None, None, [None; 2], None);
     while let Some(option) = pieces.next() {
         let repeated = |name| ParseError::new(option, Problem::Repeated(name));
@@ -67,6 +68,12 @@ fn entry(words: &[&str]) -> Result<(Option<ServiceKey>, Extras), ParseError> {
                 once(&mut ports, (option, read)).ok_or_else(|| repeated("range of ports"))?;
             }
             "--all" => all = true,
+            "--client-address" => {
+                let text = value("toa or proxy")?;
+                let read = Announce::ALL.into_iter().find(|way| *way != Announce::Nothing && way.name() == text);
+                let read = read.ok_or_else(|| ParseError::new(text, Problem::Announce))?;
+                once(&mut announce, read).ok_or_else(|| repeated("way"))?;
+            }
             "--source-connections" => {
                 let text = value("a number")?;
                 let read = number(text, 1, u32::MAX).ok_or_else(|| ParseError::new(text, Problem::Number("limit")))?;
@@ -116,7 +123,7 @@ fn entry(words: &[&str]) -> Result<(Option<ServiceKey>, Extras), ParseError> {
     if let (true, Some(word)) = (limits.is_none(), v4.or(v6).map(|(word, _)| word).or(reset)) {
         return Err(ParseError::new(word, Problem::NotWith("no limit: --source-connections or --source-rate")));
     }
-    Ok((service, Extras { pool, limits }))
+    Ok((service, Extras { pool, announce: announce.unwrap_or_default(), limits }))
 }
 
 /// Puts something where nothing is; `None` if something is.
@@ -148,7 +155,7 @@ pub(super) struct ExtraOptions<'a>(pub Option<&'a ServiceKey>, pub &'a Extras);
 
 impl fmt::Display for ExtraOptions<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ExtraOptions(service, Extras { pool, limits }) = self;
+        let ExtraOptions(service, Extras { pool, announce, limits }) = self;
         f.write_str(if self.1.is_none() { "clear" } else { "set" })?;
         match service {
             Some(service) => write!(f, " {}", ServiceOptions(service))?,
@@ -164,6 +171,9 @@ impl fmt::Display for ExtraOptions<'_> {
                 (first, last) if first == last => write!(f, " --ports {first}")?,
                 (first, last) => write!(f, " --ports {first}-{last}")?,
             }
+        }
+        if *announce != Announce::Nothing {
+            write!(f, " --client-address {}", announce.name())?;
         }
         if limits.connections > 0 {
             write!(f, " --source-connections {}", limits.connections)?;
@@ -208,6 +218,8 @@ mod tests {
             "extra set -u [fd00::100]:53 --full-nat fd00::200-fd00::2ff --ports 5000-5999",
             "extra set -f 7 -6 --full-nat fd00::200 --ports 5000",
             "extra set --all --source-connections 100",
+            "extra set -t 10.0.0.100:80 --client-address toa",
+            "extra set -t 10.0.0.100:80 --full-nat 10.0.0.200 --client-address proxy",
             "extra clear --all",
             "extra set -t 10.0.0.100:80 --full-nat 10.0.0.200 --source-connections 9 --source-rate 50/100 --source-prefix 24 --source-prefix-v6 56 --source-reset",
         ] {
@@ -241,6 +253,7 @@ mod tests {
             ("extra set -t 10.0.0.100:80 --full-nat 10.0.0.1 --ports 0", "0", Problem::PoolPorts),
             ("extra set -t 10.0.0.100:80 --full-nat 10.0.0.1 --ports 2-1", "2-1", Problem::PoolPorts),
             ("extra set -t 10.0.0.100:80 --ports 1-2", "--ports", Problem::NotWith("no --full-nat")),
+            ("extra set -t 10.0.0.100:80 --client-address nothing", "nothing", Problem::Announce),
             ("extra set -t 10.0.0.100:80 --snat", "--snat", Problem::ExtraOption),
         ] {
             assert_eq!(parse(line), Err(ParseError::new(word, problem)), "{line}");

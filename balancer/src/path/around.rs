@@ -69,7 +69,7 @@ impl Balancer {
     ) -> Decision {
         let chosen = Chosen { destination: NOBODY, port: 0, template: None };
         let tuple = tuple(ip, transport);
-        let place = self.begin(&tuple, Some(transport), &chosen, moment)?;
+        let place = self.begin(&tuple, Some((transport, 0)), &chosen, moment)?;
         let decision = self.go_around(packet, ip, transport, place, moment);
         if self.services.is_one_packet(service, transport.protocol) {
             self.note_one_packet(place, ip);

@@ -2,13 +2,15 @@
 
 use core::net::IpAddr;
 
-use super::{Decision, Moment, nat};
-use crate::Balancer;
-use crate::connection::{Extra, Tuple};
-use crate::frame::transport::Transport;
-use crate::frame::{ETHERNET, Ip};
-use crate::packet::{Packet, Reason};
-use crate::{Extras, LocalPool};
+use super::segment::Segment;
+use super::{Decision, Moment, announce, nat, sequence};
+use crate::connection::{Extra, Splice, Tuple};
+use crate::frame::transport::{TcpFlags, Transport};
+use crate::frame::{ETHERNET, Fragment, Ip};
+use crate::packet::{Packet, Reason, Verdict};
+use crate::route::Way;
+use crate::service::Protocol;
+use crate::{Announce, Balancer, Extras, LocalPool};
 
 /// How many addresses and ports of a pool are looked at for a connection. Of a pool of which nine in ten are in use by
 /// connections to the same server, one connection in 800 finds none.
@@ -17,18 +19,40 @@ const TRIES: usize = 64;
 impl Balancer {
     /// What lies beside a new connection, by what its service does; `None` if that is nothing, and if the server is this machine,
     /// to which every way leads back.
-    pub(super) fn extra(&mut self, tuple: &Tuple, destination: u32, port: u16) -> Result<Option<Extra>, Reason> {
+    ///
+    /// `first` is the number of the SYN that begins it, if one does.
+    pub(super) fn extra(
+        &mut self,
+        tuple: &Tuple,
+        first: Option<u32>,
+        destination: u32,
+        port: u16,
+    ) -> Result<Option<Extra>, Reason> {
         let to = &self.services.pool[destination as usize];
-        let Some(service) =
-            self.services.service(to.service).filter(|service| !to.local && service.extras.pool.is_some())
-        else {
-            return Ok(None);
-        };
-        self.extra_of(service.extras, tuple, destination, port).map(Some)
+        let service = self.services.service(to.service).filter(|service| !to.local && service.extras.needs_nat());
+        let Some(service) = service else { return Ok(None) };
+        self.extra_of(service.extras, tuple, first, (destination, port)).map(Some)
     }
 
     #[cold]
-    fn extra_of(&mut self, extras: Extras, tuple: &Tuple, destination: u32, port: u16) -> Result<Extra, Reason> {
+    fn extra_of(
+        &mut self,
+        extras: Extras,
+        tuple: &Tuple,
+        first: Option<u32>,
+        (destination, port): (u32, u16),
+    ) -> Result<Extra, Reason> {
+        let splice = match extras.announce {
+            Announce::Nothing => None,
+            _ if tuple.protocol != Protocol::Tcp => None,
+            announce => Some(Splice {
+                // Where the stream begins is known of its SYN only.
+                start: first.ok_or(Reason::NotOurs)?.wrapping_add(1),
+                inserted: if announce == Announce::Proxy { announce::proxy_length(&tuple.source) } else { 0 },
+                announce,
+                is_pending: true,
+            }),
+        };
         let local = match &extras.pool {
             None => None,
             Some(pool) => Some(self.local(pool, tuple, destination, port).ok_or_else(|| {
@@ -37,7 +61,7 @@ impl Balancer {
                 Reason::PoolExhausted
             })?),
         };
-        Ok(Extra { local })
+        Ok(Extra { local, splice })
     }
 
     /// An address and port of a pool from which no connection goes to this server, by what the table says: what is in its last
@@ -63,21 +87,110 @@ impl Balancer {
         None
     }
 
-    /// Rewrites a packet for the server of its connection.
+    /// Sends a packet to the server of its connection, which is the one in the second place.
     #[inline(never)]
     pub(super) fn request_beyond(
         &mut self,
         packet: &mut Packet<'_>,
         ip: &Ip,
         transport: &Transport,
-        place: u32,
-    ) -> Result<(), Reason> {
+        (place, destination): (u32, u32),
+        way: Way,
+        moment: &mut Moment<'_>,
+    ) -> Decision {
         let (address, port) = self.table.server(place);
         nat::rewrite(packet, ip, transport, nat::End::Destination, address, port)?;
         if let Some((address, port)) = self.table.local(place) {
             nat::rewrite(packet, ip, transport, nat::End::Source, address, port)?;
         }
-        Ok(())
+        let spliced = self.table.splice(place).filter(|_| transport.protocol == Protocol::Tcp);
+        let Some(splice) = spliced else { return self.transmit_to(packet, destination, way, &address, moment) };
+        let number = sequence::sequence(packet.head, ip);
+        // Whoever means harm puts his own in front of what is put in, or in its place; what is in other fragments is not seen.
+        let is_whole = ip.fragment == Fragment::Whole && !self.fragments.is_deciding;
+        let has_data = sequence::payload(ip, transport) > 0;
+        if !is_whole || splice.overlaps(number, sequence::payload(ip, transport)) {
+            return Err(if is_whole { Reason::EarlyData } else { Reason::Fragment });
+        }
+        if splice.announce == Announce::Toa && splice.is_pending {
+            announce::blank(packet, ip, transport)?;
+        }
+        if transport.flags.contains(TcpFlags::SYN) {
+            // Where the stream begins, the server's SYN-ACK says: of two SYNs it takes one.
+            let is_early = splice.inserted > 0 && has_data;
+            return if is_early {
+                Err(Reason::EarlyData)
+            } else {
+                self.transmit_to(packet, destination, way, &address, moment)
+            };
+        }
+        sequence::map(packet, ip, transport, |number| splice.for_server(number), |number| number)?;
+        let decision = self.transmit_to(packet, destination, way, &address, moment)?;
+        if splice.is_pending && decision == Verdict::Transmit {
+            return Ok(self.announce(packet, ip, transport, place, &splice, number, moment));
+        }
+        Ok(decision)
+    }
+
+    /// Tells a server of its client, beside a segment that is ready to go and had this number. What becomes of the segment.
+    #[cold]
+    #[expect(clippy::too_many_arguments, reason = "all that is known of the segment")]
+    fn announce(
+        &mut self,
+        packet: &mut Packet<'_>,
+        ip: &Ip,
+        transport: &Transport,
+        place: u32,
+        splice: &Splice,
+        number: u32,
+        moment: &mut Moment<'_>,
+    ) -> Verdict {
+        let client = self.table.client(place);
+        let header = packet.head.get(ip.payload..ip.payload + transport.header).unwrap_or_default();
+        let (Some(&[a, b, c, d, e, f]), Some(window)) = (packet.head.first_chunk(), header.get(14..16)) else {
+            return Verdict::Transmit;
+        };
+        let made = Segment {
+            macs: [[a, b, c, d, e, f], self.config.mac],
+            from: self.table.local(place).unwrap_or(client),
+            to: self.table.server(place),
+            sequence: splice.start,
+            acknowledgement: sequence::acknowledgement(packet.head, ip),
+            flags: TcpFlags::ACK,
+            window: u16::from_be_bytes([window[0], window[1]]),
+            options: &[],
+            payload: &[],
+        };
+        match splice.announce {
+            Announce::Nothing => {}
+            Announce::Proxy => {
+                // What comes first has to be repeated as long as the client repeats what comes behind it. One that is silent will be
+                // asked again by the server, for which the connection has not begun.
+                if number == splice.start && transport.flags.contains(TcpFlags::ACK) {
+                    let options = announce::with_timestamp(announce::nothing(), header);
+                    let payload = announce::proxy(client, self.table.service(place));
+                    Segment {
+                        options: options.as_slice(),
+                        payload: payload.as_slice(),
+                        flags: TcpFlags::ACK | TcpFlags::PSH,
+                        ..made
+                    }
+                    .send(&mut *moment.sink);
+                }
+            }
+            Announce::Toa if transport.flags.contains(TcpFlags::RST) || !transport.flags.contains(TcpFlags::ACK) => {}
+            Announce::Toa => {
+                let option = announce::toa(client);
+                if let Some(frame) = announce::with_option(packet, ip, transport, option.as_slice(), self.config.mtu) {
+                    moment.sink.transmit(frame.as_slice());
+                    return Verdict::Drop(Reason::Replaced);
+                }
+                // There is no room in it: it says so in front of it.
+                let options = announce::with_timestamp(option, header);
+                Segment { options: options.as_slice(), sequence: number, ..made }.send(&mut *moment.sink);
+            }
+        }
+        Verdict::Transmit
     }
 
     /// From the destination to the client.
@@ -98,6 +211,23 @@ impl Balancer {
         nat::rewrite(packet, ip, transport, nat::End::Source, address, port)?;
         if self.table.get(place).is_local() {
             nat::rewrite(packet, ip, transport, nat::End::Destination, client, client_port)?;
+        }
+        if let Some(splice) = self.table.splice(place).filter(|_| transport.protocol == Protocol::Tcp) {
+            let has = |flag| transport.flags.contains(flag);
+            let acknowledged = sequence::acknowledgement(packet.head, ip);
+            if has(TcpFlags::ACK) && (splice.is_pending || has(TcpFlags::SYN)) {
+                let end = splice.start.wrapping_add(splice.inserted.into());
+                if let Some(splice) = self.table.splice_mut(place) {
+                    if has(TcpFlags::SYN) {
+                        (splice.start, splice.is_pending) = (acknowledged, true);
+                    } else {
+                        splice.is_pending = sequence::is_after(end, acknowledged);
+                    }
+                }
+            }
+            if !has(TcpFlags::SYN) {
+                sequence::map(packet, ip, transport, |number| number, |number| splice.for_client(number))?;
+            }
         }
         self.transmit(packet, way, &client, moment)
     }

@@ -6,6 +6,7 @@ use crate::connection::{Direction, Entry, SctpState, Seen, State, TcpState, is_a
 use crate::frame::transport::{TcpFlags, Transport};
 use crate::frame::{ETHERNET, Ip, is_group};
 use crate::packet::{Packet, Reason};
+use crate::route::Way;
 use crate::service::Protocol;
 use crate::stats::Stats;
 use crate::time::Instant;
@@ -109,27 +110,30 @@ impl Balancer {
             direct(way)?;
             nat::decrement_hops(packet.head, ip)?;
         } else if is_special {
-            self.special_request(packet, ip, transport, place, moment)?;
+            return self.special_request(packet, ip, transport, (place, destination), way, moment);
         } else {
             nat::rewrite(packet, ip, transport, nat::End::Destination, address, port)?;
         }
         self.transmit_to(packet, destination, way, &address, moment)
     }
 
-    /// Rewrites a packet for the server, where more is to be done than NAT.
+    /// Sends a packet to the server of its connection, which is the one in the second place, where more is to be done than NAT.
     #[inline(never)]
     fn special_request(
         &mut self,
         packet: &mut Packet<'_>,
         ip: &Ip,
         transport: &Transport,
-        place: u32,
+        (place, destination): (u32, u32),
+        way: Way,
         moment: &mut Moment<'_>,
-    ) -> Result<(), Reason> {
-        match self.table.get(place).is_ftp() {
-            true => self.ftp_request(packet, ip, transport, place, moment),
-            false => self.request_beyond(packet, ip, transport, place),
+    ) -> Decision {
+        if !self.table.get(place).is_ftp() {
+            return self.request_beyond(packet, ip, transport, (place, destination), way, moment);
         }
+        self.ftp_request(packet, ip, transport, place, moment)?;
+        let (address, _) = self.table.server(place);
+        self.transmit_to(packet, destination, way, &address, moment)
     }
 
     /// From the destination to the client, under NAT. Linux forwards before it looks for the connection, so a packet that

@@ -25,7 +25,7 @@ pub(crate) struct Fragments {
     table: Table,
     pool: Pool,
     /// A first fragment is being decided on.
-    is_deciding: bool,
+    pub(super) is_deciding: bool,
     /// Where its datagram goes if it is of one-packet scheduling: the connection has ended by then.
     one_packet: Option<Follow>,
 }

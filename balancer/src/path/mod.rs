@@ -3,6 +3,7 @@
 //! A burst goes through in phases, so that the cache misses of its packets overlap instead of adding up: all headers are
 //! read and hashed, then all chains looked up, then all connections, and only then is anything decided, in order.
 
+mod announce;
 mod around;
 mod beyond;
 mod defense;
@@ -15,7 +16,6 @@ mod persist;
 mod related;
 mod schedule;
 mod segment;
-#[allow(dead_code, reason = "who needs it comes next")]
 mod sequence;
 mod stray;
 mod timers;

@@ -88,6 +88,7 @@ impl Balancer {
             return Err(Reason::Malformed);
         }
         let entry = self.table.get(place);
+        let is_extra = entry.is_extra();
         let (is_one_way, is_tunnel, destination) = (entry.is_one_way(), entry.is_tunnel(), entry.destination);
         if !is_one_way {
             // It is rewritten, and must not come out better than it came in. What is damaged is not counted either.
@@ -142,6 +143,13 @@ impl Balancer {
                 if local.is_some() {
                     quote.for_server(packet.head, client, client_port)?;
                 }
+            }
+        }
+        if let Some(splice) = is_extra.then(|| self.table.splice(place)).flatten() {
+            // The number that is quoted is the one its sender knows.
+            match direction {
+                Direction::Inbound => {}
+                Direction::Outbound => quote.renumber(packet.head, |number| splice.for_client(number)),
             }
         }
         nat::decrement_hops(packet.head, ip)?;

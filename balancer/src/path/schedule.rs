@@ -3,7 +3,7 @@
 use core::net::IpAddr;
 
 use super::around::no_address;
-use super::{Decision, Moment, tuple};
+use super::{Decision, Moment, sequence, tuple};
 use crate::Balancer;
 use crate::connection::{Direction, Extra, Full, New, Seen, Table, Tuple, ticks};
 use crate::frame::sctp::Event;
@@ -92,7 +92,8 @@ impl Balancer {
         let payload = packet.head.get(ip.payload + transport.header..end).unwrap_or_default();
         match self.schedule(service, &tuple, ip.destination, payload, moment) {
             Ok(chosen) => {
-                let place = self.begin(&tuple, Some(transport), &chosen, moment)?;
+                let first = sequence::sequence(packet.head, ip);
+                let place = self.begin(&tuple, Some((transport, first)), &chosen, moment)?;
                 let decision = self.inbound(packet, ip, transport, place, moment);
                 if self.services.is_one_packet(service, transport.protocol) {
                     self.note_one_packet(place, ip);
@@ -166,17 +167,18 @@ impl Balancer {
         })
     }
 
-    /// Puts a connection into the table and binds it to its destination. `transport` is the header of the packet that begins it, if
-    /// there is one; an error about a packet has none.
+    /// Puts a connection into the table and binds it to its destination. `transport` is the header of the packet that begins it, and
+    /// the number of its first byte, if there is one; an error about a packet has none.
     pub(super) fn begin(
         &mut self,
         tuple: &Tuple,
-        transport: Option<&Transport>,
+        transport: Option<(&Transport, u32)>,
         chosen: &Chosen,
         moment: &mut Moment<'_>,
     ) -> Result<u32, Reason> {
         let &Chosen { destination, port, template } = chosen;
-        let extra = self.extra(tuple, destination, port)?;
+        let first = transport.filter(|(transport, _)| transport.flags.contains(TcpFlags::SYN)).map(|(_, first)| first);
+        let extra = self.extra(tuple, first, destination, port)?;
         let to = &self.services.pool[destination as usize];
         let service = to.service;
         let new = New {
@@ -194,7 +196,7 @@ impl Balancer {
         let seen =
             if matches!(new.forward, Forward::Masquerade | Forward::Bypass) { Seen::Input } else { Seen::InputOnly };
         let timeout = match transport {
-            Some(transport) => self.timers.after(0, seen, transport).1,
+            Some((transport, _)) => self.timers.after(0, seen, transport).1,
             None => ticks(UNSEEN),
         };
         // A template that is over must not be taken out to make room for its own connection: it has the time it was given

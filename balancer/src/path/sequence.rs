@@ -17,15 +17,6 @@ const END: u8 = 0;
 const NO_OPERATION: u8 = 1;
 const SACK: u8 = 5;
 
-/// What is added to the numbers of a segment, modulo 2<sup>32</sup>.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Shift {
-    /// To its sequence number.
-    pub sequence: u32,
-    /// To what it acknowledges, and to both edges of what it acknowledges selectively.
-    pub acknowledgement: u32,
-}
-
 /// A number of a segment in a frame, in host order.
 fn number(head: &[u8], ip: &Ip, at: usize) -> Option<u32> {
     head.get(ip.payload + at..)?.first_chunk().map(|bytes| u32::from_be_bytes(*bytes))
@@ -51,21 +42,11 @@ pub(super) fn is_after(a: u32, b: u32) -> bool {
     (a.wrapping_sub(b) as i32) > 0
 }
 
-/// Moves the numbers of a segment by fixed distances.
-///
-/// # Errors
-/// [`Reason::Malformed`] if it is no TCP segment, or a checksum is to be completed in a place that is not its own.
-pub(super) fn shift(packet: &mut Packet<'_>, ip: &Ip, transport: &Transport, by: Shift) -> Result<(), Reason> {
-    let sequence = |number: u32| number.wrapping_add(by.sequence);
-    let acknowledged = |number: u32| number.wrapping_add(by.acknowledgement);
-    map(packet, ip, transport, sequence, acknowledged)
-}
-
 /// Gives a segment other numbers: `sequence` makes its sequence number, `acknowledged` what it acknowledges and the edges of
 /// what it acknowledges selectively. Its checksum is adjusted, in whichever form the frame has it.
 ///
 /// # Errors
-/// As [`shift`].
+/// [`Reason::Malformed`] if it is no TCP segment, or a checksum is to be completed in a place that is not its own.
 pub(super) fn map(
     packet: &mut Packet<'_>,
     ip: &Ip,
@@ -73,15 +54,30 @@ pub(super) fn map(
     sequence: impl Fn(u32) -> u32,
     acknowledged: impl Fn(u32) -> u32,
 ) -> Result<(), Reason> {
+    edit(packet, ip, transport, |header| {
+        change(header, SEQUENCE, sequence);
+        if transport.flags.contains(TcpFlags::ACK) {
+            change(header, ACKNOWLEDGEMENT, &acknowledged);
+            selective(header, &acknowledged);
+        }
+    })
+}
+
+/// Changes a TCP header with its options, which keeps its length. The checksum is adjusted, in whichever form the frame has it.
+///
+/// # Errors
+/// As [`map`].
+pub(super) fn edit(
+    packet: &mut Packet<'_>,
+    ip: &Ip,
+    transport: &Transport,
+    change: impl FnOnce(&mut [u8]),
+) -> Result<(), Reason> {
     let is_partial = nat::is_partial(packet, ip, transport)?;
     let header = packet.head.get_mut(ip.payload..ip.payload + transport.header).filter(|header| header.len() >= HEADER);
     let Some(header) = header else { return Err(Reason::Malformed) };
     let before = Sum::ZERO.bytes(header).fold();
-    change(header, SEQUENCE, sequence);
-    if transport.flags.contains(TcpFlags::ACK) {
-        change(header, ACKNOWLEDGEMENT, &acknowledged);
-        selective(header, &acknowledged);
-    }
+    change(header);
     // Options may lie at odd places; the sum of the whole header does not mind.
     let delta = Delta::ZERO.word(before, Sum::ZERO.bytes(header).fold());
     if !is_partial {
@@ -165,6 +161,13 @@ mod tests {
     use std::vec;
     use std::vec::Vec;
 
+    /// What is added to the numbers of a segment, modulo 2<sup>32</sup>.
+    #[derive(Clone, Copy)]
+    struct Shift {
+        sequence: u32,
+        acknowledgement: u32,
+    }
+
     fn segment(v6: bool, numbers: (u32, u32), blocks: &[(u32, u32)], pad: bool, payload: &[u8]) -> Vec<u8> {
         let ethernet = PacketBuilder::ethernet2(OTHER_MAC, MAC);
         let builder =
@@ -188,7 +191,8 @@ mod tests {
     fn shifted(frame: &mut [u8], by: Shift, offload: Offload) -> (u32, u32, Vec<(u32, u32)>) {
         let Ok(Content::Flow(ip, transport)) = parse(frame, frame.len(), &MAC) else { panic!("no segment") };
         let mut packet = Packet { offload, ..Packet::new(frame) };
-        shift(&mut packet, &ip, &transport, by).unwrap();
+        let sequence_of = |number: u32| number.wrapping_add(by.sequence);
+        map(&mut packet, &ip, &transport, sequence_of, |number| number.wrapping_add(by.acknowledgement)).unwrap();
         let header = &frame[ip.payload..ip.payload + transport.header];
         let edges = |range: core::ops::Range<usize>| {
             let long = |at: usize| u32::from_be_bytes(header[at..at + 4].try_into().unwrap());

@@ -298,7 +298,11 @@ fn check_extras(key: &ServiceKey, config: &ServiceConfig, extras: &Extras) -> Re
         ServiceKey::Address { protocol: Protocol::Tcp, port: FTP, .. }
             | ServiceKey::Address { protocol: Protocol::Sctp, .. }
     );
-    if extras.pool.is_some() && (is_other || config.flags.contains(ServiceFlags::ONE_PACKET)) {
+    let is_tcp = matches!(key, ServiceKey::Address { protocol: Protocol::Tcp, .. } | ServiceKey::Mark { .. });
+    if extras.needs_tcp() && !is_tcp {
+        return Err(Errno::NotSupported);
+    }
+    if extras.needs_nat() && (is_other || config.flags.contains(ServiceFlags::ONE_PACKET)) {
         return Err(Errno::NotSupported);
     }
     Ok(())
@@ -572,8 +576,8 @@ impl Services {
         if self.local_addresses.contains(&key.address) {
             return Err(Errno::Invalid);
         }
-        let has_pool = self.service(at).is_some_and(|service| service.extras.pool.is_some());
-        if has_pool && config.forward != Forward::Masquerade { Err(Errno::NotSupported) } else { Ok(()) }
+        let needs_nat = self.service(at).is_some_and(|service| service.extras.needs_nat());
+        if needs_nat && config.forward != Forward::Masquerade { Err(Errno::NotSupported) } else { Ok(()) }
     }
 
     /// Lets a service do what IPVS cannot, instead of what it did so far.
@@ -583,11 +587,11 @@ impl Services {
         extras.check(key)?;
         let Some(service) = self.service(place) else { return Err(Errno::NoService) };
         check_extras(key, &service.config, &extras)?;
+        let mut destinations = service.order.iter().map(|&place| &self.pool[place as usize]);
+        if extras.needs_nat() && destinations.any(|d| d.config.forward != Forward::Masquerade) {
+            return Err(Errno::NotSupported);
+        }
         if let Some(pool) = &extras.pool {
-            let destinations = || service.order.iter().map(|&place| &self.pool[place as usize]);
-            if destinations().any(|d| d.config.forward != Forward::Masquerade) {
-                return Err(Errno::NotSupported);
-            }
             let is_taken = |address: IpAddr| {
                 self.virtual_addresses.contains(&address) && !self.local_addresses.contains(&address)
                     || self.pool.iter().any(|d| d.available && d.key.address == address)

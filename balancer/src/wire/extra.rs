@@ -3,7 +3,7 @@
 use super::attribute::{Attribute, Violation, Writer};
 use super::ipvs::extra as kind;
 use super::service::{address, address_bytes};
-use crate::{Errno, ExtraCounters, Extras, Family, LocalPool, SourceLimits};
+use crate::{Announce, Errno, ExtraCounters, Extras, Family, LocalPool, SourceLimits};
 
 /// Writes what a service does, and what was counted if there is something to be counted.
 pub fn write(extras: &Extras, counters: Option<&ExtraCounters>, w: &mut Writer<'_>) {
@@ -12,6 +12,9 @@ pub fn write(extras: &Extras, counters: Option<&ExtraCounters>, w: &mut Writer<'
             .put(kind::POOL_LAST, &address_bytes(&pool.last))
             .be16(kind::POOL_PORT_FIRST, pool.ports.0)
             .be16(kind::POOL_PORT_LAST, pool.ports.1);
+    }
+    if extras.announce != Announce::Nothing {
+        w.u8(kind::ANNOUNCE, extras.announce as u8);
     }
     let limits = &extras.limits;
     if !limits.is_none() {
@@ -34,6 +37,7 @@ pub fn write(extras: &Extras, counters: Option<&ExtraCounters>, w: &mut Writer<'
 pub fn read(family: Family, nest: &Attribute<'_>) -> Result<(Extras, ExtraCounters), Errno> {
     let invalid = |_: Violation| Errno::Invalid;
     let (mut range, mut ports) = ([None; 2], LocalPool::PORTS);
+    let mut announce = Announce::Nothing;
     let (mut counters, mut limits) = (ExtraCounters::default(), SourceLimits::default());
     for attribute in nest.nested().map_err(invalid)? {
         match attribute.kind {
@@ -41,6 +45,10 @@ pub fn read(family: Family, nest: &Attribute<'_>) -> Result<(Extras, ExtraCounte
             kind::POOL_LAST => range[1] = Some(attribute.binary().map_err(invalid)?),
             kind::POOL_PORT_FIRST => ports.0 = attribute.be16().map_err(invalid)?,
             kind::POOL_PORT_LAST => ports.1 = attribute.be16().map_err(invalid)?,
+            kind::ANNOUNCE => {
+                let number = attribute.u8().map_err(invalid)?;
+                announce = Announce::ALL.into_iter().find(|way| *way as u8 == number).ok_or(Errno::Invalid)?;
+            }
             kind::SOURCE_CONNECTIONS => limits.connections = attribute.u32().map_err(invalid)?,
             kind::SOURCE_RATE => limits.rate = attribute.u32().map_err(invalid)?,
             kind::SOURCE_BURST => limits.burst = attribute.u32().map_err(invalid)?,
@@ -59,7 +67,7 @@ pub fn read(family: Family, nest: &Attribute<'_>) -> Result<(Extras, ExtraCounte
         [None, None] => None,
         _ => return Err(Errno::Invalid),
     };
-    Ok((Extras { pool, limits }, counters))
+    Ok((Extras { pool, announce, limits }, counters))
 }
 
 #[cfg(test)]
@@ -75,7 +83,7 @@ mod tests {
             let pool = LocalPool { first: first.parse().unwrap(), last: last.parse().unwrap(), ports: (5000, 5999) };
             let limits = SourceLimits { connections: 9, rate: 8, burst: 7, prefix_v4: 24, prefix_v6: 48, reset: true };
             let limited = Extras { limits, ..Extras::default() };
-            let extras = Extras { pool: Some(pool), ..limited };
+            let extras = Extras { pool: Some(pool), announce: Announce::Proxy, ..limited };
             let counters = ExtraCounters { exhausted: 7, limited: 8 };
             for (extras, counters) in
                 [(limited, None), (extras, Some(counters)), (extras, None), (Extras::default(), None)]

@@ -168,6 +168,8 @@ pub mod extra {
     pub const SOURCE_RESET: u16 = 11;
     /// In replies: connections refused because their source was over a limit, u64.
     pub const SOURCE_LIMITED: u16 = 12;
+    /// How servers hear of their clients, u8: 1 TCP option 254, 2 PROXY protocol version 2; 0 or missing for not at all.
+    pub const ANNOUNCE: u16 = 13;
 }
 
 /// Attributes of a rule that gives packets a mark: Ringlet's own.

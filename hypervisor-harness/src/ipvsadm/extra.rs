@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use ringlet_balancer::ipvsadm::Command;
-use ringlet_balancer::{ExtraInfo, LocalPool, SourceLimits};
+use ringlet_balancer::{Announce, ExtraInfo, LocalPool, SourceLimits};
 use serde_json::{Value, json};
 
 use super::client::{Client, Failure};
@@ -21,6 +21,8 @@ SERVICE: -t, -u ADDRESS:PORT, or -f MARK [-6], as for `ringlet ipvsadm'; or --al
 Options:
   --full-nat FIRST[-LAST]       full NAT: to the servers, clients come from these addresses, which this balancer answers for. The
                                 servers' replies come back here whatever their routes are
+  --client-address toa|proxy    servers of TCP are told of their clients: by TCP option 254 (TOA, as of Alibaba's LVS and DPVS), or by
+                                the PROXY protocol, version 2
   --source-connections N        a client has at most so many connections
   --source-rate N[/BURST]       and makes at most so many new ones a second, and so many at once (default N)
   --source-prefix BITS          what counts as one client: IPv4 addresses that begin alike (default 32)
@@ -49,7 +51,8 @@ pub(super) fn show(client: &mut Client, out: &mut dyn Write) -> Result<(), Failu
         if !info.extras.limits.is_none() {
             counted.push(format!("over a limit: {}", info.counters.limited));
         }
-        let _ = writeln!(out, "  # {}", counted.join(", "));
+        let counted = if counted.is_empty() { String::new() } else { format!("  # {}", counted.join(", ")) };
+        let _ = writeln!(out, "{counted}");
     }
     Ok(())
 }
@@ -72,7 +75,7 @@ fn object(info: &ExtraInfo) -> Value {
             "exhausted": info.counters.exhausted,
         })
     };
-    json!({ "protocol": protocol, "service": service, "full_nat": info.extras.pool.map(pool), "limits": (!limits.is_none()).then(|| limits_of(limits, info.counters.limited)) })
+    json!({ "protocol": protocol, "service": service, "full_nat": info.extras.pool.map(pool), "client_address": (info.extras.announce != Announce::Nothing).then(|| info.extras.announce.name()), "limits": (!limits.is_none()).then(|| limits_of(limits, info.counters.limited)) })
 }
 
 fn limits_of(limits: &SourceLimits, limited: u64) -> Value {

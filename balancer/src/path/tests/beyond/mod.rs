@@ -1,5 +1,6 @@
 //! What IPVS cannot: see docs/beyond.md.
 
+mod announce;
 mod full_nat;
 mod limits;
 
