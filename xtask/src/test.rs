@@ -140,7 +140,7 @@ fn summary(results: &[(&str, bool, Duration)], steps: usize) -> anyhow::Result<(
 }
 
 /// A program that the tests start, and the packages of Debian and Fedora that have it.
-const TOOLS: [(&str, &str, &str); 15] = [
+const TOOLS: [(&str, &str, &str); 16] = [
     ("qemu-system-x86_64", "qemu-system-x86", "qemu-system-x86-core"),
     ("ip", "iproute2", "iproute"),
     ("ipvsadm", "ipvsadm", "ipvsadm"),
@@ -156,6 +156,7 @@ const TOOLS: [(&str, &str, &str); 15] = [
     ("haproxy", "haproxy", "haproxy"),
     ("valgrind", "valgrind", "valgrind"),
     ("nginx", "nginx-light libnginx-mod-stream", "nginx-mod-stream"),
+    ("vsftpd", "vsftpd", "vsftpd"),
 ];
 
 /// Whether all is there that the other steps need. It is better to hear this now than after ten minutes.
