@@ -21,7 +21,7 @@ const OTHER: [u8; 6] = [2, 0, 0, 0, 0, 1];
 #[derive(Arbitrary, Debug)]
 struct Frame {
     v6: bool,
-    /// UDP, TCP, SCTP, an ICMP error about one of them, or about one of them in a tunnel's packet of ours.
+    /// UDP, TCP, SCTP, ESP, an ICMP error about one of them, or about one of them in a tunnel's packet of ours.
     kind: u8,
     from: u8,
     to: u8,
@@ -79,7 +79,7 @@ fn address(v6: bool, number: u8) -> IpAddr {
     (if v6 { six } else { v4 })[usize::from(number) % 10].parse().unwrap()
 }
 
-const PORTS: [u16; 4] = [80, 8080, 4000, 20];
+const PORTS: [u16; 5] = [80, 8080, 4000, 20, 500];
 
 /// What clients and servers of FTP say: it is listened to where the knob `ftp_port` is 80.
 const LINES: [&str; 12] = [
@@ -104,9 +104,11 @@ fn transport(frame: &Frame, from: IpAddr, to: IpAddr, protocol: u8) -> Vec<u8> {
         (IpAddr::V6(from), IpAddr::V6(to)) => ethernet.ipv6(from.octets(), to.octets(), 64),
         _ => unreachable!("one family"),
     };
-    let [source, destination] = [frame.ports.0, frame.ports.1].map(|p| PORTS[usize::from(p) % 4]);
+    let [source, destination] = [frame.ports.0, frame.ports.1].map(|p| PORTS[usize::from(p) % 5]);
     let mut bytes = Vec::new();
-    if protocol == 2 {
+    if protocol == 3 {
+        builder.write(&mut bytes, etherparse::IpNumber::ENCAPSULATING_SECURITY_PAYLOAD, &[frame.flags; 16]).unwrap();
+    } else if protocol == 2 {
         let mut packet = [source.to_be_bytes(), destination.to_be_bytes()].concat();
         packet.extend([0; 8]);
         // A chunk, and behind a cookie another.
@@ -125,11 +127,11 @@ fn transport(frame: &Frame, from: IpAddr, to: IpAddr, protocol: u8) -> Vec<u8> {
 
 fn bytes(frame: &Frame) -> Vec<u8> {
     let (from, to) = (address(frame.v6, frame.from), address(frame.v6, frame.to));
-    let mut bytes = match frame.kind % 9 {
-        protocol @ 0..3 => transport(frame, from, to, protocol),
+    let mut bytes = match frame.kind % 12 {
+        protocol @ 0..4 => transport(frame, from, to, protocol),
         kind => {
-            let mut quoted = transport(frame, to, from, kind % 3).split_off(14);
-            let (from, to) = if kind < 6 {
+            let mut quoted = transport(frame, to, from, kind % 4).split_off(14);
+            let (from, to) = if kind < 8 {
                 (from, to)
             } else {
                 quoted = tunnelled(frame, &quoted);
@@ -255,7 +257,11 @@ fn service(number: u8) -> ServiceKey {
         return ServiceKey::Mark { family, mark: u32::from(number & 2) + 1 };
     }
     let address = address(number & 1 != 0, 4);
-    let port = if number & 12 == 12 { 0 } else { 80 };
+    let port = match number & 12 {
+        12 => 0,
+        8 => 500,
+        _ => 80,
+    };
     match (number & 2 != 0, number & 32 != 0) {
         (_, true) => ServiceKey::sctp(address, port),
         (true, _) => ServiceKey::tcp(address, port),

@@ -29,6 +29,10 @@ pub(crate) mod protocol {
     pub const TCP: u8 = 6;
     pub const UDP: u8 = 17;
     pub const GRE: u8 = 47;
+    /// The encapsulating security payload, RFC 4303.
+    pub const ESP: u8 = 50;
+    /// The authentication header, RFC 4302. Of IPv6 it is an extension header, which is stepped over.
+    pub const AH: u8 = 51;
     pub const ICMPV6: u8 = 58;
     pub const SCTP: u8 = 132;
 }

@@ -33,6 +33,8 @@ pub(crate) struct Quote {
     pub destination: IpAddr,
     /// Destination port of the quoted packet, in host order.
     pub destination_port: u16,
+    /// It is of AH or ESP: the ports are those of its key exchange, and not in the packet.
+    pub is_secured: bool,
     /// The error itself.
     outer: Ip,
     /// Where the quoted transport header starts.
@@ -62,6 +64,7 @@ pub(crate) fn parse(head: &[u8], ip: &Ip) -> Result<Option<Quote>, Reason> {
         source_port: quoted.source_port,
         destination: quoted.destination,
         destination_port: quoted.destination_port,
+        is_secured: quoted.is_secured,
         outer: *ip,
         transport: ip.payload + HEADER + quoted.len,
         transport_len: quoted.transport_len,
@@ -81,11 +84,16 @@ pub(crate) struct Quoted {
     pub source_port: u16,
     pub destination: IpAddr,
     pub destination_port: u16,
+    /// It is of AH or ESP: the ports are those of its key exchange, and not in the packet.
+    pub is_secured: bool,
     /// Bytes before the transport header.
     len: usize,
     /// Bytes from there to the end of the packet as it was; 0 for a fragment.
     transport_len: usize,
 }
+
+/// UDP port of IPsec's key exchange (RFC 7296), by whose connections packets of AH and ESP go.
+pub(crate) const KEY_EXCHANGE: u16 = 500;
 
 /// Reads a packet that an error quotes. `None` if it is none of TCP, UDP and SCTP, or a later fragment.
 ///
@@ -98,6 +106,18 @@ pub(crate) fn quoted(packet: &[u8], is_v6: bool) -> Result<Option<Quoted>, Reaso
         protocol::TCP => Protocol::Tcp,
         protocol::UDP => Protocol::Udp,
         protocol::SCTP => Protocol::Sctp,
+        protocol::AH | protocol::ESP => {
+            return Ok(Some(Quoted {
+                protocol: Protocol::Udp,
+                source: inner.source,
+                source_port: KEY_EXCHANGE,
+                destination: inner.destination,
+                destination_port: KEY_EXCHANGE,
+                is_secured: true,
+                len: inner.len,
+                transport_len: 0,
+            }));
+        }
         _ => return Ok(None),
     };
     let ports = packet.get(inner.len..).and_then(|transport| transport.first_chunk::<8>()).ok_or(Reason::Malformed)?;
@@ -107,6 +127,7 @@ pub(crate) fn quoted(packet: &[u8], is_v6: bool) -> Result<Option<Quoted>, Reaso
         source_port: u16::from_be_bytes([ports[0], ports[1]]),
         destination: inner.destination,
         destination_port: u16::from_be_bytes([ports[2], ports[3]]),
+        is_secured: false,
         len: inner.len,
         transport_len: if inner.is_fragment { 0 } else { inner.end.saturating_sub(inner.len) },
     }))
@@ -168,6 +189,11 @@ fn inner_v6(packet: &[u8]) -> Result<Option<Inner>, Reason> {
             0 | 60 => {
                 let x = extension()?;
                 (x[0], 8 + 8 * usize::from(x[1]))
+            }
+            // Authentication.
+            51 => {
+                let x = extension()?;
+                (x[0], 8 + 4 * usize::from(x[1]))
             }
             // Routing: with segments left, the destination is not the last one.
             43 => {
@@ -263,7 +289,10 @@ impl Quote {
     fn rewrite(&self, frame: &mut [u8], toward: Toward, address: IpAddr, port: u16) -> Result<(), Reason> {
         let outer = &self.outer;
         let message = frame.get(outer.payload..outer.end).ok_or(Reason::Malformed)?;
-        if address.is_ipv6() != outer.is_v6() || message.len() < HEADER || self.transport + 8 > outer.end {
+        if address.is_ipv6() != outer.is_v6()
+            || message.len() < HEADER
+            || !self.is_secured && self.transport + 8 > outer.end
+        {
             return Err(Reason::Malformed);
         }
         let (outer_old, inner_old, port_old, port_at) = match toward {
@@ -273,12 +302,14 @@ impl Quote {
         let is_source = matches!(toward, Toward::Client);
         let outer_address = Delta::ZERO.address(outer_old, address);
         let inner_address = Delta::ZERO.address(inner_old, address);
-        let inner_port = Delta::ZERO.word(port_old, port);
+        let inner_port = if self.is_secured { Delta::ZERO } else { Delta::ZERO.word(port_old, port) };
 
         put_address(frame, ETHERNET, address, is_source);
         let inner = outer.payload + HEADER;
         put_address(frame, inner, address, !is_source);
-        put(frame, port_at, port);
+        if !self.is_secured {
+            put(frame, port_at, port);
+        }
 
         // What changes within the message changes its checksum. A header checksum takes up what its addresses change,
         // but not when it was wrong before: so all are counted alike.
@@ -291,7 +322,9 @@ impl Quote {
         }
         // The checksum of the quoted datagram, if it is in the quote.
         let at = self.transport + checksum_offset(self.protocol);
-        if self.protocol == Protocol::Sctp {
+        if self.is_secured {
+            // There is none to be seen.
+        } else if self.protocol == Protocol::Sctp {
             message_delta = message_delta.and(self.adjust_sctp(frame, at, port_at, port_old));
         } else if at + 2 <= outer.end {
             let is_udp = self.protocol == Protocol::Udp;

@@ -102,7 +102,7 @@ impl Balancer {
         };
         self.drop_held(noted.stale, Reason::Fragment);
         let decision = match noted.fate {
-            Fate::Follow(follow) => self.follow(packet, ip, &follow, &piece, moment),
+            Fate::Follow(follow) => self.follow_first(packet, ip, &follow, &piece, moment),
             Fate::Local => Ok(Verdict::Local),
             Fate::Refused(reason) => Err(reason),
             Fate::Unknown => self.undecided(packet, (ip, &piece), transport, &noted, moment),
@@ -136,7 +136,7 @@ impl Balancer {
             let held = self.fragments.table.decide(noted.place, fate);
             self.release(held, fate, moment);
             return match fate {
-                Fate::Follow(follow) => self.follow(packet, ip, &follow, piece, moment),
+                Fate::Follow(follow) => self.follow_first(packet, ip, &follow, piece, moment),
                 Fate::Refused(reason) => Err(reason),
                 Fate::Local | Fate::Unknown => Ok(Verdict::Local),
             };
@@ -188,7 +188,7 @@ impl Balancer {
     }
 
     /// How the fragments of a datagram go on that is of a connection, if nothing is rewritten.
-    fn follow_of(&self, place: u32, direction: Direction, ip: &Ip) -> Follow {
+    pub(super) fn follow_of(&self, place: u32, direction: Direction, ip: &Ip) -> Follow {
         let entry = self.table.get(place);
         let destination = &self.services.pool[entry.destination as usize];
         Follow {
@@ -210,7 +210,7 @@ impl Balancer {
     }
 
     /// Sends a later fragment where its first went.
-    fn follow(
+    fn follow_first(
         &mut self,
         packet: &mut Packet<'_>,
         ip: &Ip,
@@ -218,22 +218,37 @@ impl Balancer {
         piece: &Piece,
         moment: &mut Moment<'_>,
     ) -> Decision {
-        if follow.destination == NOBODY {
-            return self.pass(packet, ip, ip.len(), moment);
-        }
-        let destination = &self.services.pool[follow.destination as usize];
-        let is_there = destination.available && destination.key.address == follow.server;
         // All of them make one packet with one header, and none for fragments. The first was counted with all it had.
         let mut bytes = u64::from(piece.end - piece.start);
         if ip.is_v6() && piece.is_last {
             bytes = bytes.wrapping_sub(HEADER_V6);
         }
+        self.follow(packet, ip, follow, (0, bytes), moment)
+    }
+
+    /// Sends a packet whose ports are not to be seen where its connection goes. It counts as so many packets and bytes.
+    pub(super) fn follow(
+        &mut self,
+        packet: &mut Packet<'_>,
+        ip: &Ip,
+        follow: &Follow,
+        (packets, bytes): (u64, u64),
+        moment: &mut Moment<'_>,
+    ) -> Decision {
+        if follow.destination == NOBODY {
+            return self.pass(packet, ip, ip.len(), moment);
+        }
+        let destination = &self.services.pool[follow.destination as usize];
+        let is_there = destination.available && destination.key.address == follow.server;
         let (len, hops, (_, to)) = (ip.len(), ip.hops.saturating_sub(1), follow.ends);
         if follow.direction == Direction::Outbound {
             self.may_pass(packet, ip, len, self.config.mtu, moment)?;
             let way = self.route(packet, ip, &to, moment)?;
             if is_there {
-                self.count(follow.destination, |stats| stats.out_bytes = stats.out_bytes.wrapping_add(bytes));
+                self.count(follow.destination, |stats| {
+                    stats.out_packets += packets;
+                    stats.out_bytes = stats.out_bytes.wrapping_add(bytes);
+                });
             }
             nat::readdress(packet.head, ip, follow.ends, hops)?;
             return self.transmit(packet, way, &to, moment);
@@ -241,7 +256,10 @@ impl Balancer {
         if !is_there {
             return Err(Reason::DestinationGone);
         }
-        self.count(follow.destination, |stats| stats.in_bytes = stats.in_bytes.wrapping_add(bytes));
+        self.count(follow.destination, |stats| {
+            stats.in_packets += packets;
+            stats.in_bytes = stats.in_bytes.wrapping_add(bytes);
+        });
         if follow.is_local {
             // It stays here: that is no hop.
             nat::readdress(packet.head, ip, follow.ends, ip.hops)?;
@@ -319,7 +337,7 @@ impl Balancer {
                 }
                 Some(match fate {
                     Fate::Follow(follow) => match piece(packet.head, &headers.ip) {
-                        Ok(piece) => this.follow(packet, &headers.ip, &follow, &piece, moment),
+                        Ok(piece) => this.follow_first(packet, &headers.ip, &follow, &piece, moment),
                         Err(reason) => Err(reason),
                     },
                     Fate::Refused(reason) => Err(reason),

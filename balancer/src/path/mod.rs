@@ -15,6 +15,7 @@ mod nat;
 mod persist;
 mod related;
 mod schedule;
+mod secured;
 mod segment;
 mod sequence;
 mod stray;
@@ -258,6 +259,11 @@ impl Balancer {
 
     /// What has no ports, or hides them.
     fn other(&mut self, packet: &mut Packet<'_>, ip: &Ip, moment: &mut Moment<'_>) -> Decision {
+        if matches!(ip.protocol, protocol::ESP | protocol::AH)
+            && let Some(verdict) = self.secured(packet, ip, moment)?
+        {
+            return Ok(verdict);
+        }
         if ip.fragment == Fragment::Later && self.is_followed(ip) {
             return self.fragment(packet, ip, None, moment);
         }

@@ -33,7 +33,8 @@ impl Balancer {
         if let Some(found) = found {
             return self.relay_error(packet, ip, &quote, found, moment).map(Some);
         }
-        if self.sysctls.schedule_icmp == 0 {
+        // Nothing begins with IPsec.
+        if self.sysctls.schedule_icmp == 0 || quote.is_secured {
             return Ok(None);
         }
         let Some((place, is_one_packet)) = self.begin_by_error(ip, &answer, moment)? else { return Ok(None) };

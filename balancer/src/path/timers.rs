@@ -71,6 +71,11 @@ impl Timers {
         self.transitions = if secure { &SECURE } else { &TABLE };
     }
 
+    /// Ticks a UDP connection lasts.
+    pub fn udp(&self) -> u32 {
+        self.udp
+    }
+
     /// Whole seconds a connection in this state lasts.
     pub fn seconds(&self, protocol: Protocol, state: u8) -> u32 {
         let ticks = match protocol {

@@ -81,6 +81,15 @@ impl Seen {
         let [ours, linux] = &self.frames;
         match choice {
             "counters" | "own errors" => self.only_counters,
+            "hop-by-hop options" => !ours.is_empty() && linux.is_empty(),
+            "routing headers" => ours.is_empty() && !linux.is_empty(),
+            "atomic fragments" => {
+                let whole = |frames: &[Vec<u8>]| -> Vec<_> {
+                    let views = frames.iter().filter_map(|f| view(f));
+                    views.map(|v| (v.source, v.destination, v.protocol, v.payload.to_vec())).collect()
+                };
+                self.only_counters || !ours.is_empty() && whole(ours) == whole(linux)
+            }
             "no router" => ours.is_empty() && !linux.is_empty(),
             "foreign addresses" => {
                 linux.is_empty() && !ours.is_empty() && ours.iter().all(|f| view(f).is_some_and(|v| v.is_error()))
@@ -220,6 +229,7 @@ impl Player<'_> {
             let place = linux.frames.iter().position(|frame| is_local_answer(packet, frame));
             place.map(|place| linux.frames.remove(place));
             if place.is_none() && is_to_be_answered(packet) {
+                self.seen.frames = [ours.frames, linux.frames];
                 return Ok(Some(
                     "the balancer gives it to the local stack, and Linux's local stack is silent".to_owned(),
                 ));
@@ -338,7 +348,7 @@ fn is_to_be_answered(packet: &Packet) -> bool {
         Body::Tcp { flags, .. } => flags & flag::RST == 0,
         Body::Udp { .. } | Body::Sctp { .. } => !packet.damaged,
         Body::Echo { reply, .. } => !reply,
-        Body::Error { .. } => false,
+        Body::Secured { .. } | Body::Error { .. } => false,
     }
 }
 
@@ -353,6 +363,7 @@ fn is_local_answer(packet: &Packet, frame: &[u8]) -> bool {
     match packet.body {
         Body::Tcp { .. } => view.ports() == swapped && view.flags().is_some_and(|flags| flags & flag::RST != 0),
         Body::Udp { .. } | Body::Sctp { .. } => view.about().is_some_and(about_it),
+        Body::Secured { .. } => view.about().is_some_and(|about| about.ports().is_none()),
         Body::Echo { .. } => matches!(view.icmp(), Some([0 | 129, 0])),
         Body::Error { .. } => false,
     }

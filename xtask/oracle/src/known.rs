@@ -40,6 +40,18 @@ pub const CHOICES: &[(&str, &str)] = &[
         "Each fragment goes through a tunnel by itself. Linux puts the whole datagram into the tunnel, and cuts what comes of that.",
     ),
     (
+        "hop-by-hop options",
+        "A packet with hop-by-hop options reaches its server. Linux 6.1 balances and counts it, and loses it then.",
+    ),
+    (
+        "routing headers",
+        "A packet with a routing header and segments left has another destination than the one to be seen, and is not balanced. Linux balances it.",
+    ),
+    (
+        "atomic fragments",
+        "An IPv6 fragment that is all of its datagram goes on as it came, and counts with its fragment header. Linux takes that off.",
+    ),
+    (
         "SCTP checksums",
         "An SCTP packet that came damaged leaves as damaged. Linux sums it anew where NAT changes its port, and so makes it right.",
     ),

@@ -15,6 +15,7 @@ mod neighbours;
 mod persistence;
 mod properties;
 mod sctp;
+mod secured;
 mod states;
 mod sysctls;
 mod tunnel;

@@ -27,6 +27,8 @@ pub mod protocol {
     pub const UDP: u8 = 17;
     pub const IPV6: u8 = 41;
     pub const FRAGMENT: u8 = 44;
+    pub const ESP: u8 = 50;
+    pub const AH: u8 = 51;
     pub const ICMPV6: u8 = 58;
     pub const SCTP: u8 = 132;
 }
@@ -64,9 +66,16 @@ pub struct Packet {
     pub damaged: bool,
     /// It comes in fragments: where they begin but the first, in bytes after the IP header, in order.
     pub cut: Vec<usize>,
+    /// Bytes of options of an IPv4 header, a multiple of four.
+    pub options: usize,
+    /// Extension headers of IPv6, by their numbers; a routing header with a segment left is [`SEGMENT_LEFT`].
+    pub extensions: Vec<u8>,
     /// The order in which the fragments come, from 1 on; those that are not named do not come. All of them in order if it is empty.
     pub order: Vec<usize>,
 }
+
+/// Stands for a routing header, number 43, with a segment left.
+pub const SEGMENT_LEFT: u8 = 253;
 
 /// What an IP packet carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +91,10 @@ pub enum Body {
     Sctp {
         ports: [u16; 2],
         chunks: Vec<u8>,
+    },
+    /// IPsec: AH or ESP.
+    Secured {
+        protocol: u8,
     },
     /// An ICMP echo request, or the reply.
     Echo {
@@ -112,6 +125,8 @@ impl Packet {
             say: None,
             numbers: [1000, 2000],
             damaged: false,
+            options: 0,
+            extensions: Vec::new(),
             cut: Vec::new(),
             order: Vec::new(),
         }
@@ -121,7 +136,7 @@ impl Packet {
     pub fn ports(&self) -> Option<[u16; 2]> {
         match self.body {
             Body::Tcp { ports, .. } | Body::Udp { ports } | Body::Sctp { ports, .. } => Some(ports),
-            Body::Echo { .. } | Body::Error { .. } => None,
+            Body::Secured { .. } | Body::Echo { .. } | Body::Error { .. } => None,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, bail};
 
-use super::{Body, Packet, flag};
+use super::{Body, Packet, SEGMENT_LEFT, flag, protocol};
 
 /// The chunks of SCTP by their names (RFC 9260 section 3.2).
 const CHUNKS: [(&str, u8); 14] = [
@@ -47,6 +47,8 @@ pub fn parse(line: &str) -> anyhow::Result<Packet> {
         ("tcp", [letters, rest @ ..]) => (Body::Tcp { ports: ports()?, flags: flags(letters)? }, rest),
         ("udp", rest) => (Body::Udp { ports: ports()? }, rest),
         ("sctp", [chunks, rest @ ..]) => (Body::Sctp { ports: ports()?, chunks: self::chunks(chunks)? }, rest),
+        ("esp", rest) => (Body::Secured { protocol: protocol::ESP }, rest),
+        ("ah", rest) => (Body::Secured { protocol: protocol::AH }, rest),
         ("echo", rest) => (Body::Echo { reply: false, id: 1 }, rest),
         ("icmp", [numbers, rest @ ..]) => {
             let (kind, code) = numbers.split_once('/').with_context(|| format!("`{line}`: should be TYPE/CODE"))?;
@@ -78,6 +80,18 @@ pub fn apply(packet: &mut Packet, option: &str) -> anyhow::Result<()> {
                 bail!("`{option}`: multiples of eight, in order");
             }
         }
+        Some(("options", value)) => {
+            packet.options = value.parse()?;
+            if !packet.options.is_multiple_of(4) || packet.options > 40 || packet.source.is_ipv6() {
+                bail!("`{option}`: a multiple of four up to 40, over IPv4");
+            }
+        }
+        Some(("ext", value)) => {
+            packet.extensions = value.split(',').map(extension).collect::<Result<_, _>>()?;
+            if packet.source.is_ipv4() {
+                bail!("`{option}`: over IPv6");
+            }
+        }
         Some(("order", value)) => packet.order = value.split(',').map(str::parse).collect::<Result<_, _>>()?,
         Some(("rest", value)) => match &mut packet.body {
             Body::Error { rest, .. } => *rest = value.parse()?,
@@ -88,6 +102,19 @@ pub fn apply(packet: &mut Packet, option: &str) -> anyhow::Result<()> {
         _ => bail!("`{option}`: no such option"),
     }
     Ok(())
+}
+
+/// The number of an extension header.
+fn extension(name: &str) -> anyhow::Result<u8> {
+    Ok(match name {
+        "hop" => 0,
+        "routing" => 43,
+        "segment-left" => SEGMENT_LEFT,
+        "fragment" => protocol::FRAGMENT,
+        "ah" => protocol::AH,
+        "dest" => 60,
+        _ => bail!("`{name}`: expected hop, routing, segment-left, fragment, ah or dest"),
+    })
 }
 
 /// An address, with a port or without.
