@@ -20,6 +20,7 @@ use crate::service::{
 };
 use crate::source::Sources;
 use crate::stats::{Meter, Rates, Stats};
+use crate::syncookie::Cookies;
 use crate::time::Instant;
 use crate::{Cidr, Errno, ExtraInfo, Extras, MarkRule, Sysctls};
 
@@ -65,6 +66,7 @@ pub struct Balancer {
     /// To the gateways, IPv4's and IPv6's.
     pub(crate) gateways: [Hop; 2],
     pub(crate) errors: Errors,
+    pub(crate) cookies: Cookies,
     /// The local stack has got packets that were rewritten for it: what it sends may have to be rewritten too.
     pub(crate) serves_itself: bool,
     pub(crate) fragments: Fragments,
@@ -100,6 +102,7 @@ impl Balancer {
             neighbours: Neighbours::new(&config),
             gateways: [Hop::UNKNOWN; 2],
             errors: Errors::new(&config),
+            cookies: Cookies::new(config.seed),
             serves_itself: false,
             fragments: Fragments::new(&config),
             bench: Some(Box::new(Workbench::new())),
@@ -396,7 +399,7 @@ impl Balancer {
     /// [`Errno::NoService`]; [`Errno::Invalid`] for [`SourceLimits`](crate::SourceLimits) that make no sense, for anything else without
     /// a service, for a [`LocalPool`](crate::LocalPool) that is empty or too large, of another
     /// family than the service, or with an address that is no unicast address, or is one of our own, of a service, or of a
-    /// destination; [`Errno::NotSupported`] for an [`Announce`](crate::Announce) where TCP is not; for that or a pool beside one-packet scheduling, FTP's port, or destinations that are not
+    /// destination; [`Errno::NotSupported`] for an [`Announce`](crate::Announce) or SYN cookies where TCP is not; for that or a pool beside one-packet scheduling, FTP's port, or destinations that are not
     /// reached by NAT; [`Errno::OutOfMemory`].
     pub fn set_extras(&mut self, service: Option<&ServiceKey>, extras: Extras) -> Result<(), Errno> {
         let Some(service) = service else {

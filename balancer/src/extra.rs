@@ -18,6 +18,8 @@ pub struct Extras {
     pub pool: Option<LocalPool>,
     /// How servers hear of their clients' addresses: over TCP only.
     pub announce: Announce,
+    /// From so many half-open connections on, of all services that have this, SYNs are answered by cookies: over TCP only.
+    pub syn_cookies: Option<u32>,
     /// What each source may do.
     pub limits: SourceLimits,
 }
@@ -39,12 +41,12 @@ impl Extras {
 
     /// Whether they go with NAT only, and with connections that last.
     pub(crate) fn needs_nat(&self) -> bool {
-        self.pool.is_some() || self.announce != Announce::Nothing
+        self.pool.is_some() || self.needs_tcp()
     }
 
     /// Whether they are about the stream of TCP.
     pub(crate) fn needs_tcp(&self) -> bool {
-        self.announce != Announce::Nothing
+        self.announce != Announce::Nothing || self.syn_cookies.is_some()
     }
 
     /// The same, said in the only way: what goes with nothing has its default.
@@ -164,6 +166,12 @@ pub struct ExtraCounters {
     pub exhausted: u64,
     /// Connections that were refused because their sources were over a limit.
     pub limited: u64,
+    /// SYNs that were answered by a cookie.
+    pub cookies_sent: u64,
+    /// Connections that began by a cookie that came back.
+    pub cookies_taken: u64,
+    /// ACKs that brought no cookie of ours, or too old a one.
+    pub cookies_wrong: u64,
 }
 
 /// The [`Extras`] of a service, or of all, as listed.

@@ -51,6 +51,7 @@ mod service;
 mod sip;
 mod source;
 mod stats;
+mod syncookie;
 pub mod sysctl;
 mod time;
 pub mod wire;

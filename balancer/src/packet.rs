@@ -183,6 +183,10 @@ reasons! {
     SourceLimit = "source_limit",
     /// It was sent on in another frame, with an option in it.
     Replaced = "replaced",
+    /// A SYN that was answered by a cookie, or the ACK that brought one back.
+    SynCookie = "syn_cookie",
+    /// Of a connection that began with a cookie, and whose server has not answered yet; or out of turn.
+    Opening = "opening",
     /// A SYN that carries data, where something is to come before that (PROXY protocol).
     EarlyData = "early_data",
     /// No address and port of the pool that stands for clients is free towards this server (full NAT).

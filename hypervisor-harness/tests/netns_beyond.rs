@@ -1,5 +1,6 @@
 //! What IPVS cannot, between real Linux hosts in network namespaces: full NAT on one segment, where a server would answer its client
-//! directly; limits of each source; and servers that are told of their clients by the PROXY protocol. Needs root and KVM.
+//! directly; limits of each source; servers that are told of their clients by the PROXY
+//! protocol; and connections that are begun by SYN cookies. Needs root and KVM.
 //!
 //! ```text
 //!   client 10.2.0.9 --+-- bridge --+-- ringlet 10.2.0.2, the pool 10.2.0.200 and 10.2.0.201
@@ -211,7 +212,13 @@ const TOLD: &str = "\
 -a -t 10.2.0.101:80 -r 10.2.0.13:8081 -m -w 1
 extra set -t 10.2.0.100:80 --full-nat 10.2.0.200 --client-address proxy
 extra set -t [fd10:2::100]:80 --full-nat fd10:2::200 --client-address proxy
+-A -t 10.2.0.102:80 -s rr
+-a -t 10.2.0.102:80 -r 10.2.0.13:8080 -m -w 1
+-A -t [fd10:2::101]:80 -s rr
+-a -t [fd10:2::101]:80 -r [fd10:2::13]:8081 -m -w 1
 extra set -t 10.2.0.101:80 --full-nat 10.2.0.200 --client-address toa
+extra set -t 10.2.0.102:80 --full-nat 10.2.0.200 --client-address proxy --syn-cookies 0
+extra set -t [fd10:2::101]:80 --full-nat fd10:2::200 --syn-cookies 0
 ";
 
 /// What the PROXY protocol, version 2, says of a connection: client and service.
@@ -241,7 +248,7 @@ fn servers_hear_of_their_clients() {
         // A server that speaks first, as soon as it knows to whom, and then sends back what it is sent; and one that knows nothing of
         // TCP option 254, as Linux by itself does not.
         let (tell, told) = mpsc::channel();
-        for address in ["10.2.0.13:8080", "[fd10:2::13]:8080", "10.2.0.13:8081"] {
+        for address in ["10.2.0.13:8080", "[fd10:2::13]:8080", "10.2.0.13:8081", "[fd10:2::13]:8081"] {
             let listener = server.inside(|| TcpListener::bind(address)).expect("bound");
             let tell = tell.clone();
             thread::spawn(move || {
@@ -269,14 +276,14 @@ fn servers_hear_of_their_clients() {
         let expected = traffic::bytes(LENGTH);
         for features in ["--features=+csum", "--features=-csum,-guest_csum"] {
             let ringlet = Ringlet::start(&[&arguments[..], &addresses, &[features]].concat());
-            for service in ["10.2.0.100:80", "[fd10:2::100]:80", "10.2.0.101:80"] {
+            for service in ["10.2.0.100:80", "[fd10:2::100]:80", "10.2.0.101:80", "10.2.0.102:80", "[fd10:2::101]:80"] {
                 let mut stream = client.inside(|| TcpStream::connect(service)).expect("connected");
                 stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
                 stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
                 let mut greeting = [0; 6];
                 stream.read_exact(&mut greeting).unwrap_or_else(|error| panic!("{service}: {error}"));
                 assert_eq!(&greeting, b"hello ", "{service}");
-                if !service.starts_with("10.2.0.101") {
+                if !service.contains("101") {
                     let ((from, to), peer) = told.recv_timeout(PATIENCE).expect("the server was told");
                     assert_eq!(from, stream.local_addr().expect("connected"), "{service}");
                     assert_eq!(to, service.parse().expect("an address"), "{service}");
@@ -294,6 +301,10 @@ fn servers_hear_of_their_clients() {
                 });
                 assert!(back == expected, "{service}: {} of {} bytes came back", back.len(), expected.len());
             }
+            let listed: serde_json::Value = serde_json::from_str(&control(&client, "extra --json")).expect("JSON");
+            let entries = listed["services"].as_array().expect("a list").iter();
+            let taken: u64 = entries.filter_map(|entry| entry["syn_cookies"]["taken"].as_u64()).sum();
+            assert_eq!(taken, 2, "both services that are never without cookies: {listed}");
             for host in [&client, &server] {
                 assert_eq!(host.inside(netns::checksum_errors), 0, "{features}");
             }

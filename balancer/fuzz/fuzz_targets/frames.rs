@@ -119,6 +119,11 @@ fn transport(frame: &Frame, from: IpAddr, to: IpAddr, protocol: u8) -> Vec<u8> {
         builder.tcp(source, destination, 1, 2).write(&mut bytes, says.as_bytes()).unwrap();
         let at = if from.is_ipv6() { 54 + 13 } else { 34 + 13 };
         bytes[at] = frame.flags;
+        let cookie = COOKIE.get();
+        if frame.flags & 0x17 == 0x10 && frame.gso_size & 2 != 0 {
+            // What a client would say that got our answer to its SYN.
+            bytes[at - 9..at - 1].copy_from_slice(&[2u32.to_be_bytes(), cookie.wrapping_add(1).to_be_bytes()].concat());
+        }
     } else {
         builder.udp(source, destination).write(&mut bytes, b"payload").unwrap();
     }
@@ -234,6 +239,11 @@ fn tunnelled(frame: &Frame, inner: &[u8]) -> Vec<u8> {
     packet
 }
 
+thread_local! {
+    /// The number of the last SYN-ACK that the balancer has made.
+    static COOKIE: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+}
+
 #[derive(Default)]
 struct Network {
     resolved: Vec<NextHop>,
@@ -242,6 +252,10 @@ struct Network {
 impl Sink for Network {
     fn transmit(&mut self, frame: &[u8]) {
         assert!(frame.len() >= 14 && frame.len() <= 1514);
+        let at = if frame[12..14] == [8, 0] { 34 } else { 54 };
+        if frame.get(at + 13) == Some(&0x12) {
+            COOKIE.set(u32::from_be_bytes(frame[at + 4..at + 8].try_into().unwrap()));
+        }
     }
 
     fn resolved(&mut self, next_hop: NextHop) {
@@ -396,7 +410,8 @@ fuzz_target!(|steps: Vec<Step>| {
                     ..SourceLimits::default()
                 };
                 let announce = Announce::ALL[usize::from(count / 2) % 3];
-                let extras = Extras { pool, announce, limits };
+                let syn_cookies = (limits.0 & 32 != 0).then_some(u32::from(limits.0 & 16));
+                let extras = Extras { pool, announce, syn_cookies, limits };
                 let _ = balancer.set_extras((number != 255).then_some(&key), extras);
             }
             Step::Mark { mark, v6, to, udp, delete } => {

@@ -306,6 +306,11 @@ impl Entry {
         self.flags & flag::COUNTED != 0
     }
 
+    /// Says that there is nothing more to it.
+    pub fn clear_extra(&mut self) {
+        self.flags &= !(flag::EXTRA | flag::LOCAL);
+    }
+
     /// Whether there is more to it in the annex.
     #[inline(always)]
     pub fn is_extra(&self) -> bool {

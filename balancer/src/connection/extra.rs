@@ -11,6 +11,15 @@ pub(crate) struct Extra {
     pub local: Option<(IpAddr, u16)>,
     /// What is different about its stream, if it is of TCP and anything is.
     pub splice: Option<Splice>,
+    /// It counts as half open.
+    pub is_half_open: bool,
+}
+
+impl Extra {
+    /// Whether there is nothing more to be done with its packets.
+    pub fn is_plain(&self) -> bool {
+        self.local.is_none() && self.splice.is_none() && !self.is_half_open
+    }
 }
 
 /// What is different between the stream of a client and that of its server.
@@ -24,9 +33,41 @@ pub(crate) struct Splice {
     pub announce: Announce,
     /// It has not said that it did.
     pub is_pending: bool,
+    /// It began with a cookie, so that the client counts what the server sends from another number.
+    pub is_cookie: bool,
+    /// What makes a number of the server one that the client knows.
+    pub offset: u32,
+    /// There is a client that has answered a cookie, and no server yet.
+    pub opening: Option<Opening>,
+}
+
+/// A connection that is opened to a server for a client that has answered a cookie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Opening {
+    /// The number by which the client has been answered.
+    pub cookie: u32,
+    /// The window it had then.
+    pub window: u16,
+    /// The largest segment it takes.
+    pub size: u16,
+    /// The second in which the server was asked last.
+    pub asked: Option<u64>,
 }
 
 impl Splice {
+    /// Nothing is different yet about a stream that begins with this number.
+    pub fn new(start: u32) -> Self {
+        Splice {
+            start,
+            inserted: 0,
+            announce: Announce::Nothing,
+            is_pending: false,
+            is_cookie: false,
+            offset: 0,
+            opening: None,
+        }
+    }
+
     /// The number of a byte of the client, or what comes after all of them, as the server counts. Once the server has what was put
     /// in, nothing can be in front of that: a stream may be longer than what can be told from what lies before.
     pub fn for_server(self, number: u32) -> u32 {
@@ -60,7 +101,7 @@ mod tests {
         /// What goes to the server and comes back is what it was, across the end of the numbers too.
         #[test]
         fn numbers_come_back(start: u32, inserted in 0u8..60, ahead in -100_000i32..100_000, far: u32) {
-            let pending = Splice { start, inserted, announce: Announce::Proxy, is_pending: true };
+            let pending = Splice { inserted, announce: Announce::Proxy, is_pending: true, ..Splice::new(start) };
             let number = start.wrapping_add_signed(ahead);
             prop_assert_eq!(pending.for_client(pending.for_server(number)), number);
             // Of what was put in, the client has sent nothing.
@@ -76,7 +117,7 @@ mod tests {
         /// No byte of a client gets to where the server expects what was put in.
         #[test]
         fn what_was_put_in_cannot_be_written_over(start: u32, inserted in 1u8..60, before in 1u32..2000, length in 0u32..2000) {
-            let splice = Splice { start, inserted, announce: Announce::Proxy, is_pending: true };
+            let splice = Splice { inserted, announce: Announce::Proxy, is_pending: true, ..Splice::new(start) };
             let number = start.wrapping_sub(before);
             prop_assert_eq!(splice.overlaps(number, length), length > before);
             prop_assert!(!splice.overlaps(start, length));

@@ -23,7 +23,7 @@ pub(crate) use annex::Annex;
 use call_id::CallIds;
 pub(crate) use call_id::{CALL_ID_MAX, CALL_ID_SIZE};
 pub(crate) use entry::{Direction, Entry, New, Tuple};
-pub(crate) use extra::{Extra, Splice};
+pub(crate) use extra::{Extra, Opening, Splice};
 use ftp::Ftp;
 use hash::Key;
 use index::Index;
@@ -62,6 +62,8 @@ pub(crate) struct Table {
     wheel: Wheel,
     call_ids: CallIds,
     extras: Annex<Extra>,
+    /// Connections that count as half open.
+    half_open: u32,
     /// Whose connections are counted: the accounts of all sources, and those that connections are on.
     pub sources: Sources,
     counted: Annex<[u32; 2]>,
@@ -94,6 +96,7 @@ impl Table {
             wheel: Wheel::new(),
             call_ids: CallIds::default(),
             extras: Annex::default(),
+            half_open: 0,
             sources: Sources::new(seed),
             counted: Annex::default(),
             ftp: Annex::default(),
@@ -379,6 +382,31 @@ impl Table {
         self.extras.get(place)?.splice
     }
 
+    /// Says of a connection that began with a cookie what it is opened with; its stream begins with this number. Whether it is one
+    /// that can be.
+    pub fn open_by_cookie(&mut self, place: u32, start: u32, opening: Opening) -> bool {
+        let Some(extra) = self.extras.get_mut(place) else { return false };
+        // Who has answered is there.
+        self.half_open -= u32::from(core::mem::take(&mut extra.is_half_open));
+        extra.splice.get_or_insert(Splice::new(start)).opening = Some(opening);
+        true
+    }
+
+    /// How many connections count as half open.
+    pub fn half_open(&self) -> u32 {
+        self.half_open
+    }
+
+    /// Says that a connection is half open no longer, if it counted as that.
+    pub fn settle(&mut self, place: u32) {
+        let Some(extra) = self.extras.get_mut(place) else { return };
+        self.half_open -= u32::from(core::mem::take(&mut extra.is_half_open));
+        if extra.is_plain() {
+            self.extras.remove(place);
+            self.entries[place as usize].clear_extra();
+        }
+    }
+
     /// The same, to be changed.
     pub fn splice_mut(&mut self, place: u32) -> Option<&mut Splice> {
         self.extras.get_mut(place)?.splice.as_mut()
@@ -485,6 +513,7 @@ impl Table {
         if let Some(extra) = extra {
             // There is room: it was looked for.
             let _ = self.extras.insert(place, extra);
+            self.half_open += u32::from(extra.is_half_open);
         }
         self.index.insert(&mut self.entries, place, Direction::Inbound);
         if entry.is_two_way() {
@@ -538,7 +567,8 @@ impl Table {
         }
         self.call_ids.remove(entry.call_id());
         if entry.is_extra() {
-            self.extras.remove(place);
+            let extra = self.extras.remove(place);
+            self.half_open -= u32::from(extra.is_some_and(|extra| extra.is_half_open));
         }
         if entry.is_counted() {
             let accounts = self.counted.remove(place).unwrap_or_default();

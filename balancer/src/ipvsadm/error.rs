@@ -155,7 +155,7 @@ pub enum Problem {
     ExtraOption,
     /// Nothing that a service is to do.
     #[error(
-        "says nothing that the service is to do: add --full-nat, --client-address, --source-connections or --source-rate, or write `extra clear`"
+        "says nothing that the service is to do: add --full-nat, --client-address, --syn-cookies, --source-connections or --source-rate, or write `extra clear`"
     )]
     Extra,
     /// No pool of addresses.

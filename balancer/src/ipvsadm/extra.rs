@@ -38,7 +38,7 @@ fn entry(words: &[&str]) -> Result<(Option<ServiceKey>, Extras), ParseError> {
     let mut pieces = pieces.into_iter();
     let (mut service, mut is_v6) = (None, false);
     let (mut range, mut ports, mut all) = (None, None, false);
-    let mut announce = None;
+    let (mut announce, mut cookies) = (None, None);
     let (mut connections, mut rate, mut prefix, mut reset) = (None, None, [None; 2], None);
     while let Some(option) = pieces.next() {
         let repeated = |name| ParseError::new(option, Problem::Repeated(name));
@@ -68,6 +68,12 @@ fn entry(words: &[&str]) -> Result<(Option<ServiceKey>, Extras), ParseError> {
                 once(&mut ports, (option, read)).ok_or_else(|| repeated("range of ports"))?;
             }
             "--all" => all = true,
+            "--syn-cookies" => {
+                let text = value("a number")?;
+                let read =
+                    number(text, 0, u32::MAX).ok_or_else(|| ParseError::new(text, Problem::Number("threshold")))?;
+                once(&mut cookies, read).ok_or_else(|| repeated("threshold"))?;
+            }
             "--client-address" => {
                 let text = value("toa or proxy")?;
                 let read = Announce::ALL.into_iter().find(|way| *way != Announce::Nothing && way.name() == text);
@@ -123,7 +129,7 @@ fn entry(words: &[&str]) -> Result<(Option<ServiceKey>, Extras), ParseError> {
     if let (true, Some(word)) = (limits.is_none(), v4.or(v6).map(|(word, _)| word).or(reset)) {
         return Err(ParseError::new(word, Problem::NotWith("no limit: --source-connections or --source-rate")));
     }
-    Ok((service, Extras { pool, announce: announce.unwrap_or_default(), limits }))
+    Ok((service, Extras { pool, announce: announce.unwrap_or_default(), syn_cookies: cookies, limits }))
 }
 
 /// Puts something where nothing is; `None` if something is.
@@ -155,7 +161,7 @@ pub(super) struct ExtraOptions<'a>(pub Option<&'a ServiceKey>, pub &'a Extras);
 
 impl fmt::Display for ExtraOptions<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ExtraOptions(service, Extras { pool, announce, limits }) = self;
+        let ExtraOptions(service, Extras { pool, announce, syn_cookies, limits }) = self;
         f.write_str(if self.1.is_none() { "clear" } else { "set" })?;
         match service {
             Some(service) => write!(f, " {}", ServiceOptions(service))?,
@@ -174,6 +180,9 @@ impl fmt::Display for ExtraOptions<'_> {
         }
         if *announce != Announce::Nothing {
             write!(f, " --client-address {}", announce.name())?;
+        }
+        if let Some(threshold) = syn_cookies {
+            write!(f, " --syn-cookies {threshold}")?;
         }
         if limits.connections > 0 {
             write!(f, " --source-connections {}", limits.connections)?;
@@ -218,6 +227,8 @@ mod tests {
             "extra set -u [fd00::100]:53 --full-nat fd00::200-fd00::2ff --ports 5000-5999",
             "extra set -f 7 -6 --full-nat fd00::200 --ports 5000",
             "extra set --all --source-connections 100",
+            "extra set -t 10.0.0.100:80 --syn-cookies 0",
+            "extra set -t 10.0.0.100:80 --client-address proxy --syn-cookies 1000 --source-rate 5",
             "extra set -t 10.0.0.100:80 --client-address toa",
             "extra set -t 10.0.0.100:80 --full-nat 10.0.0.200 --client-address proxy",
             "extra clear --all",

@@ -4,7 +4,7 @@ use core::net::IpAddr;
 
 use super::segment::Segment;
 use super::{Decision, Moment, announce, nat, sequence};
-use crate::connection::{Extra, Splice, Tuple};
+use crate::connection::{Extra, Splice, TcpState, Tuple};
 use crate::frame::transport::{TcpFlags, Transport};
 use crate::frame::{ETHERNET, Fragment, Ip};
 use crate::packet::{Packet, Reason, Verdict};
@@ -47,10 +47,10 @@ impl Balancer {
             _ if tuple.protocol != Protocol::Tcp => None,
             announce => Some(Splice {
                 // Where the stream begins is known of its SYN only.
-                start: first.ok_or(Reason::NotOurs)?.wrapping_add(1),
                 inserted: if announce == Announce::Proxy { announce::proxy_length(&tuple.source) } else { 0 },
                 announce,
                 is_pending: true,
+                ..Splice::new(first.ok_or(Reason::NotOurs)?.wrapping_add(1))
             }),
         };
         let local = match &extras.pool {
@@ -61,7 +61,11 @@ impl Balancer {
                 Reason::PoolExhausted
             })?),
         };
-        Ok(Extra { local, splice })
+        Ok(Extra {
+            local,
+            splice,
+            is_half_open: extras.syn_cookies.is_some() && first.is_some() && tuple.protocol == Protocol::Tcp,
+        })
     }
 
     /// An address and port of a pool from which no connection goes to this server, by what the table says: what is in its last
@@ -104,6 +108,7 @@ impl Balancer {
             nat::rewrite(packet, ip, transport, nat::End::Source, address, port)?;
         }
         let spliced = self.table.splice(place).filter(|_| transport.protocol == Protocol::Tcp);
+        self.settle_half_open(place);
         let Some(splice) = spliced else { return self.transmit_to(packet, destination, way, &address, moment) };
         let number = sequence::sequence(packet.head, ip);
         // Whoever means harm puts his own in front of what is put in, or in its place; what is in other fragments is not seen.
@@ -116,6 +121,10 @@ impl Balancer {
             announce::blank(packet, ip, transport)?;
         }
         if transport.flags.contains(TcpFlags::SYN) {
+            if splice.is_cookie {
+                // The server has never seen the first one.
+                return Err(Reason::Opening);
+            }
             // Where the stream begins, the server's SYN-ACK says: of two SYNs it takes one.
             let is_early = splice.inserted > 0 && has_data;
             return if is_early {
@@ -124,7 +133,8 @@ impl Balancer {
                 self.transmit_to(packet, destination, way, &address, moment)
             };
         }
-        sequence::map(packet, ip, transport, |number| splice.for_server(number), |number| number)?;
+        let acknowledged = |number: u32| number.wrapping_sub(splice.offset);
+        sequence::map(packet, ip, transport, |number| splice.for_server(number), acknowledged)?;
         let decision = self.transmit_to(packet, destination, way, &address, moment)?;
         if splice.is_pending && decision == Verdict::Transmit {
             return Ok(self.announce(packet, ip, transport, place, &splice, number, moment));
@@ -204,6 +214,17 @@ impl Balancer {
         moment: &mut Moment<'_>,
     ) -> Decision {
         let (client, client_port) = self.table.client(place);
+        if let Some(splice) = self.table.splice(place).filter(|splice| splice.is_cookie || splice.opening.is_some()) {
+            if let Some(opening) = splice.opening {
+                return self.opened(packet, ip, transport, place, (splice, opening), moment);
+            }
+            if transport.flags.contains(TcpFlags::SYN) {
+                // It has not heard that it was acknowledged. The client has, and has its window since.
+                let numbers = (sequence::sequence(packet.head, ip).wrapping_add(1), 0);
+                self.acknowledge(packet, place, &splice, numbers, moment);
+                return Err(Reason::Opening);
+            }
+        }
         self.may_pass(packet, ip, ip.payload - ETHERNET + transport.header, self.config.mtu, moment)?;
         let way = self.route(packet, ip, &client, moment)?;
         self.replied(ip, transport, place, moment.now);
@@ -226,9 +247,19 @@ impl Balancer {
                 }
             }
             if !has(TcpFlags::SYN) {
-                sequence::map(packet, ip, transport, |number| number, |number| splice.for_client(number))?;
+                let sequence = |number: u32| number.wrapping_add(splice.offset);
+                sequence::map(packet, ip, transport, sequence, |number| splice.for_client(number))?;
             }
         }
+        self.settle_half_open(place);
         self.transmit(packet, way, &client, moment)
+    }
+
+    /// A connection whose state says that both sides are there is half open no longer.
+    fn settle_half_open(&mut self, place: u32) {
+        let entry = self.table.get(place);
+        if entry.protocol() == Protocol::Tcp && entry.state() != TcpState::SynReceived as u8 {
+            self.table.settle(place);
+        }
     }
 }

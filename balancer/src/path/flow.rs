@@ -89,6 +89,9 @@ impl Balancer {
         if !self.services.pool[destination as usize].usual {
             return self.unusual(packet, ip, transport, place, moment);
         }
+        if is_special && let Some(decision) = self.while_opening(packet, ip, transport, place, moment) {
+            return decision;
+        }
         let bytes = ip.len() as u64;
         self.count(destination, |stats| {
             stats.in_packets += 1;

@@ -67,7 +67,7 @@ impl Balancer {
 
     /// Refuses a packet of no connection: TCP by a reset (RFC 9293, section 3.10.7.1), all else by an ICMP error.
     #[cold]
-    fn reset(&mut self, packet: &Packet<'_>, ip: &Ip, transport: &Transport, moment: &mut Moment<'_>) {
+    pub(super) fn reset(&mut self, packet: &Packet<'_>, ip: &Ip, transport: &Transport, moment: &mut Moment<'_>) {
         if transport.protocol != Protocol::Tcp {
             return self.complain(packet, ip, Problem::PortUnreachable, moment);
         }

@@ -6,6 +6,7 @@
 mod announce;
 mod around;
 mod beyond;
+mod cookie;
 mod defense;
 mod flow;
 mod fragments;

@@ -149,7 +149,7 @@ impl Balancer {
         if let Some(splice) = is_extra.then(|| self.table.splice(place)).flatten() {
             // The number that is quoted is the one its sender knows.
             match direction {
-                Direction::Inbound => {}
+                Direction::Inbound => quote.renumber(packet.head, |number| number.wrapping_sub(splice.offset)),
                 Direction::Outbound => quote.renumber(packet.head, |number| splice.for_client(number)),
             }
         }

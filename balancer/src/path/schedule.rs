@@ -61,7 +61,8 @@ impl Balancer {
             _ => true,
         };
         let begins = begins && transport.source_port != FTP_DATA;
-        if !(is_ours || begins) {
+        let may_redeem = !self.fragments.is_deciding && self.may_redeem(transport, moment.now);
+        if !(is_ours || begins || may_redeem) {
             return Err(Reason::NotOurs);
         }
         if is_group(packet.head) {
@@ -70,7 +71,13 @@ impl Balancer {
         if !self.is_source(ip.source) {
             return Err(Reason::BadSource);
         }
+        if may_redeem && let Some(decision) = self.redeem(packet, ip, transport, moment) {
+            return decision;
+        }
         if !begins {
+            if !is_ours {
+                return Err(Reason::NotOurs);
+            }
             // What says nothing at all is not the local stack's either, in Linux.
             let is_empty = transport.protocol == Protocol::Sctp && transport.event == Event::Nothing;
             return if is_empty { Err(Reason::Malformed) } else { Ok(Verdict::Local) };
@@ -87,6 +94,9 @@ impl Balancer {
         }
         if self.table.sources.is_reserved() {
             self.limit(service, packet, ip, transport, moment)?;
+        }
+        if self.is_flooded(service, transport) {
+            return self.answer(service, packet, ip, transport, moment);
         }
         let end = packet.head.len().min(ETHERNET + ip.len());
         let payload = packet.head.get(ip.payload + transport.header..end).unwrap_or_default();

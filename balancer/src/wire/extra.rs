@@ -16,6 +16,9 @@ pub fn write(extras: &Extras, counters: Option<&ExtraCounters>, w: &mut Writer<'
     if extras.announce != Announce::Nothing {
         w.u8(kind::ANNOUNCE, extras.announce as u8);
     }
+    if let Some(threshold) = extras.syn_cookies {
+        w.u32(kind::SYN_COOKIES, threshold);
+    }
     let limits = &extras.limits;
     if !limits.is_none() {
         w.u32(kind::SOURCE_CONNECTIONS, limits.connections)
@@ -26,7 +29,11 @@ pub fn write(extras: &Extras, counters: Option<&ExtraCounters>, w: &mut Writer<'
             .u8(kind::SOURCE_RESET, limits.reset.into());
     }
     if let Some(counters) = counters {
-        w.u64(kind::POOL_EXHAUSTED, counters.exhausted).u64(kind::SOURCE_LIMITED, counters.limited);
+        w.u64(kind::POOL_EXHAUSTED, counters.exhausted)
+            .u64(kind::SOURCE_LIMITED, counters.limited)
+            .u64(kind::COOKIES_SENT, counters.cookies_sent)
+            .u64(kind::COOKIES_TAKEN, counters.cookies_taken)
+            .u64(kind::COOKIES_WRONG, counters.cookies_wrong);
     }
 }
 
@@ -37,7 +44,7 @@ pub fn write(extras: &Extras, counters: Option<&ExtraCounters>, w: &mut Writer<'
 pub fn read(family: Family, nest: &Attribute<'_>) -> Result<(Extras, ExtraCounters), Errno> {
     let invalid = |_: Violation| Errno::Invalid;
     let (mut range, mut ports) = ([None; 2], LocalPool::PORTS);
-    let mut announce = Announce::Nothing;
+    let (mut announce, mut syn_cookies) = (Announce::Nothing, None);
     let (mut counters, mut limits) = (ExtraCounters::default(), SourceLimits::default());
     for attribute in nest.nested().map_err(invalid)? {
         match attribute.kind {
@@ -49,6 +56,10 @@ pub fn read(family: Family, nest: &Attribute<'_>) -> Result<(Extras, ExtraCounte
                 let number = attribute.u8().map_err(invalid)?;
                 announce = Announce::ALL.into_iter().find(|way| *way as u8 == number).ok_or(Errno::Invalid)?;
             }
+            kind::SYN_COOKIES => syn_cookies = Some(attribute.u32().map_err(invalid)?),
+            kind::COOKIES_SENT => counters.cookies_sent = attribute.u64().map_err(invalid)?,
+            kind::COOKIES_TAKEN => counters.cookies_taken = attribute.u64().map_err(invalid)?,
+            kind::COOKIES_WRONG => counters.cookies_wrong = attribute.u64().map_err(invalid)?,
             kind::SOURCE_CONNECTIONS => limits.connections = attribute.u32().map_err(invalid)?,
             kind::SOURCE_RATE => limits.rate = attribute.u32().map_err(invalid)?,
             kind::SOURCE_BURST => limits.burst = attribute.u32().map_err(invalid)?,
@@ -67,7 +78,7 @@ pub fn read(family: Family, nest: &Attribute<'_>) -> Result<(Extras, ExtraCounte
         [None, None] => None,
         _ => return Err(Errno::Invalid),
     };
-    Ok((Extras { pool, announce, limits }, counters))
+    Ok((Extras { pool, announce, syn_cookies, limits }, counters))
 }
 
 #[cfg(test)]
@@ -83,8 +94,9 @@ mod tests {
             let pool = LocalPool { first: first.parse().unwrap(), last: last.parse().unwrap(), ports: (5000, 5999) };
             let limits = SourceLimits { connections: 9, rate: 8, burst: 7, prefix_v4: 24, prefix_v6: 48, reset: true };
             let limited = Extras { limits, ..Extras::default() };
-            let extras = Extras { pool: Some(pool), announce: Announce::Proxy, ..limited };
-            let counters = ExtraCounters { exhausted: 7, limited: 8 };
+            let extras = Extras { pool: Some(pool), announce: Announce::Proxy, syn_cookies: Some(5), ..limited };
+            let counters =
+                ExtraCounters { exhausted: 7, limited: 8, cookies_sent: 9, cookies_taken: 10, cookies_wrong: 11 };
             for (extras, counters) in
                 [(limited, None), (extras, Some(counters)), (extras, None), (Extras::default(), None)]
             {

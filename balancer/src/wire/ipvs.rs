@@ -170,6 +170,14 @@ pub mod extra {
     pub const SOURCE_LIMITED: u16 = 12;
     /// How servers hear of their clients, u8: 1 TCP option 254, 2 PROXY protocol version 2; 0 or missing for not at all.
     pub const ANNOUNCE: u16 = 13;
+    /// Half-open connections from which on SYNs are answered by cookies, u32; missing for never.
+    pub const SYN_COOKIES: u16 = 14;
+    /// In replies: SYNs answered by a cookie, u64.
+    pub const COOKIES_SENT: u16 = 15;
+    /// In replies: connections that began by a cookie, u64.
+    pub const COOKIES_TAKEN: u16 = 16;
+    /// In replies: ACKs that brought no cookie of ours, u64.
+    pub const COOKIES_WRONG: u16 = 17;
 }
 
 /// Attributes of a rule that gives packets a mark: Ringlet's own.

@@ -81,7 +81,7 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, num_args = 0..)]
         arguments: Vec<OsString>,
     },
-    /// Show or change what services do that IPVS cannot: full NAT
+    /// Show or change what services do that IPVS cannot: full NAT, SYN cookies, limits of each source
     #[command(disable_help_flag = true)]
     Extra {
         /// set or clear, a service, and what it is to do; --help for more

@@ -23,6 +23,8 @@ Options:
                                 servers' replies come back here whatever their routes are
   --client-address toa|proxy    servers of TCP are told of their clients: by TCP option 254 (TOA, as of Alibaba's LVS and DPVS), or by
                                 the PROXY protocol, version 2
+  --syn-cookies N               while N connections of such services are half open, SYNs are answered by cookies: servers hear of a
+                                client only when it has answered; TCP with servers of -m
   --source-connections N        a client has at most so many connections
   --source-rate N[/BURST]       and makes at most so many new ones a second, and so many at once (default N)
   --source-prefix BITS          what counts as one client: IPv4 addresses that begin alike (default 32)
@@ -47,6 +49,11 @@ pub(super) fn show(client: &mut Client, out: &mut dyn Write) -> Result<(), Failu
         let mut counted = Vec::new();
         if info.extras.pool.is_some() {
             counted.push(format!("no port free: {}", info.counters.exhausted));
+        }
+        if info.extras.syn_cookies.is_some() {
+            let counters = &info.counters;
+            let (sent, taken, wrong) = (counters.cookies_sent, counters.cookies_taken, counters.cookies_wrong);
+            counted.push(format!("cookies sent: {sent}, taken: {taken}, wrong: {wrong}"));
         }
         if !info.extras.limits.is_none() {
             counted.push(format!("over a limit: {}", info.counters.limited));
@@ -75,7 +82,7 @@ fn object(info: &ExtraInfo) -> Value {
             "exhausted": info.counters.exhausted,
         })
     };
-    json!({ "protocol": protocol, "service": service, "full_nat": info.extras.pool.map(pool), "client_address": (info.extras.announce != Announce::Nothing).then(|| info.extras.announce.name()), "limits": (!limits.is_none()).then(|| limits_of(limits, info.counters.limited)) })
+    json!({ "protocol": protocol, "service": service, "full_nat": info.extras.pool.map(pool), "client_address": (info.extras.announce != Announce::Nothing).then(|| info.extras.announce.name()), "syn_cookies": info.extras.syn_cookies.map(|threshold| json!({ "threshold": threshold, "sent": info.counters.cookies_sent, "taken": info.counters.cookies_taken, "wrong": info.counters.cookies_wrong })), "limits": (!limits.is_none()).then(|| limits_of(limits, info.counters.limited)) })
 }
 
 fn limits_of(limits: &SourceLimits, limited: u64) -> Value {

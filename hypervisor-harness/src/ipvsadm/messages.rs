@@ -49,7 +49,7 @@ pub(super) fn of(command: &Command, failure: &Failure) -> String {
             "Invalid argument: for all services there are only limits; a pool has 1 to 1024 unicast addresses of the service's family, none of which is the balancer's own, a service's, or a server's"
         }
         (Command::SetExtras { .. }, EOPNOTSUPP) => {
-            "Operation not supported: full NAT and --client-address go with servers of -m only, the latter with TCP, and not with -o or FTP's port; is the balancer older than this command?"
+            "Operation not supported: full NAT, --client-address and --syn-cookies go with servers of -m only, the latter two with TCP, and not with -o or FTP's port; is the balancer older than this command?"
         }
         (_, ESRCH) => "No such service",
         (_, EPERM) => "Permission denied (you must be root)",

@@ -8,18 +8,18 @@ use std::vec;
 
 /// A segment with all that matters here.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Tcp {
-    from: End,
-    to: End,
-    flags: TcpFlags,
-    sequence: u32,
-    acknowledgement: u32,
-    options: Vec<u8>,
-    payload: Vec<u8>,
+pub(super) struct Tcp {
+    pub from: End,
+    pub to: End,
+    pub flags: TcpFlags,
+    pub sequence: u32,
+    pub acknowledgement: u32,
+    pub options: Vec<u8>,
+    pub payload: Vec<u8>,
 }
 
 impl Tcp {
-    fn frame(&self) -> Vec<u8> {
+    pub fn frame(&self) -> Vec<u8> {
         let mut frame = Segment { from: self.from, to: self.to, flags: Some(self.flags) }.frame(&[]);
         let at = transport_at(&frame);
         frame[at + 4..at + 8].copy_from_slice(&self.sequence.to_be_bytes());
@@ -42,7 +42,7 @@ impl Tcp {
         frame
     }
 
-    fn read(frame: &[u8]) -> Tcp {
+    pub fn read(frame: &[u8]) -> Tcp {
         verify(frame);
         let Segment { from, to, flags } = read(frame);
         let tcp = &frame[transport_at(frame)..];
@@ -71,7 +71,7 @@ struct Talk {
 }
 
 /// TCP segments that the balancer has made since it was last asked.
-fn made(world: &mut World) -> Vec<Tcp> {
+pub(super) fn made(world: &mut World) -> Vec<Tcp> {
     let frames = core::mem::take(&mut world.said.frames);
     frames
         .iter()
@@ -155,7 +155,7 @@ impl Talk {
 }
 
 /// The header of the PROXY protocol, as haproxy's document has it.
-fn header(client: End, service: End) -> Vec<u8> {
+pub(super) fn header(client: End, service: End) -> Vec<u8> {
     let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21".to_vec();
     let addresses = |a: End, b: End| match (a.0, b.0) {
         (IpAddr::V4(a), IpAddr::V4(b)) => [&[0x11, 0, 12][..], &a.octets(), &b.octets()].concat(),

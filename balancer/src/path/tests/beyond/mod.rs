@@ -1,6 +1,7 @@
 //! What IPVS cannot: see docs/beyond.md.
 
 mod announce;
+mod cookies;
 mod full_nat;
 mod limits;
 
