@@ -8,6 +8,7 @@ use core::time::Duration;
 use crate::config::Config;
 use crate::connection::{Annex, CALL_ID_SIZE, ConnectionInfo, Extra, FTP_SIZE, New, State, Table};
 use crate::icmp::Errors;
+use crate::limit::TokenBucket;
 use crate::neighbour::{Hop, Neighbours};
 use crate::packet::{NextHop, Packet, Reason, Sink, Verdict};
 use crate::path::{Defense, Fragments, Moment, Scan, Timers, Workbench};
@@ -67,6 +68,8 @@ pub struct Balancer {
     pub(crate) gateways: [Hop; 2],
     pub(crate) errors: Errors,
     pub(crate) cookies: Cookies,
+    /// Resets to sources that are over a limit, as many a second as errors.
+    pub(crate) resets: TokenBucket,
     /// The local stack has got packets that were rewritten for it: what it sends may have to be rewritten too.
     pub(crate) serves_itself: bool,
     pub(crate) fragments: Fragments,
@@ -103,6 +106,7 @@ impl Balancer {
             gateways: [Hop::UNKNOWN; 2],
             errors: Errors::new(&config),
             cookies: Cookies::new(config.seed),
+            resets: TokenBucket::new(1000, 50),
             serves_itself: false,
             fragments: Fragments::new(&config),
             bench: Some(Box::new(Workbench::new())),
@@ -220,6 +224,7 @@ impl Balancer {
     /// [`Errno::NoService`].
     pub fn delete_service(&mut self, key: &ServiceKey) -> Result<(), Errno> {
         self.services.delete(key)?;
+        self.release_pools();
         self.destination_removed();
         Ok(())
     }
@@ -227,6 +232,7 @@ impl Balancer {
     /// Removes every service.
     pub fn flush(&mut self) {
         self.services.flush();
+        self.release_pools();
         self.destination_removed();
     }
 
@@ -364,10 +370,14 @@ impl Balancer {
     /// that are of no connection.
     ///
     /// # Errors
-    /// [`Errno::Exists`]; [`Errno::Invalid`] for mark 0, networks of different families, a first port above the last, or a
+    /// [`Errno::Exists`]; [`Errno::Invalid`] for an address of a [`LocalPool`](crate::LocalPool), mark 0, networks of different families, a first port above the last, or a
     /// protocol that is none of TCP, UDP and SCTP; [`Errno::OutOfMemory`] if there are [`MARK_RULES_MAX`](crate::MARK_RULES_MAX)
     /// already.
     pub fn add_mark_rule(&mut self, rule: MarkRule) -> Result<(), Errno> {
+        // A pool could not be given that address either.
+        if rule.host().is_some_and(|host| self.services.is_local(&host)) {
+            return Err(Errno::Invalid);
+        }
         self.services.change_marks(|marks| marks.add(rule))
     }
 
@@ -407,23 +417,37 @@ impl Balancer {
             self.services.set_all(extras)?;
             return self.reserve_extras(&extras).inspect_err(|_| _ = self.services.set_all(old));
         };
-        if extras.pool.is_some_and(|pool| pool.addresses().any(|address| self.routes.is_own(address))) {
+        let old = self.services.extras_of(service)?;
+        // Before it is looked at one by one.
+        extras.check(service)?;
+        if extras.pool.is_some_and(|pool| pool.addresses().any(|address| self.routes.is_taken(address))) {
             return Err(Errno::Invalid);
         }
-        let old = self.services.extras_of(service)?;
         self.services.set_extras(service, extras)?;
-        self.reserve_extras(&extras).inspect_err(|_| _ = self.services.set_extras(service, old))
+        let done = self.reserve_extras(&extras).inspect_err(|_| _ = self.services.set_extras(service, old));
+        self.release_pools();
+        done
+    }
+
+    /// Gives up the addresses of pools that are of no service any more, and that no connection has.
+    pub(crate) fn release_pools(&mut self) {
+        let table = &self.table;
+        self.services.release_pools(|pool| table.uses(pool));
     }
 
     /// Takes the memory for what IPVS knows nothing of, if that was not done yet.
     fn reserve_extras(&mut self, extras: &Extras) -> Result<(), Errno> {
-        if !extras.limits.is_none() && !self.table.sources.is_reserved() {
+        if !extras.limits.is_none() && !self.table.has_counted() {
             let left = self.services.table_memory_left();
             let counted = (left / 2 / Annex::<[u32; 2]>::SIZE).min(self.config.connections as usize);
-            let sources = (left / 4 / Sources::SIZE).min(self.config.sources as usize);
+            // As many as can have a connection.
+            let sources = (left / 4 / Sources::SIZE).min(self.config.sources.max(self.config.connections) as usize);
+            if !self.table.sources.is_reserved() {
+                let taken = self.table.sources.reserve(sources)?;
+                self.services.take_table_memory(taken)?;
+            }
             self.table.reserve_counted(counted)?;
-            let taken = self.table.sources.reserve(sources)?;
-            self.services.take_table_memory(taken + counted * Annex::<[u32; 2]>::SIZE)?;
+            self.services.take_table_memory(counted * Annex::<[u32; 2]>::SIZE)?;
         }
         if !extras.needs_nat() || self.table.has_extras() {
             return Ok(());

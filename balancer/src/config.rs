@@ -113,11 +113,11 @@ pub struct Config {
     /// `table_memory`.
     pub call_ids: u32,
     /// Connections there can be at the same time of services that do what IPVS cannot ([`Extras`](crate::Extras)). Each takes
-    /// about 60 bytes more, all of them when the first service is told to; they are fewer if that would be more than half of
+    /// about 110 bytes more, all of them when the first service is told to; they are fewer if that would be more than half of
     /// what is left of `table_memory`.
     pub extras: u32,
     /// Sources (clients, or networks of them) whose connections can be counted at the same time, over all services that limit them. Each
-    /// takes about 54 bytes, and each of their connections 20 (as many as there can be), all of it when the first limit is
+    /// takes about 36 bytes, and each of their connections 20 (as many as there can be), all of it when the first limit is
     /// set; they are fewer if that would be more than a quarter, or half, of what is left of `table_memory`.
     pub sources: u32,
     /// Datagrams that come in fragments that can be followed at the same time: each for 30 seconds, or until all of it has come.

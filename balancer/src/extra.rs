@@ -9,6 +9,8 @@ use crate::{Announce, Errno};
 
 /// The most addresses of a [`LocalPool`].
 pub const POOL_MAX: u32 = 1024;
+/// The most addresses of all pools together, those included that were of a service whose connections still have them.
+pub const POOLS_MAX: u32 = 4096;
 
 /// What a service does beyond IPVS. Nothing by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -98,9 +100,21 @@ impl LocalPool {
         Ok(())
     }
 
+    /// Whether an address is one of them.
+    pub fn contains(&self, address: &IpAddr) -> bool {
+        let at = match address {
+            IpAddr::V4(a) => u128::from(a.to_bits()),
+            IpAddr::V6(a) => a.to_bits(),
+        };
+        let is_same = address.is_ipv4() == self.first.is_ipv4();
+        self.bounds().is_some_and(|(first, last)| is_same && (first..=last).contains(&at))
+    }
+
     /// How many addresses there are.
     pub fn len(&self) -> u32 {
-        self.bounds().and_then(|(first, last)| last.checked_sub(first)).map_or(0, |more| more as u32 + 1)
+        // More than there may be is told from what may be, and not how much.
+        let more = self.bounds().and_then(|(first, last)| last.checked_sub(first));
+        more.map_or(0, |more| more.min(POOL_MAX.into()) as u32 + 1)
     }
 
     /// Whether there are none: a pool that no service can have.

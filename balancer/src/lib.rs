@@ -61,7 +61,7 @@ pub use balancer::{Balancer, Counters};
 pub use config::{Cidr, CidrError, Config};
 pub use connection::{ConnectionInfo, SctpState, State, TcpState};
 pub use errno::Errno;
-pub use extra::{ExtraCounters, ExtraInfo, Extras, LocalPool, POOL_MAX};
+pub use extra::{ExtraCounters, ExtraInfo, Extras, LocalPool, POOL_MAX, POOLS_MAX};
 pub use mark::{MarkRule, RULES_MAX as MARK_RULES_MAX};
 pub use packet::{NextHop, Offload, Packet, Partial, Reason, Sink, Verdict};
 pub use service::{

@@ -94,6 +94,21 @@ impl Routes {
         self.networks.iter().any(|network| network.address == address)
     }
 
+    /// Whether an address is nobody's to give out: our own, a gateway's, or that of a network of ours or of all its hosts.
+    pub fn is_taken(&self, address: IpAddr) -> bool {
+        let is_network = |network: &Cidr| match (network.address, address) {
+            (IpAddr::V4(_), IpAddr::V4(a)) if network.prefix <= 30 => {
+                network.mask_v4().is_some_and(|[base, _]| base == a.to_bits())
+            }
+            _ => false,
+        };
+        let is_broadcast = matches!(address, IpAddr::V4(a) if self.is_broadcast(a));
+        self.is_own(address)
+            || self.gateway(&address) == Some(&address)
+            || is_broadcast
+            || self.networks.iter().any(is_network)
+    }
+
     /// Whether an IPv4 address is a broadcast: to everybody, or to everybody in a network of ours (prefixes up to 30).
     pub fn is_broadcast(&self, address: Ipv4Addr) -> bool {
         let in_network = |network: &Cidr| match network.address {

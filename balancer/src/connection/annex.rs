@@ -8,6 +8,9 @@ use alloc::vec::Vec;
 use super::Full;
 use crate::Errno;
 
+/// No place of the table: of slots that are free.
+const NOWHERE: u32 = u32::MAX;
+
 /// Something of type `T` for some connections.
 #[derive(Debug)]
 pub(crate) struct Annex<T> {
@@ -98,6 +101,16 @@ impl<T: Copy> Annex<T> {
         self.find(place).map(|at| &self.slots[at].value)
     }
 
+    /// What connections have, in no order.
+    pub fn values(&self) -> impl Iterator<Item = &T> {
+        self.slots.iter().filter(|slot| slot.place != NOWHERE).map(|slot| &slot.value)
+    }
+
+    /// How many more connections can have something.
+    pub fn room(&self) -> u32 {
+        self.slots.capacity() as u32 - self.len
+    }
+
     /// What a connection has, to be changed.
     pub fn get_mut(&mut self, place: u32) -> Option<&mut T> {
         self.find(place).map(|at| &mut self.slots[at].value)
@@ -149,6 +162,7 @@ impl<T: Copy> Annex<T> {
             }
         }
         self.slots[at].next = core::mem::replace(&mut self.free, link);
+        self.slots[at].place = NOWHERE;
         self.len -= 1;
         Some(value)
     }

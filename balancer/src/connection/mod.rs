@@ -37,10 +37,10 @@ pub(crate) use tcp::{SECURE, STATES, Seen, States, TABLE};
 use wheel::{Wheel, is_due, tick};
 pub(crate) use wheel::{seconds, ticks};
 
-use crate::Errno;
 use crate::service::{Forward, Protocol, ServiceKey};
 use crate::source::Sources;
 use crate::time::Instant;
+use crate::{Errno, LocalPool};
 
 /// How much longer a template stays whose time is over while it has connections.
 const CONTROLLING: u32 = ticks(60);
@@ -110,9 +110,10 @@ impl Table {
         self.len
     }
 
-    /// How many more connections there is room for.
+    /// How many more connections there is room for: of any kind, if some need more than others.
     pub fn room(&self) -> u32 {
-        self.limit as u32 - self.len
+        let room = self.limit as u32 - self.len;
+        if self.extras.is_reserved() { room.min(self.extras.room()) } else { room }
     }
 
     /// How many connections there is room for when there are none.
@@ -412,6 +413,11 @@ impl Table {
         self.extras.get_mut(place)?.splice.as_mut()
     }
 
+    /// Whether a connection has an address of a pool.
+    pub fn uses(&self, pool: &LocalPool) -> bool {
+        self.extras.values().any(|extra| extra.local.is_some_and(|(address, _)| pool.contains(&address)))
+    }
+
     /// Whether there is room for what IPVS knows nothing of.
     pub fn has_extras(&self) -> bool {
         self.extras.is_reserved()
@@ -420,6 +426,11 @@ impl Table {
     /// Makes room for so many connections that are on the accounts of their sources. Once is enough.
     pub fn reserve_counted(&mut self, count: usize) -> Result<(), Errno> {
         self.counted.reserve(count)
+    }
+
+    /// Whether there is room for connections on the accounts of their sources.
+    pub fn has_counted(&self) -> bool {
+        self.counted.is_reserved()
     }
 
     /// Whether there is room for one more that is on the accounts of its source.

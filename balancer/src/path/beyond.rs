@@ -4,12 +4,14 @@ use core::net::IpAddr;
 
 use super::segment::Segment;
 use super::{Decision, Moment, announce, nat, sequence};
-use crate::connection::{Extra, Splice, TcpState, Tuple};
+use crate::connection::{Extra, Splice, TcpState, Tuple, ticks};
 use crate::frame::transport::{TcpFlags, Transport};
 use crate::frame::{ETHERNET, Fragment, Ip};
 use crate::packet::{Packet, Reason, Verdict};
 use crate::route::Way;
 use crate::service::Protocol;
+use crate::service::table::FTP;
+use crate::time::Instant;
 use crate::{Announce, Balancer, Extras, LocalPool};
 
 /// How many addresses and ports of a pool are looked at for a connection. Of a pool of which nine in ten are in use by
@@ -31,6 +33,11 @@ impl Balancer {
         let to = &self.services.pool[destination as usize];
         let service = self.services.service(to.service).filter(|service| !to.local && service.extras.needs_nat());
         let Some(service) = service else { return Ok(None) };
+        // Of a service of a mark, or of every port: what the names of others are refused for.
+        let is_ftp = tuple.protocol == Protocol::Tcp && tuple.destination_port == FTP;
+        if tuple.protocol == Protocol::Sctp || is_ftp {
+            return Ok(None);
+        }
         self.extra_of(service.extras, tuple, first, (destination, port)).map(Some)
     }
 
@@ -108,7 +115,7 @@ impl Balancer {
             nat::rewrite(packet, ip, transport, nat::End::Source, address, port)?;
         }
         let spliced = self.table.splice(place).filter(|_| transport.protocol == Protocol::Tcp);
-        self.settle_half_open(place);
+        self.settle_half_open(place, moment.now);
         let Some(splice) = spliced else { return self.transmit_to(packet, destination, way, &address, moment) };
         let number = sequence::sequence(packet.head, ip);
         // Whoever means harm puts his own in front of what is put in, or in its place; what is in other fragments is not seen.
@@ -251,15 +258,23 @@ impl Balancer {
                 sequence::map(packet, ip, transport, sequence, |number| splice.for_client(number))?;
             }
         }
-        self.settle_half_open(place);
+        self.settle_half_open(place, moment.now);
         self.transmit(packet, way, &client, moment)
     }
 
     /// A connection whose state says that both sides are there is half open no longer.
-    fn settle_half_open(&mut self, place: u32) {
+    fn settle_half_open(&mut self, place: u32, now: Instant) {
         let entry = self.table.get(place);
-        if entry.protocol() == Protocol::Tcp && entry.state() != TcpState::SynReceived as u8 {
+        if entry.protocol() != Protocol::Tcp {
+            return;
+        }
+        let (state, is_local) = (entry.state(), entry.is_local());
+        if state != TcpState::SynReceived as u8 {
             self.table.settle(place);
+        }
+        // A reset that its server has not taken ends nothing there: nobody else is to have that port so soon.
+        if is_local && state == TcpState::Close as u8 {
+            self.table.renew(place, now, ticks(TcpState::TimeWait.timeout()));
         }
     }
 }

@@ -34,7 +34,8 @@ fn size_option(size: u16) -> [u8; 4] {
 /// The Ethernet address a frame came from.
 fn from(packet: &Packet<'_>) -> Option<Mac> {
     let [_, _, _, _, _, _, a, b, c, d, e, f] = *packet.head.first_chunk()?;
-    Some([a, b, c, d, e, f])
+    // Nobody's answer goes to a group.
+    (a & 1 == 0).then_some([a, b, c, d, e, f])
 }
 
 /// The window in a TCP header.

@@ -72,6 +72,10 @@ impl Balancer {
             return self.complain(packet, ip, Problem::PortUnreachable, moment);
         }
         let Some(ethernet) = packet.head.first_chunk::<ETHERNET>() else { return };
+        // Nobody's answer goes to a group, and not more of them go out than of errors.
+        if ethernet[6] & 1 != 0 || !self.resets.take(moment.now) {
+            return;
+        }
         let [_, _, _, _, _, _, a, b, c, d, e, f, ..] = *ethernet;
         let has = |flag| transport.flags.contains(flag);
         let length = sequence::payload(ip, transport) + u32::from(has(TcpFlags::SYN)) + u32::from(has(TcpFlags::FIN));

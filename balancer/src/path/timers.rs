@@ -138,6 +138,7 @@ impl Balancer {
         }
         if is_due(&mut self.timers.sweep, SWEEP_PERIOD, now) {
             self.services.sweep_trash(now);
+            self.release_pools();
             self.services.look(now, &self.expirations());
         }
         let Moment { sink, .. } = moment;

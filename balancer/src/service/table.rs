@@ -19,7 +19,7 @@ use crate::scheduler::{Expirations, List, Request, State};
 use crate::source::{self, Scope, SourceLimits};
 use crate::stats::Meter;
 use crate::time::Instant;
-use crate::{Errno, ExtraCounters, ExtraInfo, Extras, MarkRule};
+use crate::{Errno, ExtraCounters, ExtraInfo, Extras, LocalPool, MarkRule, POOLS_MAX};
 
 /// No place.
 pub(crate) const NONE: u32 = u32::MAX;
@@ -233,6 +233,8 @@ pub(crate) struct Services {
     servers: BTreeSet<(IpAddr, u16, u32)>,
     /// Those among them that are of pools of full NAT.
     local_addresses: BTreeSet<IpAddr>,
+    /// Pools that were of a service, and of which connections may still have addresses. They are answered for as before.
+    retired: Vec<LocalPool>,
     /// What goes for all services.
     pub all: Extras,
     pub all_counters: ExtraCounters,
@@ -431,6 +433,7 @@ impl Services {
             |rule: &&MarkRule| self.find(&ServiceKey::Mark { family: rule.family(), mark: rule.mark }).is_some();
         let marked = self.marks.iter().filter(is_served).filter_map(MarkRule::host);
         let pools = self.slots.iter().flatten().filter_map(|service| service.extras.pool.as_ref());
+        let pools = pools.chain(&self.retired);
         let local: BTreeSet<IpAddr> = pools.flat_map(|pool| pool.addresses()).collect();
         let locals = local.iter().copied();
         let now: BTreeSet<IpAddr> = self.index.keys().filter_map(of_key).chain(marked).chain(locals).collect();
@@ -512,6 +515,12 @@ impl Services {
     }
 
     pub fn delete(&mut self, key: &ServiceKey) -> Result<(), Errno> {
+        self.remove(key)?;
+        self.addresses_changed();
+        Ok(())
+    }
+
+    fn remove(&mut self, key: &ServiceKey) -> Result<(), Errno> {
         let place = self.place(key)?;
         let Some(service) = self.slots[place as usize].take() else { return Err(Errno::NoService) };
         self.table_memory -= service.state.memory();
@@ -533,14 +542,15 @@ impl Services {
         (self.any_port, self.ftp) = (self.any_port - any_port, self.ftp - ftp);
         self.order.retain(|&p| p != place);
         self.revision += 1;
-        self.addresses_changed();
+        self.retire(service.extras.pool);
         Ok(())
     }
 
     pub fn flush(&mut self) {
         while let Some(key) = self.index.keys().next().copied() {
-            let _ = self.delete(&key);
+            let _ = self.remove(&key);
         }
+        self.addresses_changed();
     }
 
     pub fn zero(&mut self, key: &ServiceKey) -> Result<(), Errno> {
@@ -580,6 +590,27 @@ impl Services {
         if needs_nat && config.forward != Forward::Masquerade { Err(Errno::NotSupported) } else { Ok(()) }
     }
 
+    /// Whether an address is one of a pool, or was, and a connection may still have it.
+    pub fn is_local(&self, address: &IpAddr) -> bool {
+        self.local_addresses.contains(address)
+    }
+
+    /// Keeps the addresses of a pool that is a service's no more.
+    fn retire(&mut self, pool: Option<LocalPool>) {
+        if let Some(pool) = pool.filter(|pool| !self.retired.contains(pool)) {
+            self.retired.push(pool);
+        }
+    }
+
+    /// Forgets pools that are no service's any more, and that are not used.
+    pub fn release_pools(&mut self, is_used: impl Fn(&LocalPool) -> bool) {
+        let before = self.retired.len();
+        self.retired.retain(is_used);
+        if self.retired.len() != before {
+            self.addresses_changed();
+        }
+    }
+
     /// Lets a service do what IPVS cannot, instead of what it did so far.
     pub fn set_extras(&mut self, key: &ServiceKey, extras: Extras) -> Result<(), Errno> {
         let place = self.place(key)?;
@@ -592,17 +623,21 @@ impl Services {
             return Err(Errno::NotSupported);
         }
         if let Some(pool) = &extras.pool {
-            let is_taken = |address: IpAddr| {
-                self.virtual_addresses.contains(&address) && !self.local_addresses.contains(&address)
-                    || self.pool.iter().any(|d| d.available && d.key.address == address)
-            };
-            if pool.addresses().any(is_taken) {
+            let is_taken =
+                |address: IpAddr| self.virtual_addresses.contains(&address) && !self.local_addresses.contains(&address);
+            let is_server = |d: &Destination| d.available && pool.contains(&d.key.address);
+            if pool.addresses().any(is_taken) || self.pool.iter().any(is_server) {
                 return Err(Errno::Invalid);
             }
+            let others = self.slots.iter().flatten().filter(|other| other.key != *key);
+            let others = others.filter_map(|other| other.extras.pool.as_ref()).chain(&self.retired);
+            if others.map(LocalPool::len).sum::<u32>().saturating_add(pool.len()) > POOLS_MAX {
+                return Err(Errno::OutOfMemory);
+            }
         }
-        if let Some(service) = self.slots[place as usize].as_mut() {
-            service.extras = extras;
-        }
+        let old = self.slots[place as usize].as_mut().map(|service| core::mem::replace(&mut service.extras, extras));
+        self.retired.retain(|pool| extras.pool != Some(*pool));
+        self.retire(old.and_then(|old| old.pool).filter(|pool| extras.pool != Some(*pool)));
         self.revision += 1;
         self.addresses_changed();
         Ok(())

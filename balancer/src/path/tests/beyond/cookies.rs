@@ -42,7 +42,7 @@ fn scene(v6: bool, full_nat: bool, announce: Announce, threshold: u32) -> Scene 
 }
 
 impl Scene {
-    fn from_client(&self, flags: TcpFlags, sequence: u32, acknowledgement: u32, payload: &[u8]) -> Tcp {
+    fn client_says(&self, flags: TcpFlags, sequence: u32, acknowledgement: u32, payload: &[u8]) -> Tcp {
         let payload = payload.to_vec();
         Tcp { from: self.client, to: self.service, flags, sequence, acknowledgement, options: vec![], payload }
     }
@@ -64,7 +64,7 @@ impl Scene {
 
     /// The client's SYN, answered by a cookie, which is returned.
     fn cookie(&mut self, first: u32) -> u32 {
-        let syn = Tcp { options: vec![2, 4, 0x05, 0x78, 4, 2, 1, 1], ..self.from_client(SYN, first, 0, b"") };
+        let syn = Tcp { options: vec![2, 4, 0x05, 0x78, 4, 2, 1, 1], ..self.client_says(SYN, first, 0, b"") };
         let before = self.tcp_connections();
         assert_eq!(self.drops(&syn), Reason::SynCookie);
         assert_eq!(self.tcp_connections(), before, "nothing is kept");
@@ -88,7 +88,7 @@ fn a_connection_is_opened_when_the_client_has_answered() {
         let mut s = scene(v6, full_nat, announce, 0);
         let (first, server_first) = (u32::MAX, 77_000);
         let cookie = s.cookie(first);
-        assert_eq!(s.drops(&s.from_client(ACK, 0, cookie.wrapping_add(1), b"")), Reason::SynCookie);
+        assert_eq!(s.drops(&s.client_says(ACK, 0, cookie.wrapping_add(1), b"")), Reason::SynCookie);
         let asked = made(&mut s.world).pop().unwrap();
         assert_eq!(
             (asked.to, asked.flags, asked.sequence, &asked.options),
@@ -100,7 +100,7 @@ fn a_connection_is_opened_when_the_client_has_answered() {
             s.world.balancer.connection_list(s.world.now).filter(|c| c.protocol == Protocol::Tcp).collect();
         assert_eq!((list.len(), list[0].words().1, list[0].local), (1, "SYN_RECV", full_nat.then_some(seen)));
         // What comes meanwhile has the server asked again, once a second.
-        let early = s.from_client(ACK, 0, cookie.wrapping_add(1), b"early");
+        let early = s.client_says(ACK, 0, cookie.wrapping_add(1), b"early");
         assert_eq!((s.drops(&early), made(&mut s.world).len()), (Reason::Opening, 0));
         s.world.seconds(1);
         assert_eq!((s.drops(&early), made(&mut s.world)), (Reason::Opening, vec![asked.clone()]));
@@ -144,7 +144,7 @@ fn a_connection_is_opened_when_the_client_has_answered() {
         assert_eq!((sent.sequence, sent.payload), (cookie.wrapping_add(1), b"hello".to_vec()));
         let sack =
             [&[1, 1, 5, 10][..], &cookie.wrapping_add(1).to_be_bytes(), &cookie.wrapping_add(6).to_be_bytes()].concat();
-        let reply = Tcp { options: sack, ..s.from_client(ACK, 0, cookie.wrapping_add(6), b"GET") };
+        let reply = Tcp { options: sack, ..s.client_says(ACK, 0, cookie.wrapping_add(6), b"GET") };
         let got = match s.world.frame(reply.frame()) {
             Ok(frame) => Tcp::read(&frame),
             Err(_) => made(&mut s.world).pop().unwrap(),
@@ -154,7 +154,7 @@ fn a_connection_is_opened_when_the_client_has_answered() {
         // A server that has not heard the ACK is told again; a SYN of the client is late.
         made(&mut s.world);
         assert_eq!((s.drops(&good), made(&mut s.world).len()), (Reason::Opening, 1));
-        assert_eq!(s.drops(&s.from_client(SYN, 5000, 0, b"")), Reason::Opening);
+        assert_eq!(s.drops(&s.client_says(SYN, 5000, 0, b"")), Reason::Opening);
         let counters = s.counters();
         assert_eq!((counters.cookies_sent, counters.cookies_taken, counters.cookies_wrong), (1, 1, 0));
         s.world.seconds(1000);
@@ -166,7 +166,7 @@ fn a_connection_is_opened_when_the_client_has_answered() {
 fn what_is_no_cookie_or_too_old_is_the_local_stacks() {
     let mut s = scene(false, false, Announce::Nothing, 0);
     let ack =
-        |s: &Scene, first: u32, cookie: u32| s.from_client(ACK, first.wrapping_add(1), cookie.wrapping_add(1), b"");
+        |s: &Scene, first: u32, cookie: u32| s.client_says(ACK, first.wrapping_add(1), cookie.wrapping_add(1), b"");
     assert_eq!(s.world.frame(ack(&s, 1000, 7).frame()), Err(Verdict::Local));
     assert_eq!(s.counters().cookies_wrong, 0, "none is out, and nobody looks");
     let cookie = s.cookie(1000);
@@ -184,7 +184,7 @@ fn what_is_no_cookie_or_too_old_is_the_local_stacks() {
 #[test]
 fn below_the_threshold_connections_are_as_ever_and_a_flood_ends_there() {
     let mut s = scene(false, false, Announce::Nothing, 2);
-    let syn = |s: &Scene, port| Tcp { from: (s.client.0, port), ..s.from_client(SYN, 1000, 0, b"") };
+    let syn = |s: &Scene, port| Tcp { from: (s.client.0, port), ..s.client_says(SYN, 1000, 0, b"") };
     let sent = Tcp::read(&s.world.frame(syn(&s, 4001).frame()).unwrap());
     assert_eq!(sent.to, s.server);
     s.world.frame(syn(&s, 4002).frame()).unwrap();
@@ -196,7 +196,7 @@ fn below_the_threshold_connections_are_as_ever_and_a_flood_ends_there() {
     let reply = Tcp { from: s.server, to: (s.client.0, 4001), flags: SYN_ACK, acknowledgement: 1001, ..sent.clone() };
     s.world.frame(reply.frame()).unwrap();
     assert_eq!(s.drops(&syn(&s, 4003)), Reason::SynCookie);
-    let ack = Tcp { from: (s.client.0, 4001), ..s.from_client(ACK, 1001, 1001, b"") };
+    let ack = Tcp { from: (s.client.0, 4001), ..s.client_says(ACK, 1001, 1001, b"") };
     s.world.frame(ack.frame()).unwrap();
     assert_eq!(s.world.balancer.table.half_open(), 1);
     assert!(s.world.frame(syn(&s, 4003).frame()).is_ok());
@@ -213,7 +213,7 @@ fn below_the_threshold_connections_are_as_ever_and_a_flood_ends_there() {
 fn a_server_that_refuses_is_a_reset_and_a_service_without_one_too() {
     let mut s = scene(false, true, Announce::Nothing, 0);
     let cookie = s.cookie(1000);
-    s.drops(&s.from_client(ACK, 1001, cookie.wrapping_add(1), b""));
+    s.drops(&s.client_says(ACK, 1001, cookie.wrapping_add(1), b""));
     let asked = made(&mut s.world).pop().unwrap();
     let refusal = Tcp { from: s.server, to: asked.from, flags: RST | ACK, sequence: 0, acknowledgement: 1001, ..asked };
     let refusal = Tcp { options: vec![], ..refusal };
@@ -223,7 +223,7 @@ fn a_server_that_refuses_is_a_reset_and_a_service_without_one_too() {
     s.world.balancer.delete_destination(&s.key, &server(false)).unwrap();
     s.world.seconds(61);
     let cookie = s.cookie(2000);
-    assert_eq!(s.drops(&s.from_client(ACK, 2001, cookie.wrapping_add(1), b"")), Reason::NoDestination);
+    assert_eq!(s.drops(&s.client_says(ACK, 2001, cookie.wrapping_add(1), b"")), Reason::NoDestination);
     let told = made(&mut s.world).pop().unwrap();
     assert_eq!((told.flags, told.sequence, told.to), (RST, cookie.wrapping_add(1), s.client));
 }
@@ -232,11 +232,11 @@ fn a_server_that_refuses_is_a_reset_and_a_service_without_one_too() {
 fn a_client_that_gives_up_while_the_server_is_asked_is_forgotten() {
     let mut s = scene(false, false, Announce::Nothing, 0);
     let cookie = s.cookie(1000);
-    s.drops(&s.from_client(ACK, 1001, cookie.wrapping_add(1), b""));
+    s.drops(&s.client_says(ACK, 1001, cookie.wrapping_add(1), b""));
     assert_eq!(s.tcp_connections(), 1);
-    assert_eq!(s.drops(&s.from_client(RST, 1002, 0, b"")), Reason::Opening, "not by a guess");
+    assert_eq!(s.drops(&s.client_says(RST, 1002, 0, b"")), Reason::Opening, "not by a guess");
     assert_eq!(s.tcp_connections(), 1);
-    assert_eq!(s.drops(&s.from_client(RST, 1001, 0, b"")), Reason::Opening);
+    assert_eq!(s.drops(&s.client_says(RST, 1001, 0, b"")), Reason::Opening);
     assert_eq!(s.tcp_connections(), 0);
 }
 
@@ -246,8 +246,8 @@ fn limits_count_those_who_have_answered() {
     let limits = SourceLimits { connections: 1, ..SourceLimits::default() };
     set(&mut s.world, &s.key.clone(), Extras { syn_cookies: Some(0), limits, ..Extras::default() });
     let [one, two] = [1000, 2000].map(|first| (first, s.cookie(first)));
-    assert_eq!(s.drops(&s.from_client(ACK, one.0 + 1, one.1.wrapping_add(1), b"")), Reason::SynCookie);
-    let second = Tcp { from: (s.client.0, 4001), ..s.from_client(SYN, two.0, 0, b"") };
+    assert_eq!(s.drops(&s.client_says(ACK, one.0 + 1, one.1.wrapping_add(1), b"")), Reason::SynCookie);
+    let second = Tcp { from: (s.client.0, 4001), ..s.client_says(SYN, two.0, 0, b"") };
     assert_eq!(s.drops(&second), Reason::SourceLimit);
 }
 
@@ -275,26 +275,26 @@ proptest! {
             let seen = s.world.balancer.connection_list(s.world.now).find(|c| c.client_port == 4000 + n && c.protocol == Protocol::Tcp).and_then(|c| c.local);
             match (what, seen) {
                 (0 | 1, _) => {
-                    let syn = Tcp { from, ..s.from_client(SYN, first, 0, b"") };
+                    let syn = Tcp { from, ..s.client_says(SYN, first, 0, b"") };
                     if s.world.frame(syn.frame()) == Err(Verdict::Drop(Reason::SynCookie)) {
                         cookies[usize::from(n)] = made(&mut s.world).pop().map(|answer| answer.sequence);
                     }
                 }
                 (2 | 3, _) => {
                     let number = cookies[usize::from(n)].unwrap_or(7);
-                    let ack = Tcp { from, ..s.from_client(ACK, first + 1, number.wrapping_add(1), b"") };
+                    let ack = Tcp { from, ..s.client_says(ACK, first + 1, number.wrapping_add(1), b"") };
                     let _ = s.world.frame(ack.frame());
                 }
                 (4, Some(seen)) => {
-                    let reply = Tcp { from: s.server, to: seen, ..s.from_client(SYN_ACK, 9000, first + 1, b"") };
+                    let reply = Tcp { from: s.server, to: seen, ..s.client_says(SYN_ACK, 9000, first + 1, b"") };
                     let _ = s.world.frame(reply.frame());
                 }
                 (5, Some(seen)) => {
-                    let reply = Tcp { from: s.server, to: seen, ..s.from_client(RST | ACK, 0, first + 1, b"") };
+                    let reply = Tcp { from: s.server, to: seen, ..s.client_says(RST | ACK, 0, first + 1, b"") };
                     let _ = s.world.frame(reply.frame());
                 }
                 (6, _) => {
-                    let reset = Tcp { from, ..s.from_client(RST, first + 1, 0, b"") };
+                    let reset = Tcp { from, ..s.client_says(RST, first + 1, 0, b"") };
                     let _ = s.world.frame(reset.frame());
                 }
                 _ => s.world.pass(Duration::from_millis(milliseconds)),

@@ -100,6 +100,11 @@ fn who_is_over_is_told_if_that_is_wished_for() {
         let at = transport_at(&frame);
         // The SYN and the 13 bytes it carries, from 1000 on.
         assert_eq!(frame[at + 4..at + 12], [0u32.to_be_bytes(), 1014u32.to_be_bytes()].concat());
+        // To a group nobody answers.
+        let mut frame = request(4002).frame(b"");
+        frame[6] |= 1;
+        assert_eq!(world.frame(frame), Err(Verdict::Drop(Reason::SourceLimit)));
+        assert!(world.said.frames.is_empty());
         let datagram = udp(end(client, 4001), end(virtual_address, 80));
         assert_eq!(world.drops(datagram), Reason::SourceLimit);
         let frame = world.said.frames.pop().unwrap();
@@ -123,6 +128,10 @@ fn nonsense_is_refused_and_memory_is_taken_once() {
     let extras = Extras { limits: limits(1, 0, 1), ..Extras::default() };
     assert_eq!(poor.balancer.set_extras(None, extras), Err(Errno::OutOfMemory));
     assert_eq!(poor.balancer.extras().count(), 0);
+    assert!(
+        !poor.balancer.table.has_counted() && !poor.balancer.table.sources.is_reserved(),
+        "nothing was taken by halves"
+    );
 }
 
 proptest! {
