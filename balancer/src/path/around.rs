@@ -9,10 +9,11 @@ use super::{Decision, Moment, nat, tuple};
 use crate::Balancer;
 use crate::connection::{Direction, Seen, Tuple};
 use crate::frame::transport::Transport;
-use crate::frame::{self, ETHERNET, Fragment, Headers, Ip, Kind};
+use crate::frame::{self, ETHERNET, Fragment, Headers, Ip, Kind, protocol};
+use crate::icmp;
 use crate::packet::{Packet, Verdict};
-use crate::service::ServiceKey;
 use crate::service::table::NOBODY;
+use crate::service::{Protocol, ServiceKey};
 use crate::time::Instant;
 
 impl Balancer {
@@ -88,6 +89,9 @@ impl Balancer {
         moment: &mut Moment<'_>,
     ) -> Decision {
         self.track(place, Seen::Input, transport, moment.now);
+        if transport.protocol == Protocol::Sctp {
+            nat::complete_sctp(packet, ip)?;
+        }
         self.pass(packet, ip, ip.payload - ETHERNET + transport.header, moment)
     }
 
@@ -112,8 +116,10 @@ impl Balancer {
         let len = packet.len.max(packet.head.len());
         // It is not addressed to us.
         let Some(&to) = packet.head.first_chunk::<6>() else { return };
-        if frame::parse_into(&mut headers, packet.head, len, &to) != Ok(Kind::Flow) {
-            return;
+        match frame::parse_into(&mut headers, packet.head, len, &to) {
+            Ok(Kind::Flow) => {}
+            Ok(Kind::Other) => return self.translate_own_error(packet, &headers.ip, now),
+            _ => return,
         }
         let Headers { ip, transport } = &headers;
         if ip.fragment != Fragment::Whole {
@@ -132,6 +138,38 @@ impl Balancer {
         };
         if rewritten.is_ok() {
             self.replied(ip, transport, place, now);
+        }
+    }
+
+    /// An ICMP error of the local stack about a packet that was rewritten for it: the client is to know it as its own.
+    #[cold]
+    fn translate_own_error(&mut self, packet: &mut Packet<'_>, ip: &Ip, now: Instant) {
+        let number = if ip.is_v6() { protocol::ICMPV6 } else { protocol::ICMP };
+        if ip.protocol != number || ip.fragment != Fragment::Whole || packet.offload.partial.is_some() {
+            return;
+        }
+        let Ok(Some(quote)) = icmp::parse(packet.head, ip) else { return };
+        // What an answer to the quoted packet would look like.
+        let answer = Tuple {
+            protocol: quote.protocol,
+            source: quote.destination,
+            source_port: quote.destination_port,
+            destination: quote.source,
+            destination_port: quote.source_port,
+        };
+        let Some((place, Direction::Outbound)) = self.table.find(&answer) else { return };
+        let destination = self.table.get(place).destination;
+        let is_own = ip.destination == quote.source && self.services.pool[destination as usize].local;
+        if !is_own || self.table.is_over(place, now) {
+            return;
+        }
+        let (address, port) = self.table.service(place);
+        if quote.for_client(packet.head, address, port).is_ok() && self.services.pool[destination as usize].available {
+            let bytes = ip.len() as u64;
+            self.count(destination, |stats| {
+                stats.out_packets += 1;
+                stats.out_bytes += bytes;
+            });
         }
     }
 

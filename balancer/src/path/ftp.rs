@@ -56,7 +56,7 @@ impl Balancer {
         let Some(&adjusted) = self.table.ftp(place) else {
             return nat::rewrite(packet, ip, transport, nat::End::Destination, address, port);
         };
-        if self.is_established(place) && transport.flags & (TcpFlags::SYN | TcpFlags::RST) == TcpFlags::empty() {
+        if self.listens(place) && transport.flags & (TcpFlags::SYN | TcpFlags::RST) == TcpFlags::empty() {
             self.listen_to_client(packet, ip, transport, place, moment.now)?;
         }
         if !adjusted.is_unchanged() {
@@ -77,11 +77,11 @@ impl Balancer {
     ) -> Decision {
         self.may_pass(packet, ip, ip.payload - ETHERNET + transport.header, self.config.mtu, moment)?;
         let way = self.route(packet, ip, &ip.destination, moment)?;
-        let was_established = self.is_established(place);
+        let listens = self.listens(place);
         let (address, port) = self.table.service(place);
         let adjusted = self.table.ftp(place).copied();
         let change = match adjusted {
-            Some(_) if was_established => self.listen_to_server(packet, ip, transport, place, moment.now)?,
+            Some(_) if listens => self.listen_to_server(packet, ip, transport, place, moment.now)?,
             _ => None,
         };
         self.replied(ip, transport, place, moment.now);
@@ -105,8 +105,10 @@ impl Balancer {
         self.transmit(packet, way, &ip.destination, moment)
     }
 
-    fn is_established(&self, place: u32) -> bool {
-        self.table.get(place).state() == TcpState::Established as u8
+    /// Whether what a packet of a connection says is listened to. What is said in the first of several IP fragments is not: what
+    /// follows it could not be moved.
+    fn listens(&self, place: u32) -> bool {
+        self.table.get(place).state() == TcpState::Established as u8 && !self.fragments.is_deciding
     }
 
     /// Reads what a client says, line by line.

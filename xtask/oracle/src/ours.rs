@@ -96,24 +96,33 @@ impl Ours {
         match verdict {
             Verdict::Wait(hop) => self.waiting.push((bytes.split_off(begin), hop)),
             Verdict::Transmit => self.out.push(bytes.split_off(begin)),
-            Verdict::Local => self.reset_connection(&bytes[begin..]),
+            Verdict::Local => self.refuse(&bytes[begin..]),
             Verdict::Drop(_) | Verdict::Held => {}
         }
         self.say(said);
         verdict
     }
 
-    /// Tells the balancer what the local stack answers to a segment, where nobody listens: as Linux's does, which is not compared, but
+    /// Tells the balancer what the local stack answers to a packet, where nobody listens: as Linux's does, which is not compared, but
     /// for what becomes of the connection.
-    fn reset_connection(&mut self, frame: &[u8]) {
+    fn refuse(&mut self, frame: &[u8]) {
         let Some(view) = packet::view(frame).filter(|_| self.balancer.serves_itself()) else { return };
-        let (Some([from, to]), Some(flags)) = (view.ports(), view.flags()) else { return };
-        if flags & flag::RST != 0 {
-            return;
-        }
-        let flags = if flags & flag::ACK != 0 { flag::RST } else { flag::RST | flag::ACK };
-        let body = Body::Tcp { ports: [to, from], flags };
-        let mut answer = packet::frame(&packet::Packet::new(view.destination, view.source, body));
+        let Some([from, to]) = view.ports() else { return };
+        let (source, destination) = (view.source, view.destination);
+        let body = match view.flags() {
+            Some(flags) if flags & flag::RST != 0 => return,
+            Some(flags) => {
+                let flags = if flags & flag::ACK != 0 { flag::RST } else { flag::RST | flag::ACK };
+                Body::Tcp { ports: [to, from], flags }
+            }
+            None => {
+                let about = packet::Packet::new(source, destination, Body::Udp { ports: [from, to] });
+                let (headers, kind, code) = if source.is_ipv4() { (14 + 20 + 8, 3, 3) } else { (14 + 40 + 8, 1, 4) };
+                let about = packet::Packet { len: frame.len().saturating_sub(headers), ..about };
+                Body::Error { kind, code, rest: 0, about: Box::new(about) }
+            }
+        };
+        let mut answer = packet::frame(&packet::Packet::new(destination, source, body));
         self.balancer.process_own(&mut Packet::new(&mut answer), self.now);
     }
 

@@ -142,3 +142,50 @@ fn only_a_mark_and_only_what_goes_elsewhere_goes_around() {
     let elsewhere = tcp(end(CLIENT, 1), end("10.0.0.77", 80), SYN);
     assert_eq!(world.send(elsewhere), Ok(elsewhere));
 }
+
+#[test]
+fn an_error_of_this_machine_is_about_what_the_client_sent() {
+    for v6 in [false, true] {
+        let mut world = serve_here(Forward::Masquerade);
+        let (client, service) = ends(v6);
+        let got = udp(client, own(v6)).frame(b"hello");
+        let mut error = Vec::new();
+        match (own(v6).0, client.0) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ethernet2(MAC, OTHER_MAC)
+                .ipv4(from.octets(), to.octets(), 64)
+                .icmpv4_raw(3, 3, [0; 4])
+                .write(&mut error, &got[14..]),
+            (IpAddr::V6(from), IpAddr::V6(to)) => PacketBuilder::ethernet2(MAC, OTHER_MAC)
+                .ipv6(from.octets(), to.octets(), 64)
+                .icmpv6_raw(1, 4, [0; 4])
+                .write(&mut error, &got[14..]),
+            _ => panic!("two families"),
+        }
+        .unwrap();
+        let translated = |world: &mut World| {
+            let mut frame = error.clone();
+            world.balancer.process_own(&mut Packet::new(&mut frame), world.now);
+            frame
+        };
+        assert_eq!(translated(&mut world), error, "of nothing that was rewritten");
+        assert_eq!(local(&mut world, udp(client, service)).to, own(v6));
+        let told = translated(&mut world);
+        let at = transport_at(&told);
+        let (source, quoted) = if v6 {
+            (&told[22..38], &told[at + 8 + 24..at + 8 + 40])
+        } else {
+            (&told[26..30], &told[at + 8 + 16..at + 8 + 20])
+        };
+        assert_eq!(source, quoted);
+        let address = |bytes: &[u8]| match v6 {
+            true => IpAddr::from(<[u8; 16]>::try_from(bytes).unwrap()),
+            false => IpAddr::from(<[u8; 4]>::try_from(bytes).unwrap()),
+        };
+        assert_eq!(address(source), service.0);
+        let ports = at + 8 + if v6 { 40 } else { 20 };
+        assert_eq!(told[ports..ports + 4], [client.1.to_be_bytes(), service.1.to_be_bytes()].concat());
+        let pseudo = if v6 { pseudo_header(&told) } else { Vec::new() };
+        assert_eq!(naive_sum(&[&pseudo, &told[at..]]), 0xffff);
+        assert_eq!(world.destination(&services()[if v6 { 3 } else { 1 }]).stats.out_packets, 1);
+    }
+}

@@ -344,3 +344,28 @@ fn what_is_damaged_stays_damaged() {
         assert_ne!(naive_sum(&[&pseudo_header(frame), &frame[34..]]), 0xffff);
     }
 }
+
+/// What follows the first fragment of a reply could not be moved: so it stays as it is.
+#[test]
+fn a_reply_in_fragments_is_not_changed() {
+    let mut ftp = Ftp::new(false);
+    ftp.says((100, 500), "PASV\r\n");
+    let line = b"227 Entering Passive Mode (10,0,0,11,19,136).\r\n";
+    let mut frame = tcp(ftp.server, ftp.client, ACK).frame(line);
+    frame.truncate(34 + 64);
+    frame[16..18].copy_from_slice(&(20u16 + 64).to_be_bytes());
+    frame[20..22].copy_from_slice(&[0x20, 0]);
+    frame[24..26].fill(0);
+    let sum = !naive_sum(&[&frame[14..34]]);
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    let mut bytes = vec![0; ROOM];
+    bytes.extend(frame);
+    let (room, head) = bytes.split_at_mut(ROOM);
+    let mut packet = Packet::with_room(room, head);
+    ftp.world.balancer.process(core::slice::from_mut(&mut packet), ftp.world.now, &mut ftp.world.said);
+    assert!(matches!(packet.verdict, Verdict::Transmit | Verdict::Wait(_)), "{:?}", packet.verdict);
+    assert_eq!((packet.start, &packet.head[54..]), (0, &line[..44]));
+    assert_eq!(ftp.data(), []);
+    // And nothing is moved after it.
+    assert_eq!(ftp.answers((600, 106), "x").sequence, 600);
+}
