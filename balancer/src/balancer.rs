@@ -14,13 +14,14 @@ use crate::packet::{NextHop, Packet, Reason, Sink, Verdict};
 use crate::path::{Defense, Fragments, Moment, Scan, Timers, Workbench};
 use crate::route::Routes;
 use crate::scheduler::Expirations;
-use crate::service::table::{Limits, Services};
+use crate::service::table::{Limits, NOBODY, Services};
 use crate::service::{
-    DestinationConfig, DestinationInfo, DestinationKey, Forward, PersistenceEngine, Protocol, ServiceConfig,
+    DestinationConfig, DestinationInfo, DestinationKey, Family, Forward, PersistenceEngine, Protocol, ServiceConfig,
     ServiceInfo, ServiceKey, Timeouts,
 };
 use crate::source::Sources;
 use crate::stats::{Meter, Rates, Stats};
+use crate::sync::Sync;
 use crate::syncookie::Cookies;
 use crate::time::Instant;
 use crate::{Cidr, Errno, ExtraInfo, Extras, MarkRule, Sysctls};
@@ -34,6 +35,8 @@ pub struct Counters {
     pub forwarded: u64,
     /// Frames handed to the local stack.
     pub local: u64,
+    /// Frames for the balancer itself: messages of synchronization.
+    pub taken: u64,
     /// Frames left waiting for a neighbour.
     pub waiting: u64,
     /// Frames that are held now: fragments that go on, or are dropped, when more of their datagram has come.
@@ -73,6 +76,8 @@ pub struct Balancer {
     /// The local stack has got packets that were rewritten for it: what it sends may have to be rewritten too.
     pub(crate) serves_itself: bool,
     pub(crate) fragments: Fragments,
+    /// The daemons that synchronize connections.
+    pub(crate) sync: Sync,
     /// There except while a burst is worked on.
     pub(crate) bench: Option<Box<Workbench>>,
 }
@@ -109,6 +114,7 @@ impl Balancer {
             resets: TokenBucket::new(1000, 50),
             serves_itself: false,
             fragments: Fragments::new(&config),
+            sync: Sync::new(config.seed[1] ^ 0x5bd1_e995),
             bench: Some(Box::new(Workbench::new())),
             config,
         }
@@ -366,6 +372,18 @@ impl Balancer {
         Ok(())
     }
 
+    /// Gives a knob a value, or two if it is one that takes two: `sync_threshold`, whose second is `sync_period`.
+    ///
+    /// # Errors
+    /// Those of [`Balancer::set_sysctl`]; [`Errno::Invalid`] for two values where there can be one.
+    pub fn set_sysctls(&mut self, name: &str, value: i32, second: Option<i32>) -> Result<(), Errno> {
+        match second {
+            None => self.set_sysctl(name, value),
+            Some(period) if name == "sync_threshold" => self.sysctls.set_threshold(value, period),
+            Some(_) => Err(Errno::Invalid),
+        }
+    }
+
     /// Adds a rule that gives packets a mark, after the others: of several that fit the last counts. Rules matter to packets
     /// that are of no connection.
     ///
@@ -527,10 +545,23 @@ impl Balancer {
             destination,
             template,
         } = self.table.parts(place);
+        let is_unbound = destination == NOBODY;
         let destination = &self.services.pool[destination as usize];
+        let service = match destination.service_key {
+            _ if !is_unbound => destination.service_key,
+            // A mark's templates have it in the place of the address.
+            _ if protocol == Protocol::Ip => {
+                let mark = match virtual_address {
+                    IpAddr::V4(a) => a.to_bits(),
+                    IpAddr::V6(a) => (a.to_bits() >> 96) as u32,
+                };
+                ServiceKey::Mark { family: Family::of(&virtual_address), mark }
+            }
+            _ => ServiceKey::Address { protocol, address: virtual_address, port: virtual_port },
+        };
         // A tunnel may lead to the other family, for which the connection has no room.
         let address = match forward {
-            Forward::Tunnel => destination.key.address,
+            Forward::Tunnel if !is_unbound => destination.key.address,
             _ => address,
         };
         ConnectionInfo {
@@ -541,15 +572,13 @@ impl Balancer {
             virtual_port,
             destination: address,
             destination_port: port,
-            service: match forward {
-                Forward::Bypass => ServiceKey::Address { protocol, address: virtual_address, port: virtual_port },
-                _ => destination.service_key,
-            },
+            service,
             forward,
             local: self.table.local(place),
             state: State::from_number(protocol, self.table.get(place).state()),
             template,
             assured: self.table.get(place).is_assured(),
+            synced: self.table.get(place).is_synced(),
             expires: self.table.remaining(place, now),
         }
     }

@@ -19,6 +19,9 @@ pub enum Errno {
     /// The service or destination exists already.
     #[error("service or destination exists already")]
     Exists,
+    /// There is no interface of that name.
+    #[error("no such interface")]
+    NoDevice,
     /// An argument makes no sense here.
     #[error("invalid argument")]
     Invalid,
@@ -45,6 +48,7 @@ impl Errno {
             Errno::NoService => 3,      // ESRCH
             Errno::OutOfMemory => 12,   // ENOMEM
             Errno::Exists => 17,        // EEXIST
+            Errno::NoDevice => 19,      // ENODEV
             Errno::Invalid => 22,       // EINVAL
             Errno::OutOfRange => 34,    // ERANGE
             Errno::Protocol => 93,      // EPROTONOSUPPORT

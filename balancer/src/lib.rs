@@ -51,6 +51,7 @@ mod service;
 mod sip;
 mod source;
 mod stats;
+mod sync;
 mod syncookie;
 pub mod sysctl;
 mod time;
@@ -70,5 +71,6 @@ pub use service::{
 };
 pub use source::SourceLimits;
 pub use stats::{Rates, Stats};
+pub use sync::{Daemon, DaemonRole, INTERFACE, SyncCounters};
 pub use sysctl::Sysctls;
 pub use time::Instant;

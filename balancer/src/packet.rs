@@ -119,6 +119,8 @@ pub enum Verdict {
     Transmit,
     /// Hand it to the local stack, unchanged.
     Local,
+    /// Forget it: it was for the balancer itself, which has done with it what there was to do.
+    Taken,
     /// Forget it; counted by reason.
     Drop(Reason),
     /// Forget it: the balancer has a copy, and sends that on itself ([`Sink::transmit`]) or drops it later.
@@ -212,7 +214,8 @@ impl Reason {
 
 /// Where the balancer puts what it has to say besides the verdicts.
 pub trait Sink {
-    /// Sends a whole Ethernet frame made by the balancer (ARP, NDP, ICMP, TCP), or an IP fragment it has held: at most
+    /// Sends a whole Ethernet frame made by the balancer (ARP, NDP, ICMP, TCP, IGMP, messages of synchronization), or an IP fragment it has
+    /// held: at most
     /// [`Config::mtu`](crate::Config::mtu) and 14 bytes. Every checksum is in place. The bytes are the balancer's: copy them. A frame that cannot be sent may be dropped.
     fn transmit(&mut self, frame: &[u8]);
 

@@ -43,8 +43,15 @@ macro_rules! knobs {
                 if !range.contains(&value) {
                     return Err(Errno::Invalid);
                 }
-                *knob = value;
-                Ok(())
+                let old = core::mem::replace(knob, value);
+                if self.is_consistent() {
+                    return Ok(());
+                }
+                match name {
+                    $(stringify!($name) => self.$name = old,)*
+                    _ => {}
+                }
+                Err(Errno::Invalid)
             }
         }
     };
@@ -56,6 +63,8 @@ knobs! {
     /// Memory is scarce when less than so many pages of 4 KiB are free, or than a quarter of all, whichever is less. The
     /// memory that is meant here is that of the connection table, 64 connections a page; Linux means all the machine has.
     amemthresh = 1024 in 0..=i32::MAX,
+    /// While a backup daemon runs nothing is balanced here: packets of clients are the local stack's.
+    backup_only = 0 in 0..=i32::MAX,
     /// What begins a connection to a service of a mark that has no destination left goes around the balancer: to where it is
     /// addressed. Not if that is this machine.
     cache_bypass = 0 in 0..=i32::MAX,
@@ -98,9 +107,44 @@ knobs! {
     sloppy_sctp = 0 in 0..=i32::MAX,
     /// A TCP connection may begin with any packet but RST.
     sloppy_tcp = 0 in 0..=i32::MAX,
+    /// The second number of `sync_threshold`: a connection is told again every so many packets of its client; 0: only once.
+    sync_period = 50 in 0..=i32::MAX,
+    /// Only templates are told, and not the connections that come from them.
+    sync_persist_mode = 0 in 0..=i32::MAX,
+    /// UDP ports messages are spread over, from the daemon's on: a power of two. It counts when the first daemon is started.
+    sync_ports = 1 in 1..=i32::MAX,
+    /// Messages that wait to be sent, at most; what is above is lost. Memory is taken for as many as this says when a master is
+    /// started, and no more than 4096.
+    sync_qlen_max = 256 in 0..=i32::MAX,
+    /// Seconds before the end it was told a connection has changed by so much that it is told again; 0: it is told by its packets
+    /// only, and templates with each packet.
+    sync_refresh_period = 0 in 0..=i32::MAX / 250,
+    /// How often what `sync_refresh_period` lets be told is told again, an eighth of that apart.
+    sync_retries = 0 in 0..=3,
+    /// Bytes of messages that are sent in one go; the rest follows two milliseconds later. 0: all.
+    sync_sock_size = 0 in 0..=i32::MAX,
+    /// The packets of its client after which a connection is told.
+    sync_threshold = 3 in 0..=i32::MAX,
+    /// The version of messages that are sent.
+    sync_version = 1 in 0..=1,
 }
 
 impl Sysctls {
+    /// Whether what belongs together goes together, as Linux demands it.
+    fn is_consistent(&self) -> bool {
+        (self.sync_period == 0 || self.sync_threshold < self.sync_period) && self.sync_ports.count_ones() == 1
+    }
+
+    /// Gives `sync_threshold` both its numbers at once.
+    pub(crate) fn set_threshold(&mut self, threshold: i32, period: i32) -> Result<(), Errno> {
+        let new = Sysctls { sync_threshold: threshold, sync_period: period, ..*self };
+        if threshold < 0 || period < 0 || !new.is_consistent() {
+            return Err(Errno::Invalid);
+        }
+        *self = new;
+        Ok(())
+    }
+
     /// The name as it is in [`Sysctls::NAMES`]: with or without [`PREFIX`], with dots or, as sysctl takes it too, slashes.
     pub fn find(name: &str) -> Option<&'static str> {
         let short = name.strip_prefix(PREFIX).or_else(|| name.strip_prefix("net/ipv4/vs/")).unwrap_or(name);
@@ -132,6 +176,12 @@ mod tests {
         assert_eq!(knobs, Sysctls::default());
         assert_eq!((knobs.set("drop_entry", 4), knobs.set("drop_entry", 3)), (Err(Errno::Invalid), Ok(())));
         assert_eq!(knobs.get("drop_entry"), Some(3));
+        let mut set = |name, value| knobs.set(name, value);
+        assert_eq!((set("sync_threshold", 50), set("sync_threshold", 49)), (Err(Errno::Invalid), Ok(())));
+        assert_eq!((set("sync_period", 49), set("sync_period", 0)), (Err(Errno::Invalid), Ok(())));
+        assert_eq!((set("sync_ports", 3), set("sync_ports", 4)), (Err(Errno::Invalid), Ok(())));
+        assert_eq!((knobs.set_threshold(3, 3), knobs.set_threshold(2, 3)), (Err(Errno::Invalid), Ok(())));
+        assert_eq!((knobs.sync_threshold, knobs.sync_period), (2, 3));
         assert_eq!((knobs.set("nosuch", 1), knobs.get("nosuch")), (Err(Errno::NotFound), None));
     }
 }

@@ -65,6 +65,8 @@ mod flag {
     pub const LOCAL: u32 = 1 << 30;
     /// There is more to it, in the annex of [`Extra`](super::super::Extra)s.
     pub const EXTRA: u32 = 1 << 31;
+    /// Came by synchronization (IP_VS_CONN_F_SYNC).
+    pub const SYNCED: u32 = 1 << 20;
 }
 
 const TCP: u32 = Protocol::Tcp as u32;
@@ -225,6 +227,11 @@ impl Entry {
         self.flags & flag::FORWARD == (Forward::Tunnel as u32) << flag::FORWARD_SHIFT
     }
 
+    /// Whether packets go around the balancer.
+    pub fn is_bypass(&self) -> bool {
+        self.flags & flag::FORWARD == (Forward::Bypass as u32) << flag::FORWARD_SHIFT
+    }
+
     fn forward(&self) -> Forward {
         // All of them were methods once.
         Forward::from_flags((self.flags & flag::FORWARD) >> flag::FORWARD_SHIFT).unwrap_or(Forward::Masquerade)
@@ -245,6 +252,26 @@ impl Entry {
 
     pub fn set_state(&mut self, state: u8) {
         self.state = state;
+    }
+
+    /// The state by its protocol's number; of a template 1 if it is assured.
+    pub fn state_number(&self) -> u8 {
+        self.state
+    }
+
+    /// Whether another balancer has told of it.
+    pub fn is_synced(&self) -> bool {
+        self.flags & flag::SYNCED != 0
+    }
+
+    /// Says that another balancer has told of it.
+    pub fn set_synced(&mut self) {
+        self.flags |= flag::SYNCED;
+    }
+
+    /// Takes over how far it has come elsewhere: the number of its state, and packets from the client.
+    pub fn take_over(&mut self, state: u8, packets: u8) {
+        (self.state, self.in_packets) = (state, packets);
     }
 
     /// Packets from the client, up to 255.

@@ -74,6 +74,15 @@ pub(crate) struct Table {
     version: u64,
 }
 
+/// What became of something whose time was over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Over {
+    /// It was taken out.
+    Ended(Entry),
+    /// The template at this place stays for a while.
+    Stays(u32),
+}
+
 /// The table, or the part of it for IPv6, is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Full;
@@ -628,17 +637,32 @@ impl Table {
         self.entries[place as usize].set_active(active);
     }
 
-    /// Takes out the next connection whose time is over; `None` if there is none, or once `budget` was used up.
-    pub fn expire(&mut self, now: Instant, budget: &mut usize) -> Option<Entry> {
-        loop {
-            let place = self.wheel.expire(&mut self.entries, now, budget)?;
-            let entry = &mut self.entries[place as usize];
-            if !entry.is_controlling() {
-                return Some(self.forget(place));
-            }
-            entry.expires = (tick(now) as u32).wrapping_add(CONTROLLING);
-            self.wheel.insert(&mut self.entries, place);
+    /// Looks at the next connection whose time is over: takes it out, unless it is a template that has connections. `None` if
+    /// there is none, or once `budget` was used up.
+    pub fn expire(&mut self, now: Instant, budget: &mut usize) -> Option<Over> {
+        let place = self.wheel.expire(&mut self.entries, now, budget)?;
+        let entry = &mut self.entries[place as usize];
+        if !entry.is_controlling() {
+            return Some(Over::Ended(self.forget(place)));
         }
+        entry.expires = (tick(now) as u32).wrapping_add(CONTROLLING);
+        self.wheel.insert(&mut self.entries, place);
+        Some(Over::Stays(place))
+    }
+
+    /// Says that another balancer has told of a connection.
+    pub fn set_synced(&mut self, place: u32) {
+        self.entries[place as usize].set_synced();
+    }
+
+    /// Takes over how far a connection has come elsewhere.
+    pub fn take_over(&mut self, place: u32, state: u8, packets: u8) {
+        self.entries[place as usize].take_over(state, packets);
+    }
+
+    /// The Call-ID of a template; empty if it has none.
+    pub fn call_id(&self, place: u32) -> &[u8] {
+        self.call_ids.get(self.get(place).call_id())
     }
 
     /// When [`Table::expire`] has something to do next.
@@ -696,6 +720,8 @@ pub struct ConnectionInfo {
     pub template: bool,
     /// A template of which a connection came about.
     pub assured: bool,
+    /// Another balancer has told of it.
+    pub synced: bool,
     /// Seconds left without a further packet, rounded down.
     pub expires: u32,
 }

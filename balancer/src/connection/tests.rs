@@ -267,7 +267,8 @@ proptest! {
                     let now = Instant(tick << 24);
                     loop {
                         let mut left = budget;
-                        while let Some(entry) = table.expire(now, &mut left) {
+                        while let Some(over) = table.expire(now, &mut left) {
+                            let Over::Ended(entry) = over else { continue };
                             let client = entry.client_port - 1000;
                             let (.., end) = model.remove(&client).unwrap();
                             prop_assert!(end <= tick, "before its time");

@@ -17,7 +17,8 @@ pub(super) enum Subject {
     Marks,
     Extras,
     Families,
-    /// What there is none of: synchronization daemons.
+    Daemons,
+    /// What there is none of.
     Nothing,
 }
 
@@ -117,6 +118,13 @@ impl Dump {
                     }
                 }
             }
+            Subject::Daemons => {
+                for daemon in balancer.daemons() {
+                    message::write_ipvs(reply, Command::NewDaemon, flag::MULTI, ids, |w| {
+                        w.nest(command::DAEMON, |w| wire::daemon::write(daemon, Some(balancer.sync_counters()), w));
+                    });
+                }
+            }
             Subject::Families => write_family(reply, flag::MULTI, ids),
             Subject::Nothing => {}
         }
@@ -127,7 +135,7 @@ impl Dump {
 
 /// Writes a knob.
 pub(super) fn write_sysctl(w: &mut Writer<'_>, name: &str, value: i32) {
-    let knob = wire::Sysctl { name: Some(name.as_bytes()), value: Some(value) };
+    let knob = wire::Sysctl { name: Some(name.as_bytes()), value: Some(value), second: None };
     w.nest(command::SYSCTL, |w| knob.write(w));
 }
 

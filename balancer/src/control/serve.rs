@@ -11,7 +11,7 @@ use super::frame::FrameError;
 use crate::wire::attribute::{Attribute, Attributes, Violation};
 use crate::wire::ipvs::{self, Command, command, controller, info};
 use crate::wire::message::{self, Message, flag};
-use crate::wire::{self, Destination, Service, Sysctl};
+use crate::wire::{self, Destination, Service, Sysctl, daemon};
 use crate::{Balancer, Errno, Family, Forward, ServiceFlags, ServiceKey, Timeouts};
 
 /// Carries out the message in `request`, a frame without its length, and appends framed replies to `reply`: at most one
@@ -19,8 +19,7 @@ use crate::{Balancer, Errno, Family, Forward, ServiceFlags, ServiceKey, Timeouts
 /// before the next request.
 ///
 /// A refused request is answered by NLMSG_ERROR with the number of Linux; a successful one by NLMSG_ERROR with 0 if
-/// NLM_F_ACK asks for it. The synchronization daemon is refused with EOPNOTSUPP, for none is built in; asked for, there
-/// is none.
+/// NLM_F_ACK asks for it.
 ///
 /// # Errors
 /// [`FrameError::Malformed`] if `request` is no netlink message: close the connection.
@@ -61,7 +60,7 @@ fn dispatch(message: &Message<'_>, balancer: &mut Balancer, reply: &mut Vec<u8>)
     match (command, dump) {
         (Command::GetService, true) => Ok(Some(Subject::Services)),
         (Command::GetDest, true) => Ok(Some(destinations(attributes))),
-        (Command::GetDaemon, true) => Ok(Some(Subject::Nothing)),
+        (Command::GetDaemon, true) => Ok(Some(Subject::Daemons)),
         (Command::GetConnection, true) => Ok(Some(Subject::Connections)),
         (Command::GetExtra, true) => Ok(Some(Subject::Extras)),
         (Command::GetMark, true) => Ok(Some(Subject::Marks)),
@@ -72,7 +71,15 @@ fn dispatch(message: &Message<'_>, balancer: &mut Balancer, reply: &mut Vec<u8>)
             Err(Errno::NotSupported)
         }
         (Command::SetInfo | Command::NewConnection, _) => Err(Errno::NotSupported),
-        (Command::NewDaemon | Command::DelDaemon, _) => Err(Errno::NotSupported),
+        (Command::NewDaemon | Command::DelDaemon, _) => {
+            let nest = Request::read(attributes)?.daemon.ok_or(Errno::Invalid)?;
+            let fields = daemon::Fields::read(&nest).map_err(|_| Errno::Invalid)?;
+            match command {
+                Command::NewDaemon => balancer.start_daemon(fields.daemon()?),
+                _ => balancer.stop_daemon(fields.role()?),
+            }
+            .map(|()| None)
+        }
         (Command::GetService, _) => {
             let key = key(&Request::read(attributes)?.service()?)?;
             let found = balancer.service(&key)?;
@@ -82,7 +89,7 @@ fn dispatch(message: &Message<'_>, balancer: &mut Balancer, reply: &mut Vec<u8>)
             Ok(None)
         }
         (Command::GetSysctl, _) => {
-            let (name, _) = Request::read(attributes)?.sysctl()?;
+            let (name, ..) = Request::read(attributes)?.sysctl()?;
             let value = balancer.sysctls().get(name).ok_or(Errno::NotFound)?;
             message::write_ipvs(reply, Command::SetSysctl, 0, ids, |w| write_sysctl(w, name, value));
             Ok(None)
@@ -107,8 +114,8 @@ fn dispatch(message: &Message<'_>, balancer: &mut Balancer, reply: &mut Vec<u8>)
             Ok(None)
         }
         (Command::SetSysctl, _) => {
-            let (name, value) = Request::read(attributes)?.sysctl()?;
-            balancer.set_sysctl(name, value.ok_or(Errno::Invalid)?).map(|()| None)
+            let (name, value, second) = Request::read(attributes)?.sysctl()?;
+            balancer.set_sysctls(name, value.ok_or(Errno::Invalid)?, second).map(|()| None)
         }
         (Command::GetConfig, _) => {
             Request::read(attributes)?;
@@ -174,6 +181,7 @@ struct Request<'a> {
     sysctl: Option<Attribute<'a>>,
     mark: Option<Attribute<'a>>,
     extra: Option<Attribute<'a>>,
+    daemon: Option<Attribute<'a>>,
     /// tcp, tcp_fin, udp.
     timeouts: [Option<u32>; 3],
 }
@@ -195,6 +203,7 @@ impl<'a> Request<'a> {
                         command::DEST => request.destination = Some(attribute),
                         command::EXTRA => request.extra = Some(attribute),
                         command::MARK => request.mark = Some(attribute),
+                        command::DAEMON => request.daemon = Some(attribute),
                         command::SYSCTL => request.sysctl = Some(attribute),
                         _ => {}
                     }
@@ -213,11 +222,11 @@ impl<'a> Request<'a> {
         Service::read(&self.service.ok_or(Errno::Invalid)?).map_err(|_| Errno::Invalid)
     }
 
-    /// The name of a knob, and its value if there is one.
-    fn sysctl(&self) -> Result<(&'a str, Option<i32>), Errno> {
+    /// The name of a knob, and its value, or two, if there is one.
+    fn sysctl(&self) -> Result<(&'a str, Option<i32>, Option<i32>), Errno> {
         let knob = Sysctl::read(&self.sysctl.ok_or(Errno::Invalid)?).map_err(|_| Errno::Invalid)?;
         let name = knob.name.ok_or(Errno::Invalid)?;
-        Ok((core::str::from_utf8(name).map_err(|_| Errno::NotFound)?, knob.value))
+        Ok((core::str::from_utf8(name).map_err(|_| Errno::NotFound)?, knob.value, knob.second))
     }
 
     fn destination(&self) -> Result<Destination, Errno> {
@@ -274,7 +283,9 @@ fn change(command: Command, request: &Request<'_>, balancer: &mut Balancer) -> R
             let destination = request.destination()?;
             let config = destination.config()?;
             let name = destination.key(key.family())?;
-            if Family::of(&name.address) != key.family() && config.forward != Forward::Tunnel {
+            // Synchronization has no words for two families in one connection.
+            let is_synchronized = balancer.daemons().next().is_some();
+            if Family::of(&name.address) != key.family() && (config.forward != Forward::Tunnel || is_synchronized) {
                 return Err(Errno::Invalid);
             }
             match command {

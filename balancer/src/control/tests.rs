@@ -5,7 +5,8 @@ use crate::wire::ipvs::{Command, command, controller, destination, info, service
 use crate::wire::message::{self, Generic, Header, Message, flag};
 use crate::wire::{self, Attributes, FAMILY_ID, Writer};
 use crate::{
-    Balancer, Config, DestinationConfig, DestinationKey, Errno, Forward, Scheduler, ServiceConfig, ServiceKey, Timeouts,
+    Balancer, Config, Daemon, DaemonRole, DestinationConfig, DestinationKey, Errno, Forward, Scheduler, ServiceConfig,
+    ServiceKey, SyncCounters, Timeouts,
 };
 use proptest::prelude::*;
 use std::net::Ipv4Addr;
@@ -118,13 +119,13 @@ fn knobs_are_set_asked_for_and_listed() {
     let mut b = balancer();
     let knob = |kind, name: &'static [u8], value| {
         request(kind, ACK, |w| {
-            w.nest(command::SYSCTL, |w| wire::Sysctl { name: Some(name), value }.write(w));
+            w.nest(command::SYSCTL, |w| wire::Sysctl { name: Some(name), value, second: None }.write(w));
         })
     };
     let read = |message: &[u8]| {
         let (_, attributes) = Message::read(message).unwrap().generic().unwrap();
         let attribute = attributes.into_iter().next().unwrap();
-        let wire::Sysctl { name, value } = wire::Sysctl::read(&attribute).unwrap();
+        let wire::Sysctl { name, value, .. } = wire::Sysctl::read(&attribute).unwrap();
         (std::string::String::from_utf8(name.unwrap().to_vec()).unwrap(), value.unwrap())
     };
     for (name, value, expected) in [
@@ -201,7 +202,7 @@ fn what_linux_can_and_this_cannot_is_refused() {
     assert_eq!(outcome(&mut b, &about(Command::DelService, &icmp, None)), -3, "there is none");
     let family = wire::Service { family: Some(1), ..full(&web()) };
     assert_eq!(outcome(&mut b, &about(Command::NewService, &family, None)), -97);
-    for kind in [Command::NewDaemon, Command::DelDaemon, Command::GetDaemon, Command::GetDest, Command::SetInfo] {
+    for kind in [Command::GetDaemon, Command::GetDest, Command::SetInfo] {
         assert_eq!(outcome(&mut b, &request(kind, ACK, |_| ())), -95, "{kind:?}");
     }
     for kind in [Command::NewService, Command::GetInfo, Command::GetConfig] {
@@ -381,6 +382,36 @@ fn a_list_ends_when_its_service_goes() {
     assert!(dump.fill(&b, &mut reply, 1), "of a service that is not there: empty, and no error, as Linux");
     let mut dump = serve(&request(Command::GetDaemon, DUMP, |_| ()), &mut b, &mut reply).unwrap().unwrap();
     assert!(dump.fill(&b, &mut reply, 1000));
+}
+
+#[test]
+fn daemons_start_are_listed_and_stop() {
+    let mut b = Balancer::new(Config {
+        addresses: std::vec!["10.0.0.2/24".parse().unwrap()],
+        ..Config::new([2, 0, 0, 0, 0, 1], [1, 2])
+    });
+    let about = |kind, fill: &dyn Fn(&mut Writer<'_>)| request(kind, ACK, |w| _ = w.nest(command::DAEMON, |w| fill(w)));
+    assert_eq!(outcome(&mut b, &request(Command::NewDaemon, ACK, |_| ())), -22, "no daemon is named");
+    let daemon = Daemon { syncid: 7, ..Daemon::new(DaemonRole::Backup) };
+    let start = about(Command::NewDaemon, &|w| wire::daemon::write(&daemon, None, w));
+    assert_eq!([(); 2].map(|()| outcome(&mut b, &start)), [0, -17]);
+    let wrong = about(Command::NewDaemon, &|w| _ = w.u32(1, 1).string(2, b"eth7").u32(3, 0));
+    assert_eq!(outcome(&mut b, &wrong), -19);
+    let mut reply = Vec::new();
+    let mut dump = serve(&request(Command::GetDaemon, DUMP, |_| ()), &mut b, &mut reply).unwrap().unwrap();
+    assert!(dump.fill(&b, &mut reply, 1000));
+    let listed = messages(&reply).first().map(|message| {
+        let (_, mut attributes) = Message::read(message).unwrap().generic().unwrap();
+        let fields = wire::daemon::Fields::read(&attributes.next().unwrap()).unwrap();
+        assert_eq!(fields.counters(), Some(SyncCounters::default()));
+        wire::daemon::describe(&fields.daemon().unwrap())
+    });
+    let expected = "backup sync daemon (mcast=eth0, syncid=7, maxlen=1472, group=224.0.0.81, port=8848, ttl=1)";
+    assert_eq!(listed.as_deref(), Some(expected));
+    let stop = about(Command::DelDaemon, &|w| wire::daemon::write_role(DaemonRole::Backup, w));
+    assert_eq!([(); 2].map(|()| outcome(&mut b, &stop)), [0, -3]);
+    let none = about(Command::DelDaemon, &|w| _ = w.u32(1, 3));
+    assert_eq!(outcome(&mut b, &none), -22);
 }
 
 #[test]

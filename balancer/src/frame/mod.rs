@@ -26,6 +26,7 @@ const ARP: u16 = 0x0806;
 /// Protocol numbers of the IP header.
 pub(crate) mod protocol {
     pub const ICMP: u8 = 1;
+    pub const IGMP: u8 = 2;
     pub const TCP: u8 = 6;
     pub const UDP: u8 = 17;
     pub const GRE: u8 = 47;

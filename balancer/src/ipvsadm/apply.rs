@@ -7,7 +7,7 @@ use crate::{Balancer, Errno, ServiceFlags};
 /// ([`control::serve`](crate::control::serve)).
 ///
 /// # Errors
-/// Those of the balancer; [`Errno::NotSupported`] for daemons; [`Errno::Invalid`] for a command that changes nothing but
+/// Those of the balancer; [`Errno::Invalid`] for a command that changes nothing but
 /// shows, saves or restores.
 pub fn apply(command: &Command, balancer: &mut Balancer) -> Result<(), Errno> {
     match command {
@@ -39,8 +39,9 @@ pub fn apply(command: &Command, balancer: &mut Balancer) -> Result<(), Errno> {
             Ok(())
         }
         Command::SetExtras { service, extras } => balancer.set_extras(service.as_ref(), *extras),
-        Command::SetSysctl { name, value } => balancer.set_sysctl(name, *value),
-        Command::StartDaemon(_) | Command::StopDaemon(_) => Err(Errno::NotSupported),
+        Command::SetSysctl { name, value, second } => balancer.set_sysctls(name, *value, *second),
+        Command::StartDaemon(daemon) => balancer.start_daemon(*daemon),
+        Command::StopDaemon(role) => balancer.stop_daemon(*role),
         Command::ShowSysctl(_) | Command::ShowMarks | Command::ShowExtras => Err(Errno::Invalid),
         Command::List(_) | Command::Save | Command::Restore | Command::Help | Command::Version => Err(Errno::Invalid),
     }

@@ -5,8 +5,8 @@ use core::fmt;
 use crate::wire::ipvs::NAME_MAX;
 use crate::wire::service::{netmask_bytes, netmask_of};
 use crate::{
-    DestinationConfig, DestinationKey, Errno, Extras, MarkRule, ServiceConfig, ServiceFlags, ServiceInfo, ServiceKey,
-    Timeouts, wire,
+    Daemon, DaemonRole, DestinationConfig, DestinationKey, Errno, Extras, MarkRule, ServiceConfig, ServiceFlags,
+    ServiceInfo, ServiceKey, Timeouts, wire,
 };
 
 /// The name of a scheduler or persistence engine: 1 to 15 bytes. Whether there is one of that name, the balancer says.
@@ -142,22 +142,6 @@ pub struct Listing {
     pub numeric: bool,
 }
 
-/// Which of the two synchronization daemons.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DaemonRole {
-    /// The one that sends (IP_VS_STATE_MASTER, 1).
-    Master,
-    /// The one that receives (IP_VS_STATE_BACKUP, 2).
-    Backup,
-}
-
-/// A synchronization daemon. Only its role is kept: no balancer here runs one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Daemon {
-    /// Which.
-    pub role: DaemonRole,
-}
-
 /// A command of ipvsadm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -205,6 +189,8 @@ pub enum Command {
         name: &'static str,
         /// The value.
         value: i32,
+        /// The second of two values, which `sync_threshold` may have.
+        second: Option<i32>,
     },
     /// `sysctl NAME`, or `sysctl` for all: shows knobs. Not of ipvsadm.
     ShowSysctl(Option<&'static str>),
@@ -234,7 +220,7 @@ pub enum Command {
     /// `--start-daemon`.
     StartDaemon(Daemon),
     /// `--stop-daemon`.
-    StopDaemon(Daemon),
+    StopDaemon(DaemonRole),
     /// `-h`: tells the syntax.
     Help,
     /// `-v`: tells the version.

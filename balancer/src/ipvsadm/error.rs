@@ -121,8 +121,14 @@ pub enum Problem {
     #[error("no daemon: expected master or backup")]
     Daemon,
     /// A number of a daemon's option.
-    #[error("no value of that option: expected a number")]
-    DaemonNumber,
+    #[error("no value of that option: expected a number from {0} to {1}")]
+    DaemonNumber(u32, u32),
+    /// No name of an interface.
+    #[error("no name of an interface: it is eth0, the only one")]
+    Interface,
+    /// No group.
+    #[error("no group: expected a multicast address, such as 224.0.0.81 or ff02::81")]
+    Group,
     /// `--set` without its three values.
     #[error("takes three timeouts in seconds, tcp tcpfin udp, such as --set 900 120 300; 0 leaves one as it is")]
     ThreeTimeouts,

@@ -38,7 +38,7 @@ mod show;
 mod tests;
 
 pub use apply::apply;
-pub use command::{Command, Daemon, DaemonRole, Listing, Name, ServiceEntry};
+pub use command::{Command, Listing, Name, ServiceEntry};
 pub use error::{ParseError, Problem};
 pub use load::{LINE_MAX, load};
 pub use parse::{DEFAULT_PERSISTENCE, DEFAULT_SCHEDULER, TIMEOUT_MAX, parse};

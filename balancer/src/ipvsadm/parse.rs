@@ -5,9 +5,10 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::options::{Opt, Piece, Pieces};
 use super::show::SCHEDULER_FLAGS;
-use super::{Command, Daemon, DaemonRole, Listing, Name, ParseError, Problem, ServiceEntry};
+use super::{Command, Listing, Name, ParseError, Problem, ServiceEntry};
 use crate::{
-    DestinationConfig, DestinationKey, Family, Forward, Protocol, ServiceFlags, ServiceKey, Sysctls, Timeouts, Tunnel,
+    Daemon, DaemonRole, DestinationConfig, DestinationKey, Family, Forward, Protocol, ServiceFlags, ServiceKey,
+    Sysctls, Timeouts, Tunnel,
 };
 
 /// The scheduler of a service for which none is named: wlc.
@@ -80,25 +81,36 @@ pub fn parse(words: &[&str]) -> Result<Command, ParseError> {
         Opt::Save => Command::Save,
         Opt::Restore => Command::Restore,
         Opt::StartDaemon => Command::StartDaemon(given.daemon(value.unwrap_or_default())?),
-        Opt::StopDaemon => Command::StopDaemon(given.daemon(value.unwrap_or_default())?),
+        Opt::StopDaemon => Command::StopDaemon(Given::role(value.unwrap_or_default())?),
         _ => return Err(ParseError::new(word, Problem::NoCommand)),
     })
 }
 
-/// What follows `sysctl`: nothing, a name, or a name and a value, as `sysctl` of Linux takes them.
+/// What follows `sysctl`: nothing, a name, or a name and a value, or two, as `sysctl` of Linux takes them.
 fn sysctl(words: &[&str]) -> Result<Command, ParseError> {
-    // `a = 1` is three words for a shell, and one for sysctl.conf.
-    let text = words.concat();
-    let (name, value) = match text.split_once('=') {
-        Some((name, value)) => (name, Some(value)),
+    // `a = 1` is three words for a shell, and one for sysctl.conf; `a=1 2` has two values.
+    let text = words.join(" ");
+    let (name, values) = match text.split_once('=') {
+        Some((name, values)) => (name.trim(), values),
         None if words.len() > 1 => return Err(ParseError::new(words[1], Problem::Stray)),
         None if text.is_empty() => return Ok(Command::ShowSysctl(None)),
-        None => (text.as_str(), None),
+        None => {
+            let name = Sysctls::find(&text).ok_or_else(|| ParseError::new(&text, Problem::Sysctl))?;
+            return Ok(Command::ShowSysctl(Some(name)));
+        }
     };
     let name = Sysctls::find(name).ok_or_else(|| ParseError::new(name, Problem::Sysctl))?;
-    let Some(value) = value else { return Ok(Command::ShowSysctl(Some(name))) };
-    let read = number(value, 0, i32::MAX as u32).ok_or_else(|| ParseError::new(value, Problem::Number("value")))?;
-    Ok(Command::SetSysctl { name, value: read as i32 })
+    let read = |text: &str| match number(text, 0, i32::MAX as u32) {
+        Some(number) => Ok(number as i32),
+        None => Err(ParseError::new(text, Problem::Number("value"))),
+    };
+    let mut values = values.split_ascii_whitespace();
+    let value = read(values.next().unwrap_or_default())?;
+    let second = values.next().map(read).transpose()?;
+    match values.next() {
+        Some(stray) => Err(ParseError::new(stray, Problem::Stray)),
+        None => Ok(Command::SetSysctl { name, value, second }),
+    }
 }
 
 /// The options that go with a command.
@@ -363,15 +375,29 @@ impl<'a> Given<'a> {
         })
     }
 
-    fn daemon(&self, role: &str) -> Result<Daemon, ParseError> {
-        for option in [Opt::SyncId, Opt::SyncMaxLen, Opt::McastPort, Opt::McastTtl] {
-            self.value(option, Problem::DaemonNumber, |text| number(text, 0, 65535))?;
-        }
+    fn role(role: &str) -> Result<DaemonRole, ParseError> {
         match role {
-            "master" => Ok(Daemon { role: DaemonRole::Master }),
-            "backup" => Ok(Daemon { role: DaemonRole::Backup }),
+            "master" => Ok(DaemonRole::Master),
+            "backup" => Ok(DaemonRole::Backup),
             _ => Err(ParseError::new(role, Problem::Daemon)),
         }
+    }
+
+    fn daemon(&self, role: &str) -> Result<Daemon, ParseError> {
+        let range = |option, (least, most)| {
+            self.value(option, Problem::DaemonNumber(least, most), |text| number(text, least, most))
+        };
+        let group = |text: &str| text.parse::<IpAddr>().ok().filter(IpAddr::is_multicast);
+        let plain = Daemon::new(Self::role(role)?);
+        Ok(Daemon {
+            interface: self.value(Opt::McastInterface, Problem::Interface, Name::new)?.unwrap_or(plain.interface),
+            syncid: range(Opt::SyncId, (0, 255))?.unwrap_or(0),
+            max_len: range(Opt::SyncMaxLen, (1, 65507))?.unwrap_or(0) as u16,
+            group: self.value(Opt::McastGroup, Problem::Group, group)?,
+            port: range(Opt::McastPort, (1, 65535))?.unwrap_or(0) as u16,
+            ttl: range(Opt::McastTtl, (1, 255))?.unwrap_or(0) as u8,
+            ..plain
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use super::Command;
 use crate::wire::ipvs::{Command as Wire, command};
 use crate::wire::message::{self, flag};
-use crate::wire::{Destination, Service, Sysctl, extra, mark};
+use crate::wire::{Destination, Service, Sysctl, daemon, extra, mark};
 use crate::{ServiceKey, Timeouts};
 
 /// Appends the netlink message that asks for a command, behind its length of 32 bits in network order, with a wish for an
@@ -51,8 +51,8 @@ pub fn request(wanted: &Command, ids: (u32, u32), out: &mut Vec<u8>) -> bool {
                     .u32(command::TIMEOUT_TCP_FIN, *tcp_fin)
                     .u32(command::TIMEOUT_UDP, *udp);
             }
-            Command::SetSysctl { name, value } => {
-                let knob = Sysctl { name: Some(name.as_bytes()), value: Some(*value) };
+            Command::SetSysctl { name, value, second } => {
+                let knob = Sysctl { name: Some(name.as_bytes()), value: Some(*value), second: *second };
                 w.nest(command::SYSCTL, |w| knob.write(w));
             }
             Command::SetExtras { extras, .. } => {
@@ -60,6 +60,12 @@ pub fn request(wanted: &Command, ids: (u32, u32), out: &mut Vec<u8>) -> bool {
             }
             Command::AddMark(rule) | Command::DeleteMark(rule) => {
                 w.nest(command::MARK, |w| mark::write(rule, w));
+            }
+            Command::StartDaemon(daemon) => {
+                w.nest(command::DAEMON, |w| daemon::write(daemon, None, w));
+            }
+            Command::StopDaemon(role) => {
+                w.nest(command::DAEMON, |w| daemon::write_role(*role, w));
             }
             _ => {}
         }

@@ -5,10 +5,10 @@ use core::net::{Ipv4Addr, SocketAddr};
 
 use super::extra::ExtraOptions;
 use super::mark::RuleOptions;
-use super::{Command, Daemon, DaemonRole, ServiceEntry};
+use super::{Command, ServiceEntry};
 use crate::{
-    DestinationConfig, DestinationKey, Family, Forward, Protocol, ServiceFlags, ServiceInfo, ServiceKey, Timeouts,
-    sysctl,
+    Daemon, DestinationConfig, DestinationKey, Family, Forward, Protocol, ServiceFlags, ServiceInfo, ServiceKey,
+    Timeouts, sysctl,
 };
 
 /// A service's name as options: `-t 10.0.0.100:80`, `-f 7 -6`.
@@ -149,7 +149,10 @@ impl fmt::Display for Command {
             Command::ShowMarks => f.write_str("mark"),
             Command::SetExtras { service, extras } => write!(f, "extra {}", ExtraOptions(service.as_ref(), extras)),
             Command::ShowExtras => f.write_str("extra"),
-            Command::SetSysctl { name, value } => write!(f, "sysctl {}{name}={value}", sysctl::PREFIX),
+            Command::SetSysctl { name, value, second: None } => write!(f, "sysctl {}{name}={value}", sysctl::PREFIX),
+            Command::SetSysctl { name, value, second: Some(second) } => {
+                write!(f, "sysctl {}{name}={value} {second}", sysctl::PREFIX)
+            }
             Command::ShowSysctl(None) => f.write_str("sysctl"),
             Command::ShowSysctl(Some(name)) => write!(f, "sysctl {}{name}", sysctl::PREFIX),
             Command::List(list) => {
@@ -178,20 +181,34 @@ impl fmt::Display for Command {
             }
             Command::Save => f.write_str("-S"),
             Command::Restore => f.write_str("-R"),
-            Command::StartDaemon(daemon) => write!(f, "--start-daemon {daemon}"),
-            Command::StopDaemon(daemon) => write!(f, "--stop-daemon {daemon}"),
+            Command::StartDaemon(daemon) => write!(f, "--start-daemon {}", DaemonOptions(daemon)),
+            Command::StopDaemon(role) => write!(f, "--stop-daemon {}", role.name()),
             Command::Help => f.write_str("-h"),
             Command::Version => f.write_str("-v"),
         }
     }
 }
 
-impl fmt::Display for Daemon {
+/// The options of `--start-daemon`.
+struct DaemonOptions<'a>(&'a Daemon);
+
+impl fmt::Display for DaemonOptions<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.role {
-            DaemonRole::Master => "master",
-            DaemonRole::Backup => "backup",
-        })
+        let Daemon { role, interface, syncid, max_len, group, port, ttl } = self.0;
+        write!(f, "{} --mcast-interface {} --syncid {syncid}", role.name(), interface.as_str())?;
+        if *max_len != 0 {
+            write!(f, " --sync-maxlen {max_len}")?;
+        }
+        if let Some(group) = group {
+            write!(f, " --mcast-group {group}")?;
+        }
+        if *port != 0 {
+            write!(f, " --mcast-port {port}")?;
+        }
+        if *ttl != 0 {
+            write!(f, " --mcast-ttl {ttl}")?;
+        }
+        Ok(())
     }
 }
 

@@ -162,7 +162,11 @@ fn every_refusal_names_the_word() {
         ("-a -t 10.0.0.1:80 -r 10.0.0.2 -i --tun-csum", "--tun-csum", TunnelOption("ipip")),
         ("-a -t 10.0.0.1:80 -r 10.0.0.2 -i --tun-type gre --tun-remcsum", "--tun-remcsum", TunnelOption("gre")),
         ("--start-daemon foo", "foo", Daemon),
-        ("--start-daemon master --syncid x", "x", DaemonNumber),
+        ("--start-daemon master --syncid 256", "256", DaemonNumber(0, 255)),
+        ("--start-daemon master --mcast-ttl 0", "0", DaemonNumber(1, 255)),
+        ("--start-daemon master --mcast-group 10.0.0.1", "10.0.0.1", Group),
+        ("--stop-daemon", "--stop-daemon", MissingValue("master or backup")),
+        ("sysctl sync_threshold=3 50 7", "7", Stray),
         ("-L --stats --rate", "--rate", ListConflict("--stats")),
         ("-L --sort --nosort", "--nosort", ListConflict("--sort")),
     ] {
@@ -193,7 +197,10 @@ fn commands_are_applied_as_by_wire() {
     assert_eq!(run("-E -t 10.0.0.100:80 -s rr"), Ok(()));
     assert_eq!(run("-Z"), Ok(()));
     assert_eq!(run("--set 800 0 0"), Ok(()));
-    assert_eq!(run("--start-daemon master"), Err(Errno::NotSupported));
+    assert_eq!(run("--start-daemon master"), Err(Errno::Invalid), "it has no address to speak from");
+    assert_eq!(run("--stop-daemon master"), Err(Errno::NoService));
+    assert_eq!(run("sysctl sync_threshold=60 100"), Ok(()));
+    assert_eq!(run("sysctl sync_threshold = 100"), Err(Errno::Invalid));
     assert_eq!(run("-L"), Err(Errno::Invalid));
     let info = balancer.services().next().unwrap();
     assert_eq!(service_of(&info).to_string(), "-A -t 10.0.0.100:80 -s rr");

@@ -29,7 +29,10 @@ impl Balancer {
     ) -> Decision {
         let destination = self.table.get(place).destination;
         if destination == NOBODY {
-            return self.go_around(packet, ip, transport, place, moment);
+            return match self.table.get(place).is_bypass() {
+                true => self.go_around(packet, ip, transport, place, moment),
+                false => self.unbound(packet, ip, transport, place, moment),
+            };
         }
         if !self.services.pool[destination as usize].available {
             return self.orphan(packet, ip, transport, place, moment);

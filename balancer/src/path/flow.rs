@@ -74,6 +74,35 @@ impl Balancer {
         self.unknown(packet, ip, transport, moment)
     }
 
+    /// A packet of a connection that came by synchronization and goes to a server that is no destination here: it goes there as
+    /// the connection says, and is not counted. By a tunnel it cannot, for of what kind that would be nobody has told.
+    pub(super) fn unbound(
+        &mut self,
+        packet: &mut Packet<'_>,
+        ip: &Ip,
+        transport: &Transport,
+        place: u32,
+        moment: &mut Moment<'_>,
+    ) -> Decision {
+        let entry = self.table.get(place);
+        let (is_one_way, is_tunnel) = (entry.is_one_way(), entry.is_tunnel());
+        if is_tunnel {
+            return Err(Reason::DestinationGone);
+        }
+        let seen = if is_one_way { Seen::InputOnly } else { Seen::Input };
+        self.track(place, seen, transport, moment.now);
+        self.may_pass(packet, ip, ip.payload - ETHERNET + transport.header, self.config.mtu, moment)?;
+        let (address, port) = self.table.server(place);
+        let way = self.route(packet, ip, &address, moment)?;
+        if is_one_way {
+            direct(way)?;
+            nat::decrement_hops(packet.head, ip)?;
+        } else {
+            nat::rewrite(packet, ip, transport, nat::End::Destination, address, port)?;
+        }
+        self.resolve(packet, way, &address, moment)
+    }
+
     /// From the client to its destination.
     pub(super) fn inbound(
         &mut self,
@@ -194,7 +223,7 @@ impl Balancer {
     pub(super) fn track(&mut self, place: u32, seen: Seen, transport: &Transport, now: Instant) {
         let entry = self.table.get(place);
         let (state, timeout) = self.timers.after(entry.state(), seen, transport);
-        let is_controlled = entry.template().is_some();
+        let is_watched = entry.template().is_some() | self.sync.is_telling;
         let active = is_active(transport.protocol, state);
         if active != entry.is_active() {
             let destination = &mut self.services.pool[entry.destination as usize];
@@ -207,13 +236,24 @@ impl Balancer {
         }
         let packets = u8::from(seen != Seen::Output);
         self.table.touch(place, state, packets, now, timeout);
-        if is_controlled {
+        if is_watched {
+            self.tracked(place, seen, now);
+        }
+    }
+
+    /// A packet of a connection went through of which somebody wants to know: its template, or who synchronizes.
+    #[cold]
+    fn tracked(&mut self, place: u32, seen: Seen, now: Instant) {
+        if self.table.get(place).template().is_some() {
             self.assure(place, seen);
+        }
+        if self.sync.is_telling && seen != Seen::Output {
+            self.tell(place, now);
         }
     }
 
     /// Ends a connection.
-    pub(super) fn end(&mut self, place: u32) {
+    pub(crate) fn end(&mut self, place: u32) {
         if self.table.get(place).is_ftp() && self.table.get(place).is_controlling() {
             return self.table.abandon(place);
         }

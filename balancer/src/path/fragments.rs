@@ -179,7 +179,9 @@ impl Balancer {
         }
         let fate = match (decision, follow) {
             (Ok(Verdict::Transmit | Verdict::Wait(_)), Some(follow)) => Fate::Follow(follow),
-            (Ok(Verdict::Transmit | Verdict::Wait(_) | Verdict::Held), _) => Fate::Refused(Reason::Fragment),
+            (Ok(Verdict::Transmit | Verdict::Wait(_) | Verdict::Held | Verdict::Taken), _) => {
+                Fate::Refused(Reason::Fragment)
+            }
             (Ok(Verdict::Local), Some(follow)) if follow.is_local => Fate::Follow(follow),
             (Ok(Verdict::Local), _) => Fate::Local,
             (Ok(Verdict::Drop(reason)) | Err(reason), _) => Fate::Refused(reason),
@@ -383,7 +385,7 @@ impl Balancer {
                         None
                     }
                     Ok(Verdict::Drop(reason)) | Err(reason) => Some(reason),
-                    Ok(Verdict::Local | Verdict::Held) => Some(Reason::FragmentLost),
+                    Ok(Verdict::Local | Verdict::Held | Verdict::Taken) => Some(Reason::FragmentLost),
                 };
                 if let Some(reason) = dropped {
                     self.counters.held = self.counters.held.saturating_sub(1);

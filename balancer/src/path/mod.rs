@@ -31,7 +31,7 @@ use crate::Balancer;
 use crate::config::{is_unicast_v4, is_unicast_v6};
 use crate::connection::{Direction, Node, Tuple};
 use crate::frame::transport::Transport;
-use crate::frame::{self, Fragment, Headers, Ip, Kind, protocol};
+use crate::frame::{self, Fragment, Headers, Ip, Kind, is_group, protocol};
 use crate::icmp::{self, Problem};
 use crate::neighbour::{Hop, Mac, Outlet};
 use crate::packet::{NextHop, Packet, Reason, Sink, Verdict};
@@ -131,8 +131,14 @@ impl Balancer {
     pub(crate) fn run(&mut self, burst: &mut [Packet<'_>], moment: &mut Moment<'_>) {
         let waiting = self.counters.waiting;
         self.neighbours.at(moment.now);
+        if self.is_passive() {
+            return self.run_passive(burst, moment);
+        }
         for packets in burst.chunks_mut(BURST) {
             self.burst(packets, moment);
+        }
+        if self.sync.is_waiting {
+            self.send_due(moment);
         }
         if self.counters.waiting != waiting {
             self.settle(burst);
@@ -188,32 +194,77 @@ impl Balancer {
                 Ok(kind) => self.decide(packet, kind, &item.headers, item.found, moment),
                 Err(reason) => Err(reason),
             };
-            self.counters.frames += 1;
-            match decision {
-                // The usual verdict is one byte; the largest is not to be moved about with it.
-                Ok(Verdict::Transmit) => {
-                    packet.verdict = Verdict::Transmit;
-                    self.counters.forwarded += 1;
-                }
-                Ok(Verdict::Local) => {
-                    packet.verdict = Verdict::Local;
-                    self.counters.local += 1;
-                }
-                Ok(Verdict::Wait(hop)) => {
-                    packet.verdict = Verdict::Wait(hop);
-                    self.counters.waiting += 1;
-                }
-                Ok(Verdict::Held) => {
-                    packet.verdict = Verdict::Held;
-                    self.counters.held += 1;
-                }
-                Ok(Verdict::Drop(reason)) | Err(reason) => {
-                    packet.verdict = Verdict::Drop(reason);
-                    self.counters.dropped[reason as usize] += 1;
-                }
-            }
+            self.conclude(packet, decision);
         }
         self.bench = Some(bench);
+    }
+
+    /// Says to a packet, and counts, what was decided.
+    #[inline(always)]
+    fn conclude(&mut self, packet: &mut Packet<'_>, decision: Decision) {
+        self.counters.frames += 1;
+        match decision {
+            // The usual verdict is one byte; the largest is not to be moved about with it.
+            Ok(Verdict::Transmit) => {
+                packet.verdict = Verdict::Transmit;
+                self.counters.forwarded += 1;
+            }
+            Ok(Verdict::Local) => {
+                packet.verdict = Verdict::Local;
+                self.counters.local += 1;
+            }
+            Ok(Verdict::Taken) => {
+                packet.verdict = Verdict::Taken;
+                self.counters.taken += 1;
+            }
+            Ok(Verdict::Wait(hop)) => {
+                packet.verdict = Verdict::Wait(hop);
+                self.counters.waiting += 1;
+            }
+            Ok(Verdict::Held) => {
+                packet.verdict = Verdict::Held;
+                self.counters.held += 1;
+            }
+            Ok(Verdict::Drop(reason)) | Err(reason) => {
+                packet.verdict = Verdict::Drop(reason);
+                self.counters.dropped[reason as usize] += 1;
+            }
+        }
+    }
+
+    /// Whether nothing is balanced for now, because this is a backup (sysctl `backup_only`).
+    #[inline(always)]
+    fn is_passive(&self) -> bool {
+        self.sysctls.backup_only != 0 && self.sync.is_backup()
+    }
+
+    /// Decides on frames while nothing is balanced: what is for one of our addresses is the local stack's. Replies of servers go
+    /// on, as in Linux.
+    #[cold]
+    fn run_passive(&mut self, burst: &mut [Packet<'_>], moment: &mut Moment<'_>) {
+        for packet in burst {
+            let mut headers = Headers::NONE;
+            let len = packet.len.max(packet.head.len());
+            let decision = match frame::parse_into(&mut headers, packet.head, len, &self.config.mac) {
+                Ok(Kind::Flow) => {
+                    let Headers { ip, transport } = &headers;
+                    match self.table.find(&tuple(ip, transport)) {
+                        Some((place, Direction::Outbound)) => {
+                            self.flow(packet, ip, transport, (place, Direction::Outbound), moment)
+                        }
+                        _ if is_group(packet.head) => {
+                            let is_taken = self.take_datagram(packet, ip, transport, moment);
+                            if is_taken { Ok(Verdict::Taken) } else { Err(Reason::NotToUs) }
+                        }
+                        _ if self.is_ours(ip.destination) => Ok(Verdict::Local),
+                        _ => Err(Reason::NotOurs),
+                    }
+                }
+                Ok(kind) => self.decide(packet, kind, &headers, None, moment),
+                Err(reason) => Err(reason),
+            };
+            self.conclude(packet, decision);
+        }
     }
 
     #[inline]
@@ -281,6 +332,9 @@ impl Balancer {
             {
                 return Ok(verdict);
             }
+        }
+        if self.sync.is_on() && is_group(packet.head) {
+            self.hear_query(packet, ip, moment.now);
         }
         let is_local = match ip.destination {
             address if self.is_ours(address) => true,

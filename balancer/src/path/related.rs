@@ -107,7 +107,7 @@ impl Balancer {
             });
         }
         if direction == Direction::Inbound && !self.services.pool[destination as usize].usual {
-            if destination == NOBODY {
+            if destination == NOBODY && self.table.get(place).is_bypass() {
                 return self.pass(packet, ip, ip.len(), moment);
             }
             if self.services.pool[destination as usize].local {
@@ -119,6 +119,10 @@ impl Balancer {
             }
         }
         if is_tunnel && direction == Direction::Inbound {
+            if destination == NOBODY {
+                // By what tunnel is not known.
+                return Err(Reason::DestinationGone);
+            }
             return self.tunnel(packet, ip, ip.len(), place, moment);
         }
         self.may_pass(packet, ip, ip.len(), self.config.mtu, moment)?;

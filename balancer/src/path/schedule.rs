@@ -66,7 +66,8 @@ impl Balancer {
             return Err(Reason::NotOurs);
         }
         if is_group(packet.head) {
-            return Err(Reason::NotToUs);
+            let is_taken = self.sync.is_on() && self.take_datagram(packet, ip, transport, moment);
+            return if is_taken { Ok(Verdict::Taken) } else { Err(Reason::NotToUs) };
         }
         if !self.is_source(ip.source) {
             return Err(Reason::BadSource);
@@ -159,7 +160,7 @@ impl Balancer {
 
     /// Puts a connection or, for a Call-ID or nothing, a template into the table. If that is full, what is over is taken out
     /// first.
-    pub(super) fn insert(
+    pub(crate) fn insert(
         &mut self,
         new: &New,
         extra: Option<Extra>,
@@ -171,10 +172,14 @@ impl Balancer {
             true => table.insert_template(new, call_id, now, timeout),
             false => table.insert_with(new, extra, now, timeout),
         };
-        insert(&mut self.table).or_else(|Full| {
+        let place = insert(&mut self.table).or_else(|Full| {
             self.expire(now, ROOM);
             insert(&mut self.table)
-        })
+        })?;
+        if self.sync.is_telling {
+            self.sync.begin(place, now);
+        }
+        Ok(place)
     }
 
     /// Puts a connection into the table and binds it to its destination. `transport` is the header of the packet that begins it, and

@@ -5,7 +5,7 @@ use core::time::Duration;
 use super::Moment;
 use super::defense::{Defense, PERIOD};
 use crate::Balancer;
-use crate::connection::{SCTP_STATES, SECURE, STATES, SctpState, Seen, States, TABLE, TcpState, seconds, ticks};
+use crate::connection::{Over, SCTP_STATES, SECURE, STATES, SctpState, Seen, States, TABLE, TcpState, seconds, ticks};
 use crate::frame::transport::Transport;
 use crate::neighbour::Outlet;
 use crate::service::{Protocol, Timeouts};
@@ -74,6 +74,16 @@ impl Timers {
     /// Ticks a UDP connection lasts.
     pub fn udp(&self) -> u32 {
         self.udp
+    }
+
+    /// How many states connections of a protocol have; 0 for a protocol that is not balanced.
+    pub fn states(&self, protocol: Protocol) -> usize {
+        match protocol {
+            Protocol::Tcp => STATES,
+            Protocol::Udp => 1,
+            Protocol::Sctp => SCTP_STATES,
+            Protocol::Ip => 0,
+        }
     }
 
     /// Whole seconds a connection in this state lasts.
@@ -146,6 +156,7 @@ impl Balancer {
         let neighbours = self.neighbours.poll(now, &mut outlet);
         self.forget_fragments(now);
         self.resume_fragments(moment);
+        let sync = self.poll_sync(moment);
         let unfinished = self.orphans.is_under_way() || self.defense.scan.is_under_way();
         let deadlines = [
             self.timers.estimate,
@@ -154,6 +165,7 @@ impl Balancer {
             self.table.deadline(),
             self.fragments.deadline(),
             neighbours,
+            sync,
             unfinished.then_some(now),
         ];
         deadlines.into_iter().flatten().min().unwrap_or(now + ESTIMATOR_PERIOD)
@@ -161,8 +173,12 @@ impl Balancer {
 
     /// Ends connections whose time is over.
     pub(super) fn expire(&mut self, now: Instant, mut budget: usize) {
-        while let Some(entry) = self.table.expire(now, &mut budget) {
-            self.unbind(&entry);
+        while let Some(over) = self.table.expire(now, &mut budget) {
+            match over {
+                Over::Ended(entry) => self.unbind(&entry),
+                Over::Stays(template) if self.sync.is_telling => self.tell_kept(template, now),
+                Over::Stays(_) => {}
+            }
         }
     }
 }

@@ -415,6 +415,22 @@ impl Services {
         self.find(key).ok_or(Errno::NoService)
     }
 
+    /// The place of a destination of a service.
+    pub fn destination(&self, service: u32, key: &DestinationKey) -> Option<u32> {
+        self.position(service, key).map(|(_, place)| place)
+    }
+
+    /// Whether any destination is of another family than its service.
+    pub fn is_mixed(&self) -> bool {
+        let of = |service: &Service| {
+            service
+                .order
+                .iter()
+                .any(|&place| Family::of(&self.pool[place as usize].key.address) != service.key.family())
+        };
+        self.slots.iter().flatten().any(of)
+    }
+
     /// Whether an address is one of a service.
     pub fn is_virtual(&self, address: &IpAddr) -> bool {
         self.virtual_addresses.contains(address)

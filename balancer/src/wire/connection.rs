@@ -7,6 +7,8 @@ use crate::{ConnectionInfo, Errno, Family, Forward, Protocol, ServiceKey, State}
 
 /// IP_VS_CONN_F_TEMPLATE.
 const TEMPLATE: u32 = 0x1000;
+/// IP_VS_CONN_F_SYNC.
+const SYNCED: u32 = 0x0020;
 
 /// The protocol of a number: also 0, which the templates of marks have.
 fn protocol_of(number: u16) -> Result<Protocol, Errno> {
@@ -26,7 +28,7 @@ pub(crate) fn write(info: &ConnectionInfo, w: &mut Writer<'_>) {
         .u32(kind::FWD_METHOD, info.forward as u32)
         .u16(kind::STATE, if info.template { info.assured.into() } else { info.state.number().into() })
         .u32(kind::EXPIRES, info.expires)
-        .u32(kind::FLAGS, if info.template { TEMPLATE } else { 0 });
+        .u32(kind::FLAGS, if info.template { TEMPLATE } else { 0 } | if info.synced { SYNCED } else { 0 });
     match info.service {
         ServiceKey::Mark { mark, .. } => _ = w.u32(kind::FWMARK, mark),
         ServiceKey::Address { port, .. } if port != info.virtual_port => _ = w.be16(kind::SERVICE_PORT, port),
@@ -109,6 +111,7 @@ pub fn read(nest: &Attribute<'_>) -> Result<ConnectionInfo, Errno> {
         ),
         template,
         assured: template && state != 0,
+        synced: flags & SYNCED != 0,
         expires: expires.ok_or(Errno::Invalid)?,
     })
 }
@@ -138,6 +141,7 @@ mod tests {
                 state: State::Only,
                 template: false,
                 assured: false,
+                synced: false,
                 expires: 899,
             };
             let mark = ServiceKey::Mark { family: Family::of(&info.client), mark: 7 };
@@ -147,6 +151,7 @@ mod tests {
                 state: State::Only,
                 template: true,
                 assured: true,
+                synced: true,
                 ..info
             };
             let tcp = ConnectionInfo {

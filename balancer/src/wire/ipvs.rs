@@ -124,7 +124,7 @@ pub mod command {
     pub const SERVICE: u16 = 1;
     /// Nest of [`destination`](super::destination).
     pub const DEST: u16 = 2;
-    /// Nest of the synchronization daemon.
+    /// Nest of [`daemon`](super::daemon).
     pub const DAEMON: u16 = 3;
     /// Timeout of established TCP connections in seconds, u32.
     pub const TIMEOUT_TCP: u16 = 4;
@@ -180,6 +180,28 @@ pub mod extra {
     pub const COOKIES_WRONG: u16 = 17;
 }
 
+/// Attributes of a synchronization daemon (IPVS_DAEMON_ATTR_*).
+pub mod daemon {
+    /// Which: 1 the master, 2 the backup, u32.
+    pub const STATE: u16 = 1;
+    /// Name of the interface, string.
+    pub const MCAST_IFN: u16 = 2;
+    /// Its syncid, u32.
+    pub const SYNC_ID: u16 = 3;
+    /// Bytes a message may have, u16.
+    pub const SYNC_MAXLEN: u16 = 4;
+    /// Group, be32.
+    pub const MCAST_GROUP: u16 = 5;
+    /// Group of IPv6, 16 bytes.
+    pub const MCAST_GROUP6: u16 = 6;
+    /// UDP port, u16.
+    pub const MCAST_PORT: u16 = 7;
+    /// TTL or hop limit, u8.
+    pub const MCAST_TTL: u16 = 8;
+    /// Ringlet's own, in replies: nest of [`SyncCounters`](crate::SyncCounters), each u64 by its place from 1.
+    pub const COUNTERS: u16 = 64;
+}
+
 /// Attributes of a rule that gives packets a mark: Ringlet's own.
 pub mod mark {
     /// The mark, u32.
@@ -212,6 +234,8 @@ pub mod sysctl {
     pub const NAME: u16 = 1;
     /// Its value, i32.
     pub const VALUE: u16 = 2;
+    /// The second of two values, i32: of `sync_threshold`, in requests.
+    pub const SECOND: u16 = 3;
 }
 
 /// Attributes of a connection: Ringlet's own.
@@ -238,7 +262,7 @@ pub mod connection {
     pub const STATE: u16 = 10;
     /// Seconds left without a further packet, u32.
     pub const EXPIRES: u16 = 11;
-    /// Flags, u32 (IP_VS_CONN_F_TEMPLATE 0x1000); none if it is missing. The state of a template is 0 or, once a
+    /// Flags, u32 (IP_VS_CONN_F_TEMPLATE 0x1000, IP_VS_CONN_F_SYNC 0x0020); none if it is missing. The state of a template is 0 or, once a
     /// connection of it came about, 1.
     pub const FLAGS: u16 = 12;
     /// Mark of the service, u32; missing if it has none.

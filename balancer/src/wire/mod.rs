@@ -15,6 +15,7 @@
 //! | [`ipvs`] | the commands and attribute types of the family |
 //! | [`service`] | the service attribute |
 //! | [`destination`] | the destination attribute |
+//! | [`daemon`] | the attribute of a synchronization daemon |
 //! | [`connection`] | the connection attribute, which Linux does not have |
 //! | [`mark`] | the attribute of a rule that gives marks, which Linux does not have |
 //! | [`extra`] | the attribute of what a service does that IPVS cannot |
@@ -23,6 +24,7 @@
 
 pub mod attribute;
 pub mod connection;
+pub mod daemon;
 pub mod destination;
 pub mod extra;
 pub mod ipvs;

@@ -13,6 +13,8 @@ pub struct Sysctl<'a> {
     pub name: Option<&'a [u8]>,
     /// Its value.
     pub value: Option<i32>,
+    /// The second of its values, if it is given two at once.
+    pub second: Option<i32>,
 }
 
 impl<'a> Sysctl<'a> {
@@ -26,6 +28,7 @@ impl<'a> Sysctl<'a> {
             match attribute.kind {
                 kind::NAME => knob.name = Some(attribute.string(NAME_MAX)?),
                 kind::VALUE => knob.value = Some(attribute.u32()? as i32),
+                kind::SECOND => knob.second = Some(attribute.u32()? as i32),
                 _ => {}
             }
         }
@@ -36,6 +39,7 @@ impl<'a> Sysctl<'a> {
     pub fn write(&self, w: &mut Writer<'_>) {
         self.name.inspect(|v| _ = w.string(kind::NAME, v));
         self.value.inspect(|&v| _ = w.u32(kind::VALUE, v as u32));
+        self.second.inspect(|&v| _ = w.u32(kind::SECOND, v as u32));
     }
 }
 
@@ -47,7 +51,10 @@ mod tests {
 
     #[test]
     fn a_knob_comes_back() {
-        for knob in [Sysctl { name: Some(b"sloppy_tcp"), value: Some(-1) }, Sysctl { name: Some(b"x"), value: None }] {
+        for knob in [
+            Sysctl { name: Some(b"sloppy_tcp"), value: Some(-1), second: Some(7) },
+            Sysctl { name: Some(b"x"), ..Sysctl::default() },
+        ] {
             let mut bytes = vec![];
             Writer::new(&mut bytes).nest(65, |w| knob.write(w));
             assert_eq!(Sysctl::read(&Attributes::new(&bytes).next().unwrap()), Ok(knob));

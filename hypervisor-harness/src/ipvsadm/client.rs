@@ -8,8 +8,8 @@ use ringlet_balancer::control::MAX_FRAME;
 use ringlet_balancer::ipvsadm::{self, Command};
 use ringlet_balancer::wire::ipvs::{Command as Wire, command, info};
 use ringlet_balancer::wire::message::{self, Message, flag};
-use ringlet_balancer::wire::{Attribute, FAMILY_ID, Service, Sysctl, Writer, extra, mark};
-use ringlet_balancer::{Errno, ExtraInfo, Family, MarkRule, ServiceKey, Timeouts};
+use ringlet_balancer::wire::{Attribute, FAMILY_ID, Service, Sysctl, Writer, daemon, extra, mark};
+use ringlet_balancer::{Daemon, Errno, ExtraInfo, Family, MarkRule, ServiceKey, SyncCounters, Timeouts};
 
 /// Where `ringlet` publishes the control port on this host.
 pub const DEFAULT_ADDRESS: &str = "127.0.0.1:9101";
@@ -128,13 +128,13 @@ impl Client {
             flags,
             |w| {
                 if let Some(name) = name {
-                    let knob = Sysctl { name: Some(name.as_bytes()), value: None };
+                    let knob = Sysctl { name: Some(name.as_bytes()), ..Sysctl::default() };
                     w.nest(command::SYSCTL, |w| knob.write(w));
                 }
             },
             |_, attribute| {
                 let knob = Sysctl::read(attribute).ok();
-                if let Some(Sysctl { name: Some(name), value: Some(value) }) = knob {
+                if let Some(Sysctl { name: Some(name), value: Some(value), .. }) = knob {
                     found.push((String::from_utf8_lossy(name).into_owned(), value));
                 }
                 Ok(())
@@ -186,6 +186,25 @@ impl Client {
                     }
                     _ => {}
                 }
+                Ok(())
+            },
+        )?;
+        Ok(found)
+    }
+
+    /// The synchronization daemons that run, and what they have counted.
+    ///
+    /// # Errors
+    /// What happened to the connection.
+    pub fn daemons(&mut self) -> Result<Vec<(Daemon, Option<SyncCounters>)>, Failure> {
+        let mut found = Vec::new();
+        self.request(
+            Wire::GetDaemon,
+            flag::DUMP,
+            |_| (),
+            |_, attribute| {
+                let fields = daemon::Fields::read(attribute).map_err(|_| Failure::Nonsense("a daemon that is none"))?;
+                found.push((fields.daemon().map_err(missing)?, fields.counters()));
                 Ok(())
             },
         )?;

@@ -58,6 +58,16 @@ Options of a listing:
   -n, --numeric                       no effect: nothing is looked up anyway
       --json                          all of it as one JSON object
 
+Synchronization of connections (docs/sync.md):
+      --start-daemon master|backup    tells others of connections, or hears of theirs; both may run
+      --stop-daemon master|backup
+      --syncid N                      0 to 255: who belongs together; a backup with 0 hears all
+      --mcast-interface eth0          the only one there is
+      --mcast-group ADDRESS           of IPv4 or IPv6 (default 224.0.0.81)
+      --mcast-port N, --mcast-ttl N   (default 8848 and 1)
+      --sync-maxlen N                 bytes of a message
+  -L  --daemon                        which run; with --json also what they have counted
+
 Everywhere:
       --connect HOST[:PORT]           where the balancer is (default 127.0.0.1:9101)
   -h, --help                          this text
@@ -68,8 +78,7 @@ Rules (-R, and `ringlet --rules FILE`) are one command a line, as -S writes them
   mark add 7 -p tcp -d 10.0.0.200 --dport 80
 -R changes nothing if a line cannot be read. A rule that is refused does not stop the others.
 
-The rest of ipvsadm's syntax is read too, and refused by the balancer as a kernel without it does: the synchronization
-daemon.
+The rest of ipvsadm's syntax is read too.
 
 Exit code: 0; 1 no such service to list; 2 wrong usage, or no balancer reached; 255 refused by the balancer.
 ";

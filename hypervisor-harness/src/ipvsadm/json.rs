@@ -5,7 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use ringlet_balancer::ipvsadm::{Listing, ServiceEntry};
 use ringlet_balancer::{
-    ConnectionInfo, DestinationInfo, Family, Forward, Protocol, Rates, ServiceFlags, ServiceKey, State, Stats,
+    ConnectionInfo, Daemon, DestinationInfo, Family, Forward, Protocol, Rates, ServiceFlags, ServiceKey, State, Stats,
+    SyncCounters,
 };
 use serde_json::{Value, json};
 
@@ -21,6 +22,11 @@ pub(super) fn list(client: &mut Client, what: &Listing, out: &mut dyn Write) -> 
         let wanted = |info: &&ConnectionInfo| what.service.as_ref().is_none_or(|key| is_of(info, key));
         let connections: Vec<Value> = list.iter().filter(wanted).map(connection).collect();
         let _ = writeln!(out, "{}", json!({ "connections": connections }));
+        return Ok(());
+    }
+    if what.daemon {
+        let list: Vec<Value> = client.daemons()?.iter().map(|(daemon, count)| self::daemon(daemon, count)).collect();
+        let _ = writeln!(out, "{}", json!({ "daemons": list }));
         return Ok(());
     }
     let info = client.info()?;
@@ -52,6 +58,25 @@ fn connection(info: &ConnectionInfo) -> Value {
         "local": info.local.map(|(address, port)| SocketAddr::new(address, port)),
         "state": (info.state != State::Only && !info.template).then(|| info.words().1),
         "expires": info.expires,
+        "origin": if info.synced { "sync" } else { "local" },
+    })
+}
+
+fn daemon(daemon: &Daemon, count: &Option<SyncCounters>) -> Value {
+    // Both daemons count in one place.
+    let counters = count.map(|count| {
+        let named = SyncCounters::NAMES.iter().zip(count.values());
+        named.map(|(name, value)| ((*name).to_owned(), json!(value))).collect::<serde_json::Map<_, _>>()
+    });
+    json!({
+        "role": daemon.role.name(),
+        "interface": daemon.interface.as_str(),
+        "syncid": daemon.syncid,
+        "maxlen": daemon.max_len,
+        "group": daemon.group,
+        "port": daemon.port,
+        "ttl": daemon.ttl,
+        "counters": counters,
     })
 }
 

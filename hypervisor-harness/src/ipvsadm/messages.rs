@@ -10,6 +10,7 @@ const ESRCH: i32 = 3;
 const EPERM: i32 = 1;
 const ENOMEM: i32 = 12;
 const EEXIST: i32 = 17;
+const ENODEV: i32 = 19;
 const EINVAL: i32 = 22;
 const EPROTONOSUPPORT: i32 = 93;
 const EOPNOTSUPP: i32 = 95;
@@ -29,8 +30,11 @@ pub(super) fn of(command: &Command, failure: &Failure) -> String {
             "Service not defined"
         }
         (Command::EditServer { .. } | Command::DeleteServer { .. }, ENOENT) => "No such destination",
-        (Command::StartDaemon(_) | Command::StopDaemon(_), EOPNOTSUPP) => {
-            "Operation not supported: this balancer has no synchronization daemon"
+        (Command::StartDaemon(_), EEXIST) => "Daemon has already run",
+        (Command::StopDaemon(_), ESRCH) => "No daemon is running",
+        (Command::StartDaemon(_), ENODEV) => "No such device: the only interface is eth0",
+        (Command::StartDaemon(_), EINVAL) => {
+            "Invalid argument: the balancer has no address of the group's family, or a server of another family than its service"
         }
         (Command::SetSysctl { .. } | Command::ShowSysctl(_), ENOENT) => {
             "this balancer has no such knob: `ringlet sysctl' lists those it has"

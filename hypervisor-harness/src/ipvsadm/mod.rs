@@ -289,11 +289,18 @@ fn restore(client: &mut Client, rules: &[(usize, Command)], errors: &mut dyn Wri
 /// Prints the rules that would make what there is. What ipvsadm has no words for comes first, if there is any.
 fn save(client: &mut Client, out: &mut dyn Write) -> Result<(), Failure> {
     let defaults = ringlet_balancer::Sysctls::default();
-    for (name, value) in client.sysctls(None)? {
-        if let Some(name) = ringlet_balancer::Sysctls::find(&name)
-            && defaults.get(name) != Some(value)
-        {
-            let _ = writeln!(out, "{}", Command::SetSysctl { name, value });
+    let knobs = client.sysctls(None)?;
+    let get = |wanted: &str| knobs.iter().find(|(name, _)| name == wanted).map(|&(_, value)| value);
+    for (name, value) in &knobs {
+        let Some(name) = ringlet_balancer::Sysctls::find(name) else { continue };
+        // Two numbers that have to fit each other are given together.
+        let (name, second) = match name {
+            "sync_period" => continue,
+            "sync_threshold" => (name, get("sync_period")),
+            _ => (name, None),
+        };
+        if defaults.get(name) != Some(*value) || second.is_some_and(|second| second != defaults.sync_period) {
+            let _ = writeln!(out, "{}", Command::SetSysctl { name, value: *value, second });
         }
     }
     mark::show(client, out)?;
@@ -306,6 +313,9 @@ fn save(client: &mut Client, out: &mut dyn Write) -> Result<(), Failure> {
     }
     for info in client.extras()? {
         let _ = writeln!(out, "{}", extra::command(&info));
+    }
+    for (daemon, _) in client.daemons()? {
+        let _ = writeln!(out, "{}", Command::StartDaemon(daemon));
     }
     Ok(())
 }

@@ -19,7 +19,9 @@ pub(super) fn list(client: &mut Client, what: &Listing, out: &mut dyn Write) -> 
         return Ok(());
     }
     if what.daemon {
-        // No balancer here has one, and ipvsadm prints nothing then.
+        for (daemon, _) in client.daemons()? {
+            let _ = writeln!(out, "{}", ringlet_balancer::wire::daemon::describe(&daemon));
+        }
         return Ok(());
     }
     if what.connections {

@@ -150,7 +150,7 @@ TCP  [fd00::100]:80 lc
 
 #[test]
 fn refusals_are_told_in_ipvsadms_words() {
-    let guest = Guest::new(16);
+    let guest = Guest::new(19);
     for (line, code, message) in [
         ("-A -t 10.0.0.100:80", 0, ""),
         ("-A -t 10.0.0.100:80", 255, "Service already exists\n"),
@@ -165,7 +165,10 @@ fn refusals_are_told_in_ipvsadms_words() {
         ("-D -t 10.0.0.99:80", 255, "No such service\n"),
         ("-Z -t 10.0.0.99:80", 255, "No such service\n"),
         ("-L -t 10.0.0.99:80", 1, "No such service\n"),
-        ("--start-daemon master", 255, "Operation not supported: this balancer has no synchronization daemon\n"),
+        ("--start-daemon master --syncid 7", 0, ""),
+        ("--start-daemon master", 255, "Daemon has already run\n"),
+        ("--start-daemon backup --mcast-interface eth1", 255, "No such device: the only interface is eth0\n"),
+        ("--stop-daemon backup", 255, "No daemon is running\n"),
         ("-A -f 1", 0, ""),
         ("-A --sctp-service 10.0.0.100:5000", 0, ""),
     ] {

@@ -108,7 +108,7 @@ impl Kernel {
                 Verdict::Transmit => Ruling::Transmit,
                 Verdict::Local => Ruling::Local,
                 // Of what is held, the balancer has a copy.
-                Verdict::Drop(_) | Verdict::Held => Ruling::Drop,
+                Verdict::Drop(_) | Verdict::Held | Verdict::Taken => Ruling::Drop,
                 Verdict::Wait(hop) => {
                     let place = hops.len() as u8;
                     let _ = hops.push(hop);
@@ -197,7 +197,7 @@ pub(super) fn release<R: Virtqueue<Frame>>(
             match balancer.complete(frame.head_mut(), next_hop) {
                 Verdict::Transmit => egress.send(frame),
                 // Counted by the balancer.
-                Verdict::Drop(_) => {}
+                Verdict::Drop(_) | Verdict::Taken => {}
                 Verdict::Wait(_) | Verdict::Local | Verdict::Held => egress.counters.lose(Loss::Unreachable),
             }
         }

@@ -69,6 +69,7 @@ impl Ours {
                 Some(answer) => {
                     self.process(&answer);
                 }
+                None if neighbour::is_chatter(&frame) || packet::is_notice(&frame) => {}
                 None => self.out.push(frame),
             }
         }
@@ -79,7 +80,7 @@ impl Ours {
                 match self.balancer.complete(&mut frame, hop) {
                     Verdict::Transmit => self.out.push(frame),
                     Verdict::Wait(hop) => self.waiting.push((frame, hop)),
-                    Verdict::Local | Verdict::Drop(_) | Verdict::Held => {}
+                    Verdict::Local | Verdict::Drop(_) | Verdict::Held | Verdict::Taken => {}
                 }
             }
         }
@@ -97,7 +98,7 @@ impl Ours {
             Verdict::Wait(hop) => self.waiting.push((bytes.split_off(begin), hop)),
             Verdict::Transmit => self.out.push(bytes.split_off(begin)),
             Verdict::Local => self.refuse(&bytes[begin..]),
-            Verdict::Drop(_) | Verdict::Held => {}
+            Verdict::Drop(_) | Verdict::Held | Verdict::Taken => {}
         }
         self.say(said);
         verdict
@@ -218,6 +219,7 @@ impl Side for Ours {
             Verdict::Drop(reason) => format!("dropped: {}", reason.label()),
             Verdict::Local => "for the local stack".to_owned(),
             Verdict::Held => "held".to_owned(),
+            Verdict::Taken => "taken".to_owned(),
             Verdict::Transmit | Verdict::Wait(_) => String::new(),
         };
         Ok(Effect { frames: mem::take(&mut self.out), local: verdict == Verdict::Local, remark })

@@ -17,6 +17,7 @@ mod properties;
 mod sctp;
 mod secured;
 mod states;
+mod sync;
 mod sysctls;
 mod tunnel;
 

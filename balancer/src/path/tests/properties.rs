@@ -173,7 +173,10 @@ proptest! {
                     world.balancer.add_service(key, config).unwrap();
                 }
                 Step::Knob { which, value } => {
-                    world.balancer.set_sysctl(crate::Sysctls::NAMES[which], value).unwrap();
+                    // Some have to go together with others.
+                    let name = crate::Sysctls::NAMES[which];
+                    let set = world.balancer.set_sysctl(name, value);
+                    prop_assert!(set.is_ok() || name.starts_with("sync_") && set == Err(Errno::Invalid));
                 }
                 Step::Reschedule { service, scheduler, persistent } => {
                     let key = services()[service];

@@ -174,6 +174,10 @@ impl Linux {
     }
 
     fn clear(&mut self) -> anyhow::Result<()> {
+        for role in ["master", "backup"] {
+            // Most often there is none.
+            self.execute(&format!("/bin/ipvsadm --stop-daemon {role}"), "")?;
+        }
         // What is left of connections goes at once with their destinations.
         self.write(&format!("{VARIABLES}/expire_nodest_conn"), "1")?;
         self.run("/bin/ipvsadm -C", "")?;

@@ -48,10 +48,25 @@ fn fragment(headers: &[u8], id: u16, start: usize, payload: &[u8], more: bool) -
 
 /// The frame in which a packet comes to the balancer, if it is whole.
 pub fn frame(packet: &Packet) -> Vec<u8> {
-    let mut bytes = [world::MAC, world::mac(packet.source)].concat();
+    let mut bytes = [to(packet.destination), world::mac(packet.source)].concat();
     bytes.extend(if packet.source.is_ipv4() { [0x08, 0x00] } else { [0x86, 0xdd] });
     bytes.extend(ip(packet));
     bytes
+}
+
+/// The Ethernet address of an address: the balancer's, or that of a group.
+fn to(address: IpAddr) -> [u8; 6] {
+    match address {
+        IpAddr::V4(group) if group.is_multicast() => {
+            let [_, b, c, d] = group.octets();
+            [1, 0, 0x5e, b & 0x7f, c, d]
+        }
+        IpAddr::V6(group) if group.is_multicast() => {
+            let [.., a, b, c, d] = group.octets();
+            [0x33, 0x33, a, b, c, d]
+        }
+        _ => world::MAC,
+    }
 }
 
 fn ip(packet: &Packet) -> Vec<u8> {
@@ -102,9 +117,10 @@ fn extension_header(extension: u8, next: u8) -> (u8, Vec<u8>) {
 }
 
 fn transport(packet: &Packet) -> (u8, Vec<u8>) {
-    let payload: Vec<u8> = match &packet.say {
-        Some(text) => text.as_bytes().to_vec(),
-        None => (0..packet.len).map(|at| b"ringlet "[at % 8]).collect(),
+    let payload: Vec<u8> = match (&packet.say, &packet.payload[..]) {
+        (Some(text), _) => text.as_bytes().to_vec(),
+        (None, []) => (0..packet.len).map(|at| b"ringlet "[at % 8]).collect(),
+        (None, bytes) => bytes.to_vec(),
     };
     let is_v6 = packet.source.is_ipv6();
     let (number, at, mut bytes) = match &packet.body {

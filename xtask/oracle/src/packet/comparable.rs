@@ -11,7 +11,8 @@ use crate::world;
 /// - the checksum of the TCP, UDP or SCTP packet that an ICMP error quotes: Linux leaves it as it was when it translates such a
 ///   packet, the balancer translates it too;
 /// - the identification of IPv6 fragments, which Linux puts together and takes apart again;
-/// - the source port of packets in a UDP tunnel, a hash with a secret of each host.
+/// - the source port of packets in a UDP tunnel, a hash with a secret of each host, and of messages to a group, and the source address of
+///   those over IPv6: Linux has several to choose from.
 pub fn comparable(frame: &[u8]) -> Vec<u8> {
     let mut bytes = frame.to_owned();
     let Some(seen) = view(frame) else { return bytes };
@@ -41,7 +42,11 @@ pub fn comparable(frame: &[u8]) -> Vec<u8> {
     if !is_v4 && frame[20] == protocol::FRAGMENT && bytes.len() >= 62 {
         bytes[58..62].fill(0);
     }
-    if own(seen.source) && seen.protocol == protocol::UDP && seen.is_right() {
+    let is_to_group = seen.destination.is_multicast();
+    if is_to_group && !is_v4 && seen.protocol == protocol::UDP && seen.is_right() {
+        bytes[22..38].fill(0);
+    }
+    if (own(seen.source) || is_to_group) && seen.protocol == protocol::UDP && seen.is_right() {
         bytes[payload..payload + 2].fill(0);
         let sum = &mut bytes[payload + 6..payload + 8];
         if sum != [0, 0] {
@@ -49,6 +54,16 @@ pub fn comparable(frame: &[u8]) -> Vec<u8> {
         }
     }
     bytes
+}
+
+/// Whether a frame is a message of synchronization without connections: what Ringlets say to each other, and Linux never does.
+pub fn is_notice(frame: &[u8]) -> bool {
+    view(frame).is_some_and(|seen| {
+        let message = seen.payload.get(8..).unwrap_or_default();
+        seen.destination.is_multicast()
+            && seen.protocol == protocol::UDP
+            && matches!(message, [0, _, _, _, 0, 1, 0, 0, ..])
+    })
 }
 
 /// The same without the TTL and the header checksum of the packet that an ICMP error over IPv4 quotes.

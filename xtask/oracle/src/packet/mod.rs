@@ -9,7 +9,7 @@ mod show;
 use std::net::IpAddr;
 
 pub use build::{frame, frames};
-pub use comparable::{comparable, offset, without_crc, without_hops};
+pub use comparable::{comparable, is_notice, offset, without_crc, without_hops};
 pub use parse::{apply, chunks, flags, parse};
 pub use show::{View, show, view};
 
@@ -62,6 +62,8 @@ pub struct Packet {
     pub say: Option<String>,
     /// Sequence and acknowledgement number, TCP only.
     pub numbers: [u32; 2],
+    /// The payload itself, instead.
+    pub payload: Vec<u8>,
     /// The transport checksum is wrong.
     pub damaged: bool,
     /// It comes in fragments: where they begin but the first, in bytes after the IP header, in order.
@@ -123,6 +125,7 @@ impl Packet {
             df: true,
             len: 0,
             say: None,
+            payload: Vec::new(),
             numbers: [1000, 2000],
             damaged: false,
             options: 0,

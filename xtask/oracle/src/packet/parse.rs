@@ -74,6 +74,15 @@ pub fn apply(packet: &mut Packet, option: &str) -> anyhow::Result<()> {
         Some(("say", value)) => packet.say = Some(value.replace('_', " ").replace('~', "\r\n")),
         Some(("seq", value)) => packet.numbers[0] = value.parse()?,
         Some(("ack", value)) => packet.numbers[1] = value.parse()?,
+        Some(("hex", value)) => {
+            let digits: Vec<_> = value.bytes().filter(|&byte| byte != b'_').map(char::from).collect();
+            let (pairs, rest) = digits.as_chunks::<2>();
+            let byte = |pair: &[char; 2]| u8::from_str_radix(&String::from_iter(pair), 16);
+            packet.payload = pairs.iter().map(byte).collect::<Result<_, _>>()?;
+            if !rest.is_empty() || packet.payload.is_empty() {
+                bail!("`{option}`: an even number of digits, and some");
+            }
+        }
         Some(("cut", value)) => {
             packet.cut = value.split(',').map(str::parse).collect::<Result<_, _>>()?;
             if packet.cut.iter().any(|at| !at.is_multiple_of(8)) || !packet.cut.is_sorted() {
