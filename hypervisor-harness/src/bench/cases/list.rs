@@ -26,6 +26,8 @@ const PLAIN: Forward = Forward {
     needs: Features::empty(),
     unit: Unit::Frames,
 };
+/// A frame of UDP over IPv6, without frame check sequence: 20 bytes of header more than IPv4 has.
+const IPV6_FRAME: usize = LEAST_FRAME + 20;
 const CHECKSUM: Features = Features::CSUM.union(Features::GUEST_CSUM);
 /// All that the generator can do.
 const EVERYTHING: Features = OFFLOADS.difference(Features::RSC_EXT);
@@ -149,6 +151,11 @@ pub static CASES: &[Case] = &[
                 name: "tcp-64-bytes",
                 about: "TCP",
                 measure: |args| forward(args, &Forward { flows: 10_000, protocol: Protocol::Tcp, ..PLAIN }),
+            },
+            Side {
+                name: "udp6-84-bytes",
+                about: "over IPv6",
+                measure: |args| forward(args, &Forward { flows: 10_000, v6: true, frame: IPV6_FRAME, ..PLAIN }),
             },
             Side {
                 name: "udp-1514-bytes",
