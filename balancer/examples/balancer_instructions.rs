@@ -10,6 +10,8 @@ use ringlet_balancer::*;
 
 /// Clients that come again and again.
 const FLOWS: u32 = 4096;
+/// Clients whose old connection is over, and still in the table, when they open the next.
+const AGAIN: &str = "again-tcp";
 
 /// What is counted.
 #[inline(never)]
@@ -28,6 +30,7 @@ fn workload(name: &str) -> (Setup, Kind, Option<Kind>) {
         "direct-udp" => (by(Forward::Direct), Kind::Udp, Some(Kind::Udp)),
         "ipip-udp" => (by(Forward::Tunnel), Kind::Udp, Some(Kind::Udp)),
         "new-udp" => (Setup::PLAIN, Kind::Udp, None),
+        AGAIN => (Setup::PLAIN, Kind::Syn, Some(Kind::Syn)),
         // One packet a connection: one is scheduled, put in, found a way, and taken out with each.
         name => {
             let (scheduler, servers) = name.rsplit_once('-').expect("a workload");
@@ -56,6 +59,11 @@ fn main() {
     let mut transmitted = 0;
     for first in (0..packets).step_by(BURST) {
         let flow = |nth: u32| if before.is_some() { (first + nth) % FLOWS } else { FLOWS + first + nth };
+        if name == AGAIN {
+            for kind in [Kind::Ack, Kind::Rst] {
+                play(&mut balancer, flow(0)..flow(0) + BURST as u32, kind);
+            }
+        }
         let mut frames: Vec<_> = (0..BURST as u32).map(|nth| frame(flow(nth), kind)).collect();
         transmitted += burst(&mut frames, |packets| measured(&mut balancer, packets)).0;
     }

@@ -25,12 +25,13 @@ const BALANCER: (&str, &str) = ("ringlet-balancer", "balancer_instructions");
 const DRIVER: (&str, &str) = ("ringlet-driver", "driver_instructions");
 
 /// Ways of a frame, with [`Workload::most`].
-const WAYS: [((&str, &str), &str, f64); 7] = [
+const WAYS: [((&str, &str), &str, f64); 8] = [
     (BALANCER, "nat-udp", 1220.0),
     (BALANCER, "nat-tcp", 1280.0),
     (BALANCER, "direct-udp", 1045.0),
     (BALANCER, "ipip-udp", 1130.0),
     (BALANCER, "new-udp", 3460.0),
+    (BALANCER, "again-tcp", 4050.0),
     (DRIVER, "split", 675.0),
     (DRIVER, "packed", 650.0),
 ];

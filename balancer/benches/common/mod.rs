@@ -64,6 +64,8 @@ pub enum Kind {
     Syn,
     /// Any other one.
     Ack,
+    /// One that breaks it off.
+    Rst,
 }
 
 /// A frame of a client to the service. There are 2^32 flows that differ in the client's address and port.
@@ -75,6 +77,7 @@ pub fn frame(flow: u32, kind: Kind) -> Vec<u8> {
         Kind::Udp => builder.udp(port, 80).write(&mut frame, b"payload"),
         Kind::Syn => builder.tcp(port, 80, 0, 1000).syn().write(&mut frame, b""),
         Kind::Ack => builder.tcp(port, 80, 1, 1000).ack(1).write(&mut frame, b"payload"),
+        Kind::Rst => builder.tcp(port, 80, 1, 1000).rst().write(&mut frame, b""),
     };
     written.expect("a frame");
     frame

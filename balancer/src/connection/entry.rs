@@ -250,6 +250,20 @@ impl Entry {
         if self.is_template() { 0 } else { self.state }
     }
 
+    /// The same of a connection that is known to be no template.
+    #[inline(always)]
+    pub fn state_of_connection(&self) -> u8 {
+        debug_assert!(!self.is_template());
+        self.state
+    }
+
+    /// Whether a connection that is known to be no template came from one.
+    #[inline(always)]
+    pub fn is_controlled(&self) -> bool {
+        debug_assert!(!self.is_template());
+        self.control != 0
+    }
+
     pub fn set_state(&mut self, state: u8) {
         self.state = state;
     }

@@ -30,9 +30,9 @@ pub(super) fn parse(ip: &mut Ip, head: &[u8], len: usize) -> Result<(), Reason> 
         return Err(Reason::BadHeaderChecksum);
     }
     let flags = u16::from_be_bytes([h[6], h[7]]);
-    ip.fragment = match (flags & OFFSET, flags & MORE_FRAGMENTS) {
-        (0, 0) => Fragment::Whole,
-        (0, _) => Fragment::First,
+    ip.fragment = match flags & (OFFSET | MORE_FRAGMENTS) {
+        0 => Fragment::Whole,
+        MORE_FRAGMENTS => Fragment::First,
         _ => Fragment::Later,
     };
     ip.source = IpAddr::V4(Ipv4Addr::new(h[12], h[13], h[14], h[15]));

@@ -222,8 +222,8 @@ impl Balancer {
     #[inline(always)]
     pub(super) fn track(&mut self, place: u32, seen: Seen, transport: &Transport, now: Instant) {
         let entry = self.table.get(place);
-        let (state, timeout) = self.timers.after(entry.state(), seen, transport);
-        let is_watched = entry.template().is_some() | self.sync.is_telling;
+        let (state, timeout) = self.timers.after(entry.state_of_connection(), seen, transport);
+        let is_watched = entry.is_controlled() | self.sync.is_telling;
         let active = is_active(transport.protocol, state);
         if active != entry.is_active() {
             let destination = &mut self.services.pool[entry.destination as usize];

@@ -184,8 +184,8 @@ impl Balancer {
         }
         let version = self.table.version();
         for (packet, item) in packets.iter_mut().zip(items) {
-            if let Ok(Kind::Flow) = item.kind
-                && self.table.version() != version
+            if self.table.version() != version
+                && let Ok(Kind::Flow) = item.kind
             {
                 // A packet before this one has brought or ended a connection.
                 item.found = self.table.find_from(self.table.first(item.hash), item.hash, &item.tuple());
@@ -380,11 +380,15 @@ impl Balancer {
             self.complain(packet, ip, Problem::TimeExceeded, moment);
             return Err(Reason::TtlExceeded);
         }
-        let gso_size = usize::from(packet.offload.gso_size);
-        // The UDP header is in the first fragment only, and IPv6 has a fragment header, as long, in all of them.
-        let segment =
-            if packet.offload.fragments && !ip.is_v6() { segment.saturating_sub(UDP_HEADER) } else { segment };
-        let len = if gso_size == 0 { ip.len() } else { ip.len().min(segment + gso_size) };
+        let len = match usize::from(packet.offload.gso_size) {
+            0 => ip.len(),
+            gso_size => {
+                // The UDP header is in the first fragment only, and IPv6 has a fragment header, as long, in all of them.
+                let is_bare = packet.offload.fragments && !ip.is_v6();
+                let segment = if is_bare { segment.saturating_sub(UDP_HEADER) } else { segment };
+                ip.len().min(segment + gso_size)
+            }
+        };
         if len > usize::from(mtu) {
             if ip.dont_fragment {
                 self.complain(packet, ip, Problem::TooBig { mtu }, moment);
