@@ -125,7 +125,8 @@ pub struct Config {
     pub fragments: u32,
     /// Fragments that can be held until the first of their datagram comes. Each takes the longest frame and 64 bytes.
     pub held_fragments: u32,
-    /// Connections over which FTP is spoken at the same time, over all services. Each takes about 110 bytes, all of them when the first
+    /// Connections over which FTP is spoken that are listened to at the same time, over all services; others are carried on as any
+    /// under NAT. Each takes about 110 bytes, all of them when the first
     /// service is added that can have any; they are fewer if that would be more than half of what is left of `table_memory`.
     pub ftp_connections: u32,
     /// Secret of the hash tables: random, or an attacker can choose packets that collide.

@@ -201,6 +201,8 @@ reasons! {
     NoRoute = "no_route",
     /// The next hop does not answer.
     Unreachable = "unreachable",
+    /// Bytes of a server of FTP that come before others that are missing: what it says is listened to in order, and both come again.
+    OutOfOrder = "out_of_order",
     /// An error about a tunnel's packet that is not sent on because of the rate limit.
     Limited = "limited",
     /// There is no room in front of the frame for the headers of a tunnel.

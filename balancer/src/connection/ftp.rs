@@ -14,6 +14,12 @@ pub(crate) struct Ftp {
     after: u32,
     /// How many data connections there are.
     pub controls: u32,
+    /// The data connection that was announced last: its place, of meaning only while it waits and is of this connection.
+    pub expected: Option<u32>,
+    /// The number of what the server says next, and whether a line begins there.
+    said: u32,
+    at_start: bool,
+    is_lost: bool,
     /// The beginning of a line of the client, and the number of what comes next.
     line: [u8; LINE_MAX],
     len: u8,
@@ -26,17 +32,49 @@ fn is_after(a: u32, b: u32) -> bool {
 }
 
 impl Ftp {
-    /// Nothing was said.
-    pub const NEW: Self = Ftp {
-        mode: Mode::Active,
-        changed: None,
-        before: 0,
-        after: 0,
-        controls: 0,
-        line: [0; LINE_MAX],
-        len: 0,
-        next: 0,
-    };
+    /// Nothing was listened to before this number of the server's stream, where a line may or may not begin.
+    pub const fn new(said: u32) -> Self {
+        Ftp {
+            mode: Mode::Active,
+            changed: None,
+            before: 0,
+            after: 0,
+            controls: 0,
+            expected: None,
+            said,
+            at_start: false,
+            is_lost: false,
+            line: [0; LINE_MAX],
+            len: 0,
+            next: 0,
+        }
+    }
+
+    /// Says that bytes of the server went by that nobody took note of.
+    pub fn lose(&mut self) {
+        self.is_lost = true;
+    }
+
+    /// Takes note of so many bytes of the server at a number, the last of which ends a line if `ends_line` says so. Whether the first
+    /// of them begins one; `None` if some before them are missing.
+    pub fn says(&mut self, number: u32, len: u32, ends_line: bool) -> Option<bool> {
+        if core::mem::take(&mut self.is_lost) {
+            (self.said, self.at_start) = (number, false);
+        }
+        if is_after(number, self.said) {
+            return None;
+        }
+        if number != self.said {
+            // It was said before. Of what is new behind it nothing is known but its end.
+            if is_after(number.wrapping_add(len), self.said) {
+                (self.said, self.at_start) = (number.wrapping_add(len), ends_line);
+            }
+            return Some(false);
+        }
+        let begins_line = self.at_start;
+        (self.said, self.at_start) = (number.wrapping_add(len), ends_line);
+        Some(begins_line)
+    }
 
     /// Whether numbers stay as they are.
     pub fn is_unchanged(&self) -> bool {
@@ -55,13 +93,9 @@ impl Ftp {
         number.wrapping_sub(if is_behind { self.after } else { self.before })
     }
 
-    /// The mode that a server's line beginning at a number is to be read in: that the client wants now, or, if the line was changed
-    /// before and comes again, the one it was read in then.
-    pub fn mode_at(&self, number: u32) -> Mode {
-        match self.changed {
-            Some((mode, at)) if at == number => mode,
-            _ => self.mode,
-        }
+    /// The mode in which the server's line beginning at a number was read, if it was changed then and comes again.
+    pub fn changed_at(&self, number: u32) -> Option<Mode> {
+        self.changed.filter(|&(_, at)| at == number).map(|(mode, _)| mode)
     }
 
     /// Says that the line beginning at a number became so much longer.
@@ -96,7 +130,7 @@ mod tests {
 
     #[test]
     fn numbers_before_a_change_and_behind_it() {
-        let mut ftp = Ftp::NEW;
+        let mut ftp = Ftp::new(0);
         let start = u32::MAX - 50;
         assert_eq!((ftp.for_client(5), ftp.for_server(5), ftp.is_unchanged()), (5, 5, true));
         ftp.mode = Mode::Passive;
@@ -104,7 +138,7 @@ mod tests {
         assert_eq!((ftp.mode, ftp.is_unchanged()), (Mode::Active, false));
         assert_eq!((ftp.for_client(start), ftp.for_client(start.wrapping_add(60))), (start, start.wrapping_add(63)));
         assert_eq!((ftp.for_server(start), ftp.for_server(start.wrapping_add(63))), (start, start.wrapping_add(60)));
-        assert_eq!((ftp.mode_at(start), ftp.mode_at(start.wrapping_add(1))), (Mode::Passive, Mode::Active));
+        assert_eq!((ftp.changed_at(start), ftp.changed_at(start.wrapping_add(1))), (Some(Mode::Passive), None));
         // The same again changes nothing; the next adds up.
         ftp.change(Mode::Passive, start, 3);
         let next = start.wrapping_add(100);
@@ -116,8 +150,21 @@ mod tests {
     }
 
     #[test]
+    fn a_line_begins_where_one_has_ended_and_nothing_is_missing() {
+        let mut ftp = Ftp::new(u32::MAX - 4);
+        assert_eq!(ftp.says(u32::MAX - 4, 10, true), Some(false), "who knows what was before");
+        assert_eq!((ftp.says(5, 5, false), ftp.says(10, 5, true)), (Some(true), Some(false)));
+        assert_eq!(ftp.says(16, 5, true), None);
+        assert_eq!((ftp.says(10, 5, true), ftp.says(15, 1, true)), (Some(false), Some(true)));
+        assert_eq!(
+            (ftp.says(15, 4, false), ftp.says(19, 4, true), ftp.says(23, 1, true)),
+            (Some(false), Some(false), Some(true))
+        );
+    }
+
+    #[test]
     fn a_line_goes_on_only_where_it_was_left() {
-        let (mut ftp, mut into) = (Ftp::NEW, [0; LINE_MAX]);
+        let (mut ftp, mut into) = (Ftp::new(0), [0; LINE_MAX]);
         ftp.keep_line(b"PO", 12);
         assert_eq!((ftp.take_line(12, &mut into), &into[..2]), (2, &b"PO"[..]));
         assert_eq!(ftp.take_line(12, &mut into), 0, "it was taken");

@@ -279,11 +279,16 @@ impl Table {
         self.ftp.reserve(count)
     }
 
-    /// Says that FTP is spoken over a connection.
-    pub fn speak_ftp(&mut self, place: u32) -> Result<(), Full> {
-        self.ftp.insert(place, Ftp::NEW)?;
+    /// Says that FTP is spoken over a connection. It takes room when there is something to listen to.
+    pub fn speak_ftp(&mut self, place: u32) {
         self.entries[place as usize].set_ftp();
-        Ok(())
+    }
+
+    /// Takes the room for what is said over a connection, from this number of the server's on. There may be none.
+    pub fn listen_to_ftp(&mut self, place: u32, number: u32) {
+        if self.ftp.get(place).is_none() {
+            let _ = self.ftp.insert(place, Ftp::new(number));
+        }
     }
 
     /// How many connections wait for their client's port.
@@ -291,10 +296,20 @@ impl Table {
         self.open
     }
 
-    /// Says that any port of the client will do for a connection.
+    /// Says that any port of the client will do for a connection. It is found by [`Table::find_open`] alone then.
     pub fn open(&mut self, place: u32) {
-        self.entries[place as usize].set_open(true);
         self.open += 1;
+        self.reindex(place, |table| {
+            let entry = &mut table.entries[place as usize];
+            entry.set_open(true);
+            entry.hashes = entry.hashes.map(|hash| !hash);
+        });
+    }
+
+    /// The connection for which any port of the client will do, by a tuple with 0 in its place.
+    pub fn find_open(&self, tuple: &Tuple) -> Option<(u32, Direction)> {
+        let hash = !self.hash(tuple);
+        self.find_from(self.first(hash), hash, tuple).filter(|&(place, _)| self.get(place).is_open())
     }
 
     /// Gives a connection the port of its client, which it did not have.

@@ -1,7 +1,9 @@
 //! FTP: the connections over which it is spoken are listened in to, so that its data connections find their way under NAT.
 //!
 //! Follows ip_vs_ftp and ip_vs_app of Linux, with conntrack's sequence adjustment. What Linux does not do: it finds commands and
-//! replies behind others in a segment too, and commands in pieces, and changes a reply again that comes again.
+//! replies behind others in a segment too, and commands in pieces, and changes a reply again that comes again. What Linux does and
+//! this does not: let a client or server name others than themselves, or ports that are not theirs to give. A reply is read only where
+//! a line of the server begins, which a client cannot make up: for that the server's bytes have to come by in order.
 
 use core::net::IpAddr;
 use core::ops::Range;
@@ -15,7 +17,8 @@ use crate::frame::transport::{TcpFlags, Transport};
 use crate::frame::{ETHERNET, Fragment, Ip, is_group};
 use crate::ftp::{self, Command, LINE_MAX, Mode, Text};
 use crate::packet::{Packet, Reason};
-use crate::service::{Forward, Protocol};
+use crate::service::table::UNPRIVILEGED;
+use crate::service::{Forward, Protocol, ServiceKey};
 use crate::time::Instant;
 
 /// The offset of the checksum in a TCP header.
@@ -79,11 +82,16 @@ impl Balancer {
         let way = self.route(packet, ip, &ip.destination, moment)?;
         let listens = self.listens(place);
         let (address, port) = self.table.service(place);
-        let adjusted = self.table.ftp(place).copied();
-        let change = match adjusted {
-            Some(_) if listens => self.listen_to_server(packet, ip, transport, place, moment.now)?,
-            _ => None,
+        let change = match listens {
+            true => self.listen_to_server(packet, ip, transport, place, moment.now)?,
+            false => {
+                if let Some(ftp) = self.table.ftp_mut(place) {
+                    ftp.lose();
+                }
+                None
+            }
         };
+        let adjusted = self.table.ftp(place).copied();
         self.replied(ip, transport, place, moment.now);
         if let Some(adjusted) = adjusted.filter(|ftp| !ftp.is_unchanged()) {
             sequence::map(packet, ip, transport, |number| adjusted.for_client(number), |number| number)?;
@@ -135,32 +143,41 @@ impl Balancer {
             (rest, number) = (after, number.wrapping_add(end as u32));
             if let Some(room) = whole.get_mut(begun..begun + more.len()) {
                 room.copy_from_slice(more);
-                self.hear(&whole[..begun + more.len()], number, ip, place, now)?;
+                if self.hear(&whole[..begun + more.len()], number, ip, place, now)? {
+                    return Ok(());
+                }
             }
         }
         for line in rest.split_inclusive(|&byte| byte == b'\n') {
             number = number.wrapping_add(line.len() as u32);
-            self.hear(line, number, ip, place, now)?;
+            // One address a segment: no client has use for more.
+            if self.hear(line, number, ip, place, now)? {
+                break;
+            }
         }
         Ok(())
     }
 
-    /// A line of a client, or the beginning of one. More of it comes at a number.
-    fn hear(&mut self, line: &[u8], next: u32, ip: &Ip, place: u32, now: Instant) -> Result<(), Reason> {
-        let Some(ftp) = self.table.ftp_mut(place) else { return Ok(()) };
+    /// A line of a client, or the beginning of one. More of it comes at a number. Whether it told an address.
+    fn hear(&mut self, line: &[u8], next: u32, ip: &Ip, place: u32, now: Instant) -> Result<bool, Reason> {
+        let Some(ftp) = self.table.ftp_mut(place) else { return Ok(false) };
         if line.last() != Some(&b'\n') {
             ftp.keep_line(line, next);
-            return Ok(());
+            return Ok(false);
         }
         match ftp::command(line, ip.is_v6()) {
-            None => Ok(()),
+            None => Ok(false),
             Some(Command::Open(mode)) => {
                 ftp.mode = mode;
-                Ok(())
+                Ok(false)
             }
             Some(Command::Listen(address, port)) => {
                 ftp.mode = Mode::Active;
-                self.expect_from_server(place, address, port, now).map_err(|Full| Reason::TableFull)
+                // Nobody names somebody else.
+                if address == ip.source {
+                    self.expect_from_server(place, address, port, now).map_err(|Full| Reason::TableFull)?;
+                }
+                Ok(true)
             }
         }
     }
@@ -174,23 +191,55 @@ impl Balancer {
         place: u32,
         now: Instant,
     ) -> Result<Option<Change>, Reason> {
-        let Some(&ftp) = self.table.ftp(place) else { return Ok(None) };
-        let range = payload(packet, ip, transport);
+        let (range, len) = (payload(packet, ip, transport), sequence::payload(ip, transport));
         let mut number = sequence::sequence(packet.head, ip);
+        if len == 0 {
+            return Ok(None);
+        }
+        self.table.listen_to_ftp(place, number);
+        let bytes = packet.head.get(range.clone()).unwrap_or_default();
+        let ends_line = bytes.len() == len as usize && bytes.last() == Some(&b'\n');
+        let Some(ftp) = self.table.ftp_mut(place) else { return Ok(None) };
+        // What comes out of order comes again.
+        let mut begins_line = ftp.says(number, len, ends_line).ok_or(Reason::OutOfOrder)?;
+        let ftp = *ftp;
         let mut at = range.start;
-        for line in packet.head.get(range).unwrap_or_default().split_inclusive(|&byte| byte == b'\n') {
-            let mode = ftp.mode_at(number);
-            if let Some((told_at, told)) = ftp::reply(line, mode, ip.is_v6()) {
-                let address = told.address.unwrap_or(ip.source);
-                let (address, port) =
-                    self.expect_from_client(place, address, told.port, now).map_err(|Full| Reason::TableFull)?;
+        for line in bytes.split_inclusive(|&byte| byte == b'\n') {
+            let again = ftp.changed_at(number);
+            let mode = again.or(begins_line.then_some(ftp.mode)).unwrap_or_default();
+            if let Some((told_at, told)) = ftp::reply(line, mode, ip.is_v6())
+                && told.address.is_none_or(|address| address == ip.source)
+                && (again.is_some() || self.may_open(place, told.port))
+            {
+                if again.is_none() {
+                    self.expect_from_client(place, ip.source, told.port, now).map_err(|Full| Reason::TableFull)?;
+                }
+                let (address, _) = self.table.service(place);
                 let at = at + told_at.start..at + told_at.end;
-                return Ok(Some(Change { at, mode, number, text: Text::new(mode, address, port) }));
+                return Ok(Some(Change { at, mode, number, text: Text::new(mode, address, told.port) }));
             }
             number = number.wrapping_add(line.len() as u32);
             at += line.len();
+            begins_line = true;
         }
         Ok(None)
+    }
+
+    /// Whether a server may have a port of its service for data: it is not privileged, and no other service's.
+    fn may_open(&self, place: u32, port: u16) -> bool {
+        let parts = self.table.parts(place);
+        let named = ServiceKey::Address { protocol: Protocol::Tcp, address: parts.virtual_address, port };
+        let request = Tuple {
+            protocol: Protocol::Tcp,
+            source: parts.client,
+            source_port: parts.client_port,
+            destination: parts.virtual_address,
+            destination_port: port,
+        };
+        let own = self.services.pool[parts.destination as usize].service;
+        port >= UNPRIVILEGED
+            && self.services.find(&named).is_none()
+            && self.services.marked(&request).is_none_or(|service| service == own)
     }
 
     /// The server will open a data connection to this address of the client: from the port before its own, and so the service's.
@@ -210,22 +259,22 @@ impl Balancer {
             destination: new.virtual_address,
             destination_port: new.virtual_port,
         };
-        let place = match self.table.find(&request) {
-            Some((place, Direction::Inbound)) => place,
-            _ => self.expect(control, &new, now)?,
-        };
-        self.wait_for(place, now);
+        match self.table.find(&request) {
+            Some((place, Direction::Inbound)) if self.table.get(place).template() == Some(control) => {
+                self.wait_for(place, now);
+            }
+            // Somebody else's, or of something else.
+            Some(_) => {}
+            None => {
+                let place = self.expect(control, &new, now)?;
+                self.wait_for(place, now);
+            }
+        }
         Ok(())
     }
 
-    /// The client will open a data connection to this address of the server, from any port. Where it is to be told to open it to.
-    fn expect_from_client(
-        &mut self,
-        control: u32,
-        address: IpAddr,
-        port: u16,
-        now: Instant,
-    ) -> Result<(IpAddr, u16), Full> {
+    /// The client will open a data connection to this port of the server, from any of its own.
+    fn expect_from_client(&mut self, control: u32, address: IpAddr, port: u16, now: Instant) -> Result<(), Full> {
         let parts = self.table.parts(control);
         let reply = Tuple {
             protocol: Protocol::Tcp,
@@ -234,26 +283,52 @@ impl Balancer {
             destination: parts.client,
             destination_port: 0,
         };
-        let place = match self.table.find(&reply) {
-            Some((place, Direction::Outbound)) => place,
-            _ => {
+        match self.table.find_open(&reply) {
+            Some((place, Direction::Outbound)) if self.table.get(place).template() == Some(control) => {
+                self.wait_for(place, now);
+            }
+            Some(_) => {}
+            None => {
                 let new = New { client_port: 0, virtual_port: port, address, port, ..parts };
                 let place = self.expect(control, &new, now)?;
                 self.table.open(place);
-                place
+                self.wait_for(place, now);
             }
-        };
-        self.wait_for(place, now);
-        Ok(self.table.service(place))
+        }
+        Ok(())
     }
 
     /// Puts a data connection into the table that its control connection outlives. It is scheduled by nobody, and so is counted among
-    /// those of the destination only as long as it is there.
+    /// those of the destination only as long as it is there. One that was announced before and has not begun goes.
     fn expect(&mut self, control: u32, new: &New, now: Instant) -> Result<u32, Full> {
+        if let Some(old) = self.table.ftp(control).and_then(|ftp| ftp.expected) {
+            let entry = self.table.get(old);
+            // The place may be another's by now.
+            if entry.template() == Some(control) && entry.state() == TcpState::Listen as u8 {
+                self.end(old);
+            }
+        }
+        let service = self.services.pool[new.destination as usize].service;
+        let accounts = match self.table.sources.is_reserved() {
+            true => self.account(service, new.client, now)?,
+            false => [0; 2],
+        };
         // Not over within this very tick.
-        let place = self.insert(new, None, &[], now, 1)?;
+        let place = match self.insert(new, None, &[], now, 1) {
+            Ok(place) => place,
+            Err(Full) => {
+                accounts.into_iter().for_each(|account| self.table.sources.release(account));
+                return Err(Full);
+            }
+        };
+        if accounts != [0; 2] {
+            self.table.count_on(place, accounts);
+        }
         self.services.pool[new.destination as usize].bind();
         self.table.set_control(place, control);
+        if let Some(ftp) = self.table.ftp_mut(control) {
+            ftp.expected = Some(place);
+        }
         Ok(place)
     }
 
@@ -273,13 +348,15 @@ impl Balancer {
     /// that from now on.
     #[cold]
     pub(super) fn is_awaited(&mut self, packet: &Packet<'_>, ip: &Ip, transport: &Transport) -> Option<u32> {
-        if transport.protocol != Protocol::Tcp || ip.fragment != Fragment::Whole || is_group(packet.head) {
+        let begins = transport.protocol == Protocol::Tcp
+            && transport.flags & (TcpFlags::SYN | TcpFlags::ACK | TcpFlags::RST | TcpFlags::FIN) == TcpFlags::SYN
+            && transport.source_port != 0;
+        if !begins || ip.fragment != Fragment::Whole || is_group(packet.head) {
             return None;
         }
         let from_any = Tuple { source_port: 0, ..tuple(ip, transport) };
-        let Some((place, Direction::Inbound)) = self.table.find(&from_any) else { return None };
-        let is_open = transport.source_port != 0 && self.table.get(place).is_open();
-        is_open.then(|| self.table.close(place, transport.source_port))?;
+        let Some((place, Direction::Inbound)) = self.table.find_open(&from_any) else { return None };
+        self.table.close(place, transport.source_port);
         Some(place)
     }
 }

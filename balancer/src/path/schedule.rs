@@ -231,9 +231,8 @@ impl Balancer {
         if accounts != [0; 2] {
             self.table.count_on(place, accounts);
         }
-        if self.speaks_ftp(&new) && extra.is_none() && self.table.speak_ftp(place).is_err() {
-            self.table.remove(place);
-            return Err(Reason::TableFull);
+        if self.speaks_ftp(&new) && extra.is_none() {
+            self.table.speak_ftp(place);
         }
         if let Some(template) = template {
             self.table.set_template(place, template);

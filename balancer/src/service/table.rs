@@ -31,7 +31,7 @@ pub(crate) const NOBODY: u32 = 0;
 pub(crate) const FTP: u16 = 21;
 pub(crate) const FTP_DATA: u16 = 20;
 /// Ports from here on may be those of FTP's passive data connections (net.ipv4.ip_unprivileged_port_start).
-const UNPRIVILEGED: u16 = 1024;
+pub(crate) const UNPRIVILEGED: u16 = 1024;
 
 /// How long a destination without connections lies in the trash before it is forgotten.
 const TRASH_IDLE: Duration = Duration::from_secs(120);

@@ -36,8 +36,13 @@ struct Ftp {
 }
 
 impl Ftp {
-    /// FTP at port 80 of the usual services, servers at 8080.
+    /// FTP at port 80 of the usual services, servers at 8080. What the server says after its greeting begins at 500.
     fn new(v6: bool) -> Self {
+        Self::at(v6, 500)
+    }
+
+    /// The same, at another number.
+    fn at(v6: bool, number: u32) -> Self {
         let mut world = World::new(Forward::Masquerade);
         world.balancer.set_sysctl("ftp_port", 80).unwrap();
         let (client, service) = if v6 { (CLIENT_V6, VIRTUAL_V6) } else { (CLIENT, VIRTUAL) };
@@ -47,6 +52,8 @@ impl Ftp {
         ftp.world.send(tcp(client, service, SYN)).unwrap();
         ftp.world.send(tcp(ftp.server, client, SYN_ACK)).unwrap();
         ftp.world.send(tcp(client, service, ACK)).unwrap();
+        let greeting = "220 hi\r\n";
+        ftp.answers((number.wrapping_sub(len(greeting)), 100), greeting);
         ftp
     }
 
@@ -161,16 +168,16 @@ fn the_extended_answer_has_no_address() {
         ftp.says((100, 500), "epsv\r\n");
         let told = ftp.answers((500, 106), "229 Extended (|||5000|)\r\n");
         assert_eq!(told.payload, "229 Extended (|||5000|)\r\n");
-        ftp.says((106, 600), if v6 { "EPSV 2\r\n" } else { "EPSV 1\r\n" });
+        ftp.says((106, 525), if v6 { "EPSV 2\r\n" } else { "EPSV 1\r\n" });
         let line = if v6 { "229 Extended (|2|fd00::b|5001|)\r\n" } else { "229 Extended (|1|10.0.0.11|5001|)\r\n" };
-        let told = ftp.answers((600, 114), line);
+        let told = ftp.answers((525, 114), line);
         assert_eq!(told.payload, "229 Extended (|||5001|)\r\n", "it is shorter");
         let shorter = len(line) - len(&told.payload);
-        assert_eq!(ftp.answers((600 + len(line), 114), "x").sequence, 600 + len(line) - shorter);
-        assert_eq!(ftp.says((114, 600 + len(&told.payload)), "y").acknowledgement, 600 + len(line));
+        assert_eq!(ftp.answers((525 + len(line), 114), "x").sequence, 525 + len(line) - shorter);
+        assert_eq!(ftp.says((114, 525 + len(&told.payload)), "y").acknowledgement, 525 + len(line));
         let mut ports: Vec<u16> = ftp.data().iter().map(|(_, service, ..)| service.1).collect();
         ports.sort_unstable();
-        assert_eq!(ports, [5000, 5001]);
+        assert_eq!(ports, [5001], "one at a time");
     }
 }
 
@@ -199,23 +206,69 @@ fn commands_come_in_pieces_and_several_at_once() {
     assert_eq!(ftp.data(), []);
     ftp.says((119, 500), ",1,17,215\r");
     ftp.says((129, 500), "\nPORT 10,9,0,1,17,216\r\nSTOR x\r\n");
-    let mut ports: Vec<u16> = ftp.data().iter().map(|(client, ..)| client.1).collect();
-    ports.sort_unstable();
-    assert_eq!(ports, [4567, 4568]);
+    assert_eq!(ftp.data().iter().map(|(client, ..)| client.1).collect::<Vec<_>>(), [4567], "one a segment");
+    ftp.says((160, 500), "STOR x\r\nPORT 10,9,0,1,17,216\r\n");
+    assert_eq!(ftp.data().iter().map(|(client, ..)| client.1).collect::<Vec<_>>(), [4568], "one at a time");
     // A piece that does not follow is none.
     ftp.says((200, 500), "PORT 10,9,0,1,");
     ftp.says((300, 500), "17,217\r\n");
-    assert_eq!(ftp.data().len(), 2);
+    assert_eq!(ftp.data().len(), 1);
     // An answer behind others.
     ftp.says((400, 500), "NOOP\r\nPASV\r\n");
-    let told = ftp.answers((500, 412), "200 fine\r\n227 (10,0,0,11,1,1)\r\nmore");
-    assert_eq!(told.payload, "200 fine\r\n227 (10,0,0,100,1,1)\r\nmore");
+    let told = ftp.answers((500, 412), "200 fine\r\n227 (10,0,0,11,19,137)\r\nmore");
+    assert_eq!(told.payload, "200 fine\r\n227 (10,0,0,100,19,137)\r\nmore");
     assert_eq!(ftp.answers((500, 412), "200 fine\r\n").sequence, 500);
-    assert_eq!(ftp.answers((510, 412), "227 (10,0,0,11,1,1)\r\nmore").payload, "227 (10,0,0,100,1,1)\r\nmore");
-    assert_eq!(ftp.answers((531, 412), "more").sequence, 532);
+    let again = ftp.answers((510, 412), "227 (10,0,0,11,19,137)\r\nmore");
+    assert_eq!(again.payload, "227 (10,0,0,100,19,137)\r\nmore");
+    assert_eq!(ftp.answers((534, 412), "more").sequence, 535);
     // Nobody asked for this one.
-    let line = "227 (10,0,0,11,2,2)\r\n";
-    assert_eq!(ftp.answers((535, 412), line).payload, line);
+    let line = "227 (10,0,0,11,19,138)\r\n";
+    assert_eq!(ftp.answers((538, 412), line).payload, line);
+}
+
+#[test]
+fn nobody_opens_what_is_not_his() {
+    let mut ftp = Ftp::new(false);
+    let mut number = 500;
+    let mut tell = |ftp: &mut Ftp, line: &str| {
+        ftp.says((100, number), "PASV\r\n");
+        let told = ftp.answers((number, 106), line);
+        number += len(line);
+        assert_eq!(told.payload, line);
+        assert_eq!(ftp.data(), []);
+    };
+    // Another host, a privileged port, another service's.
+    tell(&mut ftp, "227 (10,0,0,99,19,136)\r\n");
+    tell(&mut ftp, "227 (10,0,0,11,3,255)\r\n");
+    let other = ServiceKey::tcp(ftp.service.0, 5000);
+    ftp.world.balancer.add_service(other, ServiceConfig::new(Family::V4, Scheduler::RoundRobin)).unwrap();
+    tell(&mut ftp, "227 (10,0,0,11,19,136)\r\n");
+    ftp.world.balancer.delete_service(&other).unwrap();
+    // What is no line of the server's own, wherever segments are cut.
+    tell(&mut ftp, "500 'x ");
+    tell(&mut ftp, "227 (10,0,0,11,19,136)' not understood\r\n");
+    // Somebody else, and what somebody else has announced.
+    ftp.says((106, number), "PORT 10,9,0,2,17,215\r\n");
+    assert_eq!(ftp.data(), []);
+    // What is missing before it is waited for.
+    let early = Numbers { sequence: number + 1, acknowledgement: 106 };
+    let segment = tcp(ftp.server, ftp.client, ACK);
+    assert_eq!(ftp.through(segment, early, b"x"), Err(Verdict::Drop(Reason::OutOfOrder)));
+    // Only what begins a connection is the data connection.
+    tell_one(&mut ftp, number);
+    let (data, service) = ((ftp.client.0, 4567), (ftp.service.0, 5000));
+    for (from, flags) in [(data, ACK), (data, FIN), (data, RST), ((data.0, 0), SYN)] {
+        let _ = ftp.world.send(tcp(from, service, flags));
+        assert_eq!(ftp.data()[0].3, "LISTEN");
+    }
+    ftp.world.send(tcp(data, service, SYN)).unwrap();
+    assert_eq!((ftp.data().len(), ftp.data()[0].3), (1, "SYN_RECV"));
+}
+
+fn tell_one(ftp: &mut Ftp, number: u32) {
+    ftp.says((100, number), "PASV\r\n");
+    ftp.answers((number, 106), "227 (10,0,0,11,19,136)\r\n");
+    assert_eq!(ftp.data().len(), 1);
 }
 
 #[test]
@@ -253,16 +306,24 @@ fn only_what_is_to_be_listened_to_is() {
 }
 
 #[test]
-fn there_are_no_more_than_there_is_room_for() {
-    let mut world = World::with(|config| config.ftp_connections = 1);
-    world.add_servers(Forward::Masquerade);
-    world.balancer.set_sysctl("ftp_port", 80).unwrap();
-    let begin = |world: &mut World, port| world.send(tcp(end(CLIENT, port), end(VIRTUAL, 80), SYN));
-    begin(&mut world, 1).unwrap();
-    assert_eq!(begin(&mut world, 2), Err(Verdict::Drop(Reason::TableFull)));
-    assert_eq!(world.balancer.connections(), 1);
-    world.seconds(61);
-    begin(&mut world, 2).unwrap();
+fn who_finds_no_room_is_carried_on_unheard() {
+    let mut ftp = Ftp::new(false);
+    ftp.world = World::with(|config| config.ftp_connections = 1);
+    ftp.world.add_servers(Forward::Masquerade);
+    ftp.world.balancer.set_sysctl("ftp_port", 80).unwrap();
+    for port in [4000, 4001] {
+        ftp.client.1 = port;
+        let (client, service, server) = (ftp.client, ftp.service, ftp.server);
+        ftp.world.send(tcp(client, service, SYN)).unwrap();
+        ftp.world.send(tcp(server, client, SYN_ACK)).unwrap();
+        ftp.world.send(tcp(client, service, ACK)).unwrap();
+        ftp.answers((492, 100), "220 hi\r\n");
+    }
+    ftp.says((100, 500), "PORT 10,9,0,1,17,215\r\n");
+    assert_eq!(ftp.world.balancer.connections(), 2);
+    ftp.client.1 = 4000;
+    ftp.says((100, 500), "PORT 10,9,0,1,17,215\r\n");
+    assert_eq!(ftp.world.balancer.connections(), 3);
 }
 
 /// The bytes of a frame that are lines.
@@ -296,7 +357,7 @@ proptest! {
         steps in prop::collection::vec((any::<bool>(), lines()), 1..20),
         start: (u32, u32),
     ) {
-        let mut ftp = Ftp::new(v6);
+        let mut ftp = Ftp::at(v6, start.1);
         let at = if v6 { 54 } else { 34 };
         if partial {
             ftp.offload.partial = Some(Partial { start: at, offset: 16 });
@@ -329,8 +390,8 @@ proptest! {
 #[test]
 fn what_is_damaged_stays_damaged() {
     for line in ["227 (10,0,0,11,19,136)\r\nand more of it", "227 (110,110,110,111,19,136)\r\n"] {
-        let mut ftp = Ftp::new(false);
-        ftp.says((100, 500), "PASV\r\n");
+        let mut ftp = Ftp::at(false, 1000);
+        ftp.says((100, 1000), "PASV\r\n");
         let mut frame = tcp(ftp.server, ftp.client, ACK).frame(line.as_bytes());
         let last = frame.len() - 1;
         frame[last] ^= 1;
@@ -366,6 +427,6 @@ fn a_reply_in_fragments_is_not_changed() {
     assert!(matches!(packet.verdict, Verdict::Transmit | Verdict::Wait(_)), "{:?}", packet.verdict);
     assert_eq!((packet.start, &packet.head[54..]), (0, &line[..44]));
     assert_eq!(ftp.data(), []);
-    // And nothing is moved after it.
+    // And nothing is moved after it, nor missed.
     assert_eq!(ftp.answers((600, 106), "x").sequence, 600);
 }
