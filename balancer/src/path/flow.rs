@@ -12,7 +12,22 @@ use crate::stats::Stats;
 use crate::time::Instant;
 
 impl Balancer {
+    /// A packet of a connection, not on the usual way here: it gets no copy of [`Balancer::flow`] of its own.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn flow_apart(
+        &mut self,
+        packet: &mut Packet<'_>,
+        ip: &Ip,
+        transport: &Transport,
+        found: (u32, Direction),
+        moment: &mut Moment<'_>,
+    ) -> Decision {
+        self.flow(packet, ip, transport, found, moment)
+    }
+
     /// A packet of a connection.
+    #[inline(always)]
     pub(super) fn flow(
         &mut self,
         packet: &mut Packet<'_>,

@@ -161,7 +161,7 @@ impl Balancer {
         let at_first = nat::field::<12>(packet.head, ip.payload).map(|header| *header);
         (self.fragments.is_deciding, self.fragments.one_packet) = (true, None);
         let mut decision = match self.table.find(&tuple) {
-            Some(found) => self.flow(packet, &whole, transport, found, moment),
+            Some(found) => self.flow_apart(packet, &whole, transport, found, moment),
             None => self.unknown(packet, &whole, transport, moment),
         };
         self.fragments.is_deciding = false;

@@ -250,7 +250,7 @@ impl Balancer {
                     let Headers { ip, transport } = &headers;
                     match self.table.find(&tuple(ip, transport)) {
                         Some((place, Direction::Outbound)) => {
-                            self.flow(packet, ip, transport, (place, Direction::Outbound), moment)
+                            self.flow_apart(packet, ip, transport, (place, Direction::Outbound), moment)
                         }
                         _ if is_group(packet.head) => {
                             let is_taken = self.take_datagram(packet, ip, transport, moment);
@@ -267,7 +267,7 @@ impl Balancer {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn decide(
         &mut self,
         packet: &mut Packet<'_>,

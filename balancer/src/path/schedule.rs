@@ -48,7 +48,7 @@ impl Balancer {
         if self.table.open_count() != 0
             && let Some(place) = self.is_awaited(packet, ip, transport)
         {
-            return self.flow(packet, ip, transport, (place, Direction::Inbound), moment);
+            return self.flow_apart(packet, ip, transport, (place, Direction::Inbound), moment);
         }
         let is_ours = self.is_ours(ip.destination);
         let begins = match transport.protocol {
