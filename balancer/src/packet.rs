@@ -187,9 +187,10 @@ reasons! {
     Replaced = "replaced",
     /// A SYN that was answered by a cookie, or the ACK that brought one back.
     SynCookie = "syn_cookie",
-    /// Of a connection that began with a cookie, and whose server has not answered yet; or out of turn.
+    /// Of a connection that began with a cookie, and whose server has not answered yet; or out of turn. With SYN cookies also of one that
+    /// is half open, and that acknowledges nothing its server has said.
     Opening = "opening",
-    /// A SYN that carries data, where something is to come before that (PROXY protocol).
+    /// A SYN that carries data, where something is to come before that (PROXY protocol, TOA).
     EarlyData = "early_data",
     /// No address and port of the pool that stands for clients is free towards this server (full NAT).
     PoolExhausted = "pool_exhausted",

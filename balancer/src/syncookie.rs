@@ -15,7 +15,7 @@ const HASH: u32 = 24;
 
 /// Makes and checks cookies. A cookie is, from the top: five bits of the period it was made in, three of the client's segment
 /// size, and 24 of a keyed hash of all that, the addresses, the ports and the number of the client's SYN. Who does not get the answer
-/// has to send eight million ACKs for one that is taken.
+/// has to send four million ACKs for one that is taken: two periods are good, and two numbers of the ACK.
 #[derive(Debug)]
 pub(crate) struct Cookies {
     key: Key,

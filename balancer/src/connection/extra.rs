@@ -13,9 +13,27 @@ pub(crate) struct Extra {
     pub splice: Option<Splice>,
     /// It counts as half open.
     pub is_half_open: bool,
+    /// What the client acknowledges that gets what the server of a half-open connection says: from its first byte on to
+    /// the last one it has sent so far.
+    pub answered: Option<(u32, u32)>,
 }
 
 impl Extra {
+    /// Notes what the server of a half-open connection has sent: a SYN-ACK, or what came behind it.
+    pub fn hear(&mut self, is_first: bool, number: u32, length: u32) {
+        let end = number.wrapping_add(length);
+        match &mut self.answered {
+            _ if is_first => self.answered = Some((number.wrapping_add(1), end)),
+            Some((_, last)) if (end.wrapping_sub(*last) as i32) > 0 => *last = end,
+            _ => {}
+        }
+    }
+
+    /// Whether what a client acknowledges shows that it gets what is sent to it.
+    pub fn is_shown(&self, acknowledged: u32) -> bool {
+        self.answered.is_some_and(|(first, last)| acknowledged.wrapping_sub(first) <= last.wrapping_sub(first))
+    }
+
     /// Whether there is nothing more to be done with its packets.
     pub fn is_plain(&self) -> bool {
         self.local.is_none() && self.splice.is_none() && !self.is_half_open

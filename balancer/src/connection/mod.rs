@@ -417,6 +417,11 @@ impl Table {
         true
     }
 
+    /// What lies beside a connection that counts as half open, to be changed.
+    pub fn half_open_mut(&mut self, place: u32) -> Option<&mut Extra> {
+        self.extras.get_mut(place).filter(|extra| extra.is_half_open)
+    }
+
     /// How many connections count as half open.
     pub fn half_open(&self) -> u32 {
         self.half_open

@@ -102,7 +102,7 @@ pub(super) fn toa(client: (IpAddr, u16)) -> Bytes<40> {
 /// Puts nothing in the place of what a client says of itself by this option.
 pub(super) fn blank(packet: &mut Packet<'_>, ip: &Ip, transport: &Transport) -> Result<(), Reason> {
     let header = packet.head.get(ip.payload..ip.payload + transport.header).unwrap_or_default();
-    if !Options::of(header).any(|(kind, _)| kind == TOA) {
+    if header.len() <= 20 || !Options::of(header).any(|(kind, _)| kind == TOA) {
         return Ok(());
     }
     sequence::edit(packet, ip, transport, |header| {

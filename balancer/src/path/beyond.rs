@@ -72,6 +72,7 @@ impl Balancer {
             local,
             splice,
             is_half_open: extras.syn_cookies.is_some() && first.is_some() && tuple.protocol == Protocol::Tcp,
+            answered: None,
         })
     }
 
@@ -124,7 +125,7 @@ impl Balancer {
         if !is_whole || splice.overlaps(number, sequence::payload(ip, transport)) {
             return Err(if is_whole { Reason::EarlyData } else { Reason::Fragment });
         }
-        if splice.announce == Announce::Toa && splice.is_pending {
+        if splice.announce == Announce::Toa {
             announce::blank(packet, ip, transport)?;
         }
         if transport.flags.contains(TcpFlags::SYN) {
@@ -133,7 +134,8 @@ impl Balancer {
                 return Err(Reason::Opening);
             }
             // Where the stream begins, the server's SYN-ACK says: of two SYNs it takes one.
-            let is_early = splice.inserted > 0 && has_data;
+            // Of data in a SYN a server makes a connection before it has heard anything.
+            let is_early = splice.announce != Announce::Nothing && has_data;
             return if is_early {
                 Err(Reason::EarlyData)
             } else {
@@ -234,7 +236,7 @@ impl Balancer {
         }
         self.may_pass(packet, ip, ip.payload - ETHERNET + transport.header, self.config.mtu, moment)?;
         let way = self.route(packet, ip, &client, moment)?;
-        self.replied(ip, transport, place, moment.now);
+        self.heard(packet, ip, transport, place, moment.now);
         let (address, port) = self.table.service(place);
         nat::rewrite(packet, ip, transport, nat::End::Source, address, port)?;
         if self.table.get(place).is_local() {
@@ -249,7 +251,9 @@ impl Balancer {
                     if has(TcpFlags::SYN) {
                         (splice.start, splice.is_pending) = (acknowledged, true);
                     } else {
-                        splice.is_pending = sequence::is_after(end, acknowledged);
+                        // A server that has no connection yet acknowledges the SYN alone, whatever else comes.
+                        let is_begun = sequence::is_after(acknowledged, splice.start);
+                        splice.is_pending = !is_begun || sequence::is_after(end, acknowledged);
                     }
                 }
             }
@@ -262,14 +266,54 @@ impl Balancer {
         self.transmit(packet, way, &client, moment)
     }
 
-    /// A connection whose state says that both sides are there is half open no longer.
+    /// Counts a packet from the destination. While its connection is half open, only what begins or refuses it gives that another
+    /// state: the rest may be what a server says to somebody who is not there.
+    fn heard(&mut self, packet: &Packet<'_>, ip: &Ip, transport: &Transport, place: u32, now: Instant) {
+        let Some(extra) = self.table.half_open_mut(place).filter(|_| transport.protocol == Protocol::Tcp) else {
+            return self.replied(ip, transport, place, now);
+        };
+        let has = |flag| transport.flags.contains(flag);
+        let length = sequence::payload(ip, transport) + u32::from(has(TcpFlags::SYN)) + u32::from(has(TcpFlags::FIN));
+        extra.hear(has(TcpFlags::SYN | TcpFlags::ACK), sequence::sequence(packet.head, ip), length);
+        if has(TcpFlags::SYN) || has(TcpFlags::RST) {
+            self.replied(ip, transport, place, now);
+        } else {
+            self.count_reply(ip, place);
+        }
+    }
+
+    /// A segment of a client whose connection is half open: it comes about when the client acknowledges what only who gets the server's
+    /// answers knows. Until then nothing of it passes but SYN and RST, by which it does not.
+    #[cold]
+    pub(super) fn while_half_open(
+        &mut self,
+        packet: &Packet<'_>,
+        ip: &Ip,
+        transport: &Transport,
+        place: u32,
+    ) -> Result<(), Reason> {
+        let has = |flag| transport.flags.contains(flag);
+        let is_shown = |extra: &Extra| extra.is_shown(sequence::acknowledgement(packet.head, ip));
+        match self.table.half_open_mut(place).map(|extra| is_shown(extra)) {
+            None => Ok(()),
+            _ if has(TcpFlags::SYN) || has(TcpFlags::RST) => Ok(()),
+            Some(true) if has(TcpFlags::ACK) => {
+                self.table.settle(place);
+                Ok(())
+            }
+            Some(_) => Err(Reason::Opening),
+        }
+    }
+
+    /// A connection that was refused is half open no longer.
     fn settle_half_open(&mut self, place: u32, now: Instant) {
         let entry = self.table.get(place);
         if entry.protocol() != Protocol::Tcp {
             return;
         }
         let (state, is_local) = (entry.state(), entry.is_local());
-        if state != TcpState::SynReceived as u8 {
+        // The second is that of the defence, when the server has answered.
+        if state != TcpState::SynReceived as u8 && state != TcpState::SynAck as u8 {
             self.table.settle(place);
         }
         // A reset that its server has not taken ends nothing there: nobody else is to have that port so soon.

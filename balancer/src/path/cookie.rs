@@ -108,9 +108,12 @@ impl Balancer {
         let tuple = tuple(ip, transport);
         let service = self.services.marked(&tuple).or_else(|| self.services.lookup(&tuple))?;
         self.services.service(service)?.extras.syn_cookies?;
-        let first = sequence::sequence(packet.head, ip).wrapping_sub(1);
+        let number = sequence::sequence(packet.head, ip);
         let cookie = sequence::acknowledgement(packet.head, ip).wrapping_sub(1);
-        let Some(size) = self.cookies.check(&tuple, first, cookie, moment.now) else {
+        // Whose ACK was lost asks whether the window is still closed, with the number before its first byte.
+        let firsts = [Some(number.wrapping_sub(1)), (sequence::payload(ip, transport) <= 1).then_some(number)];
+        let check = |first: u32| Some((first, self.cookies.check(&tuple, first, cookie, moment.now)?));
+        let Some((first, size)) = firsts.into_iter().flatten().find_map(check) else {
             self.services.count_extra(Some(service), |counters| counters.cookies_wrong += 1);
             return None;
         };
@@ -159,7 +162,7 @@ impl Balancer {
         Err(Reason::SynCookie)
     }
 
-    /// A packet of a client whose server has not answered: it is told to send that again by the server's answer, and is asked
+    /// A packet of a client who has not shown that it is there, or whose server has not answered: it is told to send that again by the server's answer, and is asked
     /// again now if that was a second ago. `None` if the server has.
     #[cold]
     pub(super) fn while_opening(
@@ -170,6 +173,12 @@ impl Balancer {
         place: u32,
         moment: &mut Moment<'_>,
     ) -> Option<Decision> {
+        if self.table.half_open() != 0
+            && transport.protocol == Protocol::Tcp
+            && let Err(reason) = self.while_half_open(packet, ip, transport, place)
+        {
+            return Some(Err(reason));
+        }
         let splice = self.table.splice(place)?;
         splice.opening?;
         if transport.flags.contains(TcpFlags::RST) && sequence::sequence(packet.head, ip) == splice.start {

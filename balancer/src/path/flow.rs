@@ -211,6 +211,13 @@ impl Balancer {
     /// Counts a packet from the destination, and lets the connection take its next state.
     #[inline(always)]
     pub(super) fn replied(&mut self, ip: &Ip, transport: &Transport, place: u32, now: Instant) {
+        self.count_reply(ip, place);
+        self.track(place, Seen::Output, transport, now);
+    }
+
+    /// Counts a packet from the destination.
+    #[inline(always)]
+    pub(super) fn count_reply(&mut self, ip: &Ip, place: u32) {
         let destination = self.table.get(place).destination;
         if self.services.pool[destination as usize].available {
             let bytes = ip.len() as u64;
@@ -219,7 +226,6 @@ impl Balancer {
                 stats.out_bytes += bytes;
             });
         }
-        self.track(place, Seen::Output, transport, now);
     }
 
     /// Counts for a destination, its service, and the whole.

@@ -251,6 +251,31 @@ fn a_client_cannot_put_its_own_in_the_place_of_what_is_put_in() {
 }
 
 #[test]
+fn no_answer_to_nonsense_ends_the_telling() {
+    let mut talk = Talk::new(false, Announce::Toa, true, (1000, 77_000));
+    let early = talk.request(SYN, 1000, 0, b"early");
+    assert_eq!(talk.world.frame(early.frame()), Err(Verdict::Drop(Reason::EarlyData)));
+    // What is out of its window a server in SYN_RECV answers by an ACK that acknowledges the SYN.
+    let far = talk.request(ACK, 1001 + (1 << 30), 77_001, b"");
+    talk.server_gets(&far);
+    let reply = talk.reply(ACK, 77_001, 1001, b"");
+    talk.client_gets(&reply);
+    let forged = [254, 8, 1, 2, 127, 0, 0, 1];
+    let ack = Tcp { options: forged.to_vec(), ..talk.request(ACK, 1001, 77_001, b"") };
+    let got = talk.server_gets(&ack);
+    let IpAddr::V4(client) = talk.client.0 else { panic!("{:?}", talk.client) };
+    assert_eq!(got[0].options[..8], [&[254, 8, 15, 160][..], &client.octets()].concat());
+    assert_eq!(got[0].options[8..], [1; 8]);
+    // Nor has it its way later, when the server has been told.
+    let data = talk.request(ACK, 1001, 77_001, b"x");
+    talk.server_gets(&data);
+    let reply = talk.reply(ACK, 77_001, 1002, b"");
+    talk.client_gets(&reply);
+    let late = Tcp { options: forged.to_vec(), ..talk.request(ACK, 1002, 77_001, b"") };
+    assert_eq!(talk.server_gets(&late)[0].options, [1; 8]);
+}
+
+#[test]
 fn timestamps_are_on_what_is_put_in_too() {
     let mut talk = Talk::new(false, Announce::Proxy, true, (1000, 77_000));
     let stamp = [1, 1, 8, 10, 0, 0, 0, 9, 0, 0, 0, 8];

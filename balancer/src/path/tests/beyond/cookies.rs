@@ -210,6 +210,65 @@ fn below_the_threshold_connections_are_as_ever_and_a_flood_ends_there() {
 }
 
 #[test]
+fn an_ack_that_acknowledges_nothing_ends_no_flood() {
+    for is_secure in [false, true] {
+        let mut s = scene(false, false, Announce::Nothing, 2);
+        s.world.balancer.set_sysctl("secure_tcp", if is_secure { 3 } else { 0 }).unwrap();
+        let from = |s: &Scene, port, flags, sequence, acknowledgement| Tcp {
+            from: (s.client.0, port),
+            ..s.client_says(flags, sequence, acknowledgement, b"")
+        };
+        let reply = |s: &Scene, port, flags, sequence, acknowledgement| Tcp {
+            from: s.server,
+            to: (s.client.0, port),
+            ..s.client_says(flags, sequence, acknowledgement, b"")
+        };
+        for port in [4001, 4002] {
+            s.world.frame(from(&s, port, SYN, 1000, 0).frame()).unwrap();
+            for flags in [ACK, FIN, TcpFlags::empty()] {
+                assert_eq!(s.drops(&from(&s, port, flags, 1001, 1)), Reason::Opening, "before the server has answered");
+            }
+            s.world.frame(reply(&s, port, SYN_ACK, 77_000, 1001).frame()).unwrap();
+            for acknowledged in [77_000, 77_002, 1] {
+                assert_eq!(s.drops(&from(&s, port, ACK, 1001, acknowledged)), Reason::Opening, "a guess");
+            }
+            // To another SYN a server in SYN_RECV answers by an ACK, which goes to whom it may concern.
+            s.world.frame(from(&s, port, SYN, 5000, 0).frame()).unwrap();
+            s.world.frame(reply(&s, port, ACK, 77_001, 1001).frame()).unwrap();
+            s.world.frame(from(&s, port, RST, 1001, 0).frame()).unwrap();
+        }
+        assert_eq!(s.world.balancer.table.half_open(), 2);
+        assert_eq!(s.drops(&from(&s, 4003, SYN, 1000, 0)), Reason::SynCookie);
+        // Who gets the answers comes in, what the server has said before included.
+        s.world.frame(reply(&s, 4001, ACK, 77_001, 1001).frame()).unwrap();
+        let early = Tcp { payload: b"220".to_vec(), ..reply(&s, 4001, ACK, 77_001, 1001) };
+        s.world.frame(early.frame()).unwrap();
+        assert_eq!(s.drops(&from(&s, 4001, ACK, 1001, 77_005)), Reason::Opening);
+        s.world.frame(from(&s, 4001, ACK, 1001, 77_004).frame()).unwrap();
+        assert_eq!(s.world.balancer.table.half_open(), 1);
+        s.world.seconds(61);
+        assert_eq!(s.world.balancer.table.half_open(), 0);
+    }
+}
+
+#[test]
+fn whose_ack_was_lost_comes_in_by_asking_for_the_window() {
+    for payload in [&b""[..], b"x"] {
+        let mut s = scene(false, false, Announce::Nothing, 0);
+        let cookie = s.cookie(1000);
+        let data = s.client_says(ACK, 1000, cookie.wrapping_add(1), b"more");
+        assert_eq!(s.world.frame(data.frame()), Err(Verdict::Local), "no probe");
+        let probe = s.client_says(ACK, 1000, cookie.wrapping_add(1), payload);
+        assert_eq!(s.drops(&probe), Reason::SynCookie);
+        let asked = made(&mut s.world).pop().unwrap();
+        assert_eq!((asked.to, asked.flags, asked.sequence), (s.server, SYN, 1000));
+        let reply = Tcp { from: s.server, to: asked.from, ..s.client_says(SYN_ACK, 77_000, 1001, b"") };
+        let opened = Tcp::read(&s.world.frame(reply.frame()).unwrap());
+        assert_eq!((opened.sequence, opened.acknowledgement), (cookie.wrapping_add(1), 1001));
+    }
+}
+
+#[test]
 fn a_server_that_refuses_is_a_reset_and_a_service_without_one_too() {
     let mut s = scene(false, true, Announce::Nothing, 0);
     let cookie = s.cookie(1000);
