@@ -427,7 +427,7 @@ impl Balancer {
     /// [`Errno::NoService`]; [`Errno::Invalid`] for [`SourceLimits`](crate::SourceLimits) that make no sense, for anything else without
     /// a service, for a [`LocalPool`](crate::LocalPool) that is empty or too large, of another
     /// family than the service, or with an address that is no unicast address, or is one of our own, of a service, or of a
-    /// destination; [`Errno::NotSupported`] for an [`Announce`](crate::Announce) or SYN cookies where TCP is not; for that or a pool beside one-packet scheduling, FTP's port, or destinations that are not
+    /// destination, and for SYN cookies from more half-open connections on than seven eighths of [`Config::extras`]; [`Errno::NotSupported`] for an [`Announce`](crate::Announce) or SYN cookies where TCP is not; for that or a pool beside one-packet scheduling, FTP's port, or destinations that are not
     /// reached by NAT; [`Errno::OutOfMemory`].
     pub fn set_extras(&mut self, service: Option<&ServiceKey>, extras: Extras) -> Result<(), Errno> {
         let Some(service) = service else {
@@ -467,16 +467,20 @@ impl Balancer {
             self.table.reserve_counted(counted)?;
             self.services.take_table_memory(counted * Annex::<[u32; 2]>::SIZE)?;
         }
-        if !extras.needs_nat() || self.table.has_extras() {
-            return Ok(());
+        if extras.needs_nat() && !self.table.has_extras() {
+            let size = Annex::<Extra>::SIZE;
+            let count = (self.services.table_memory_left() / 2 / size).min(self.config.extras as usize);
+            if count == 0 {
+                return Err(Errno::OutOfMemory);
+            }
+            self.table.reserve_extras(count)?;
+            self.services.take_table_memory(count * size)?;
         }
-        let size = Annex::<Extra>::SIZE;
-        let count = (self.services.table_memory_left() / 2 / size).min(self.config.extras as usize);
-        if count == 0 {
-            return Err(Errno::OutOfMemory);
+        // So many could never be half open.
+        if extras.syn_cookies.is_some_and(|n| n > self.table.extras_usable()) {
+            return Err(Errno::Invalid);
         }
-        self.table.reserve_extras(count)?;
-        self.services.take_table_memory(count * size)
+        Ok(())
     }
 
     /// What goes for all services, if anything does, and what services do that IPVS cannot, oldest service first.

@@ -47,7 +47,6 @@ impl<T: Copy> Annex<T> {
     }
 
     /// How many connections have something.
-    #[allow(dead_code, reason = "not everybody asks")]
     pub fn len(&self) -> u32 {
         self.len
     }

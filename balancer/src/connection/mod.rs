@@ -452,6 +452,17 @@ impl Table {
         self.extras.is_reserved()
     }
 
+    /// Of how many connections that begin now something can lie beside them before [`Table::are_extras_short`].
+    pub fn extras_usable(&self) -> u32 {
+        let capacity = self.extras.room() + self.extras.len();
+        capacity - capacity / 8
+    }
+
+    /// Whether what is left is for those that have answered a cookie: an eighth.
+    pub fn are_extras_short(&self) -> bool {
+        self.extras.len() >= self.extras_usable()
+    }
+
     /// Makes room for so many connections that are on the accounts of their sources. Once is enough.
     pub fn reserve_counted(&mut self, count: usize) -> Result<(), Errno> {
         self.counted.reserve(count)

@@ -116,7 +116,7 @@ impl Balancer {
             nat::rewrite(packet, ip, transport, nat::End::Source, address, port)?;
         }
         let spliced = self.table.splice(place).filter(|_| transport.protocol == Protocol::Tcp);
-        self.settle_half_open(place, moment.now);
+        self.keep_local(place, moment.now);
         let Some(splice) = spliced else { return self.transmit_to(packet, destination, way, &address, moment) };
         let number = sequence::sequence(packet.head, ip);
         // Whoever means harm puts his own in front of what is put in, or in its place; what is in other fragments is not seen.
@@ -129,11 +129,7 @@ impl Balancer {
             announce::blank(packet, ip, transport)?;
         }
         if transport.flags.contains(TcpFlags::SYN) {
-            if splice.is_cookie {
-                // The server has never seen the first one.
-                return Err(Reason::Opening);
-            }
-            // Where the stream begins, the server's SYN-ACK says: of two SYNs it takes one.
+            // That of a client that has begun anew a server answers by an ACK, and that the client by a reset. Where the stream begins, the server's SYN-ACK says: of two SYNs it takes one.
             // Of data in a SYN a server makes a connection before it has heard anything.
             let is_early = splice.announce != Announce::Nothing && has_data;
             return if is_early {
@@ -145,7 +141,13 @@ impl Balancer {
         let acknowledged = |number: u32| number.wrapping_sub(splice.offset);
         sequence::map(packet, ip, transport, |number| splice.for_server(number), acknowledged)?;
         let decision = self.transmit_to(packet, destination, way, &address, moment)?;
-        if splice.is_pending && decision == Verdict::Transmit {
+        if splice.is_pending && splice.announce != Announce::Nothing {
+            let is_told = transport.flags & (TcpFlags::ACK | TcpFlags::RST) == TcpFlags::ACK;
+            if decision != Verdict::Transmit {
+                // By itself, and later, it would make a connection of which the server has heard nothing. Who is not
+                // acknowledged repeats that; for an ACK the server does.
+                return if is_told { Err(Reason::Opening) } else { Ok(decision) };
+            }
             return Ok(self.announce(packet, ip, transport, place, &splice, number, moment));
         }
         Ok(decision)
@@ -183,9 +185,17 @@ impl Balancer {
         match splice.announce {
             Announce::Nothing => {}
             Announce::Proxy => {
-                // What comes first has to be repeated as long as the client repeats what comes behind it. One that is silent will be
-                // asked again by the server, for which the connection has not begun.
-                if number == splice.start && transport.flags.contains(TcpFlags::ACK) {
+                let has = |flag| transport.flags.contains(flag);
+                if has(TcpFlags::RST) {
+                    // Whether the server has got what was put in is not known: one of both is the number it waits for.
+                    if splice.for_server(number) != number {
+                        let flags = transport.flags & (TcpFlags::RST | TcpFlags::ACK);
+                        Segment { sequence: number, flags, ..made }.send(&mut *moment.sink);
+                    }
+                } else if number == splice.start && has(TcpFlags::ACK) {
+                    // What comes first has to be repeated as long as the client repeats what comes behind it. An ACK without anything goes
+                    // in this form only: were this lost and that not, the server would have a connection, and nobody
+                    // anything to repeat. So it has none, and asks again.
                     let options = announce::with_timestamp(announce::nothing(), header);
                     let payload = announce::proxy(client, self.table.service(place));
                     Segment {
@@ -195,6 +205,9 @@ impl Balancer {
                         ..made
                     }
                     .send(&mut *moment.sink);
+                    if sequence::payload(ip, transport) == 0 && !has(TcpFlags::FIN) {
+                        return Verdict::Drop(Reason::Replaced);
+                    }
                 }
             }
             Announce::Toa if transport.flags.contains(TcpFlags::RST) || !transport.flags.contains(TcpFlags::ACK) => {}
@@ -227,7 +240,15 @@ impl Balancer {
             if let Some(opening) = splice.opening {
                 return self.opened(packet, ip, transport, place, (splice, opening), moment);
             }
-            if transport.flags.contains(TcpFlags::SYN) {
+            if transport.flags.contains(TcpFlags::SYN) && sequence::acknowledgement(packet.head, ip) != splice.start {
+                if !transport.flags.contains(TcpFlags::ACK) {
+                    return Err(Reason::Opening);
+                }
+                // It had forgotten the connection, and its client begins another one: without a cookie.
+                if let Some(splice) = self.table.splice_mut(place) {
+                    (splice.is_cookie, splice.offset) = (false, 0);
+                }
+            } else if transport.flags.contains(TcpFlags::SYN) {
                 // It has not heard that it was acknowledged. The client has, and has its window since.
                 let numbers = (sequence::sequence(packet.head, ip).wrapping_add(1), 0);
                 self.acknowledge(packet, place, &splice, numbers, moment);
@@ -262,7 +283,7 @@ impl Balancer {
                 sequence::map(packet, ip, transport, sequence, |number| splice.for_client(number))?;
             }
         }
-        self.settle_half_open(place, moment.now);
+        self.keep_local(place, moment.now);
         self.transmit(packet, way, &client, moment)
     }
 
@@ -279,6 +300,10 @@ impl Balancer {
             self.replied(ip, transport, place, now);
         } else {
             self.count_reply(ip, place);
+        }
+        // Who was refused waits for nothing. A reset of the client says nothing: anybody can send it.
+        if has(TcpFlags::RST) {
+            self.table.settle(place);
         }
     }
 
@@ -305,19 +330,10 @@ impl Balancer {
         }
     }
 
-    /// A connection that was refused is half open no longer.
-    fn settle_half_open(&mut self, place: u32, now: Instant) {
+    /// A reset that its server has not taken ends nothing there: nobody else is to have a port of a pool so soon.
+    fn keep_local(&mut self, place: u32, now: Instant) {
         let entry = self.table.get(place);
-        if entry.protocol() != Protocol::Tcp {
-            return;
-        }
-        let (state, is_local) = (entry.state(), entry.is_local());
-        // The second is that of the defence, when the server has answered.
-        if state != TcpState::SynReceived as u8 && state != TcpState::SynAck as u8 {
-            self.table.settle(place);
-        }
-        // A reset that its server has not taken ends nothing there: nobody else is to have that port so soon.
-        if is_local && state == TcpState::Close as u8 {
+        if entry.is_local() && entry.protocol() == Protocol::Tcp && entry.state() == TcpState::Close as u8 {
             self.table.renew(place, now, ticks(TcpState::TimeWait.timeout()));
         }
     }

@@ -52,7 +52,8 @@ impl Balancer {
             && self
                 .services
                 .service(service)
-                .is_some_and(|s| s.extras.syn_cookies.is_some_and(|n| self.table.half_open() >= n))
+                .and_then(|service| service.extras.syn_cookies)
+                .is_some_and(|n| self.table.half_open() >= n || self.table.are_extras_short())
     }
 
     /// Answers a SYN by a cookie. The window is closed: the client has to wait for the server with what it wants to say.
@@ -130,10 +131,17 @@ impl Balancer {
                 return Some(Err(reason));
             }
         };
-        self.services.count_extra(Some(service), |counters| counters.cookies_taken += 1);
         let opening = Opening { cookie, window: window(packet, ip), size, asked: None };
-        Some(self.begin_opening(&tuple, transport, (first, opening), &chosen, ip, moment).inspect_err(|reason| {
-            debug_assert_ne!(*reason, Reason::NotOurs, "its beginning is known");
+        Some(Err(match self.begin_opening(&tuple, transport, (first, opening), &chosen, ip, moment) {
+            Ok(()) => {
+                self.services.count_extra(Some(service), |counters| counters.cookies_taken += 1);
+                Reason::SynCookie
+            }
+            Err(reason) => {
+                debug_assert_ne!(reason, Reason::NotOurs, "its beginning is known");
+                self.reset(packet, ip, transport, moment);
+                reason
+            }
         }))
     }
 
@@ -145,7 +153,7 @@ impl Balancer {
         chosen: &Chosen,
         ip: &Ip,
         moment: &mut Moment<'_>,
-    ) -> Decision {
+    ) -> Result<(), Reason> {
         let syn = Transport { flags: TcpFlags::SYN, ..*transport };
         let place = self.begin(tuple, Some((&syn, first)), chosen, moment)?;
         // The server is this machine, say: that opens no connections to itself.
@@ -159,7 +167,7 @@ impl Balancer {
         });
         self.track(place, Seen::Input, &syn, moment.now);
         self.ask(place, moment);
-        Err(Reason::SynCookie)
+        Ok(())
     }
 
     /// A packet of a client who has not shown that it is there, or whose server has not answered: it is told to send that again by the server's answer, and is asked

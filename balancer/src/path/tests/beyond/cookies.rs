@@ -17,7 +17,10 @@ struct Scene {
 }
 
 fn scene(v6: bool, full_nat: bool, announce: Announce, threshold: u32) -> Scene {
-    let mut world = World::new(Forward::Masquerade);
+    scene_in(World::new(Forward::Masquerade), v6, full_nat, announce, threshold)
+}
+
+fn scene_in(mut world: World, v6: bool, full_nat: bool, announce: Announce, threshold: u32) -> Scene {
     let local = ip(if v6 { "fd00::200" } else { "10.0.0.200" });
     let pool = LocalPool { first: local, last: local, ports: (5000, 5999) };
     let key = services()[if v6 { 2 } else { 0 }];
@@ -154,7 +157,15 @@ fn a_connection_is_opened_when_the_client_has_answered() {
         // A server that has not heard the ACK is told again; a SYN of the client is late.
         made(&mut s.world);
         assert_eq!((s.drops(&good), made(&mut s.world).len()), (Reason::Opening, 1));
-        assert_eq!(s.drops(&s.client_says(SYN, 5000, 0, b"")), Reason::Opening);
+        // A client that has begun anew is told by the server, whose numbers it gets as it knows them, and ends it.
+        let syn = Tcp::read(&s.world.frame(s.client_says(SYN, 5000, 0, b"").frame()).unwrap());
+        assert_eq!((syn.from, syn.to, syn.flags, syn.sequence), (seen, s.server, SYN, 5000));
+        let challenge = Tcp { flags: ACK, sequence: server_first + 6, acknowledgement: inserted + 3, ..data };
+        let challenge = Tcp { payload: vec![], ..challenge };
+        let told = Tcp::read(&s.world.frame(challenge.frame()).unwrap());
+        assert_eq!((told.sequence, told.acknowledgement), (cookie.wrapping_add(6), 3));
+        let reset = Tcp::read(&s.world.frame(s.client_says(RST, 3, 0, b"").frame()).unwrap());
+        assert_eq!((reset.flags, reset.sequence), (RST, inserted + 3));
         let counters = s.counters();
         assert_eq!((counters.cookies_sent, counters.cookies_taken, counters.cookies_wrong), (1, 1, 0));
         s.world.seconds(1000);
@@ -249,6 +260,63 @@ fn an_ack_that_acknowledges_nothing_ends_no_flood() {
         s.world.seconds(61);
         assert_eq!(s.world.balancer.table.half_open(), 0);
     }
+}
+
+#[test]
+fn what_a_client_and_a_server_begin_anew_has_no_cookie() {
+    let mut s = scene(false, false, Announce::Nothing, 0);
+    let cookie = s.cookie(1000);
+    s.drops(&s.client_says(ACK, 1001, cookie.wrapping_add(1), b""));
+    let (server, client) = (s.server, s.client);
+    let reply = |s: &Scene, flags, sequence, acknowledgement| Tcp {
+        from: server,
+        to: client,
+        ..s.client_says(flags, sequence, acknowledgement, b"")
+    };
+    s.world.frame(reply(&s, SYN_ACK, 77_000, 1001).frame()).unwrap();
+    assert_eq!(Tcp::read(&s.world.frame(s.client_says(SYN, 5000, 0, b"").frame()).unwrap()).sequence, 5000);
+    let answer = reply(&s, SYN_ACK, 99_000, 5001);
+    let got = Tcp::read(&s.world.frame(answer.frame()).unwrap());
+    assert_eq!((got.flags, got.sequence, got.acknowledgement), (SYN_ACK, 99_000, 5001));
+    let got = Tcp::read(&s.world.frame(s.client_says(ACK, 5001, 99_001, b"x").frame()).unwrap());
+    assert_eq!((got.sequence, got.acknowledgement), (5001, 99_001));
+    let got = Tcp::read(&s.world.frame(reply(&s, ACK, 99_001, 5002).frame()).unwrap());
+    assert_eq!((got.sequence, got.acknowledgement), (99_001, 5002));
+}
+
+#[test]
+fn where_what_lies_beside_connections_runs_short_cookies_begin_and_what_is_left_is_for_those_who_answer() {
+    let mut world = World::with(|config| config.extras = 16);
+    world.add_servers(Forward::Masquerade);
+    let mut s = scene_in(world, false, true, Announce::Nothing, 14);
+    let too_many = Extras { syn_cookies: Some(15), ..Extras::default() };
+    assert_eq!(s.world.balancer.set_extras(Some(&s.key), too_many), Err(Errno::Invalid));
+    let from = |s: &Scene, port, flags, acknowledgement| Tcp {
+        from: (s.client.0, port),
+        ..s.client_says(flags, if flags == SYN { 1000 } else { 1001 }, acknowledgement, b"")
+    };
+    // None of them is half open, and each keeps its place.
+    for port in 5000..5014 {
+        let sent = Tcp::read(&s.world.frame(from(&s, port, SYN, 0).frame()).unwrap());
+        let reply = Tcp { from: s.server, to: sent.from, ..s.client_says(SYN_ACK, 77_000, 1001, b"") };
+        s.world.frame(reply.frame()).unwrap();
+        s.world.frame(from(&s, port, ACK, 77_001).frame()).unwrap();
+    }
+    assert_eq!(s.world.balancer.table.half_open(), 0);
+    let answered = |s: &mut Scene, port| {
+        assert_eq!(s.drops(&from(s, port, SYN, 0)), Reason::SynCookie);
+        let cookie = made(&mut s.world).pop().unwrap().sequence;
+        let reason = s.drops(&from(s, port, ACK, cookie.wrapping_add(1)));
+        (reason, cookie, made(&mut s.world).pop().unwrap())
+    };
+    for port in [5014, 5015] {
+        let (reason, _, asked) = answered(&mut s, port);
+        assert_eq!((reason, asked.flags, asked.to), (Reason::SynCookie, SYN, s.server));
+    }
+    let (reason, cookie, told) = answered(&mut s, 5016);
+    assert_eq!(reason, Reason::TableFull);
+    assert_eq!((told.flags, told.sequence, told.to), (RST, cookie.wrapping_add(1), (s.client.0, 5016)));
+    assert_eq!((s.counters().cookies_sent, s.counters().cookies_taken), (3, 2));
 }
 
 #[test]
