@@ -11,7 +11,7 @@ use crate::icmp::Errors;
 use crate::limit::TokenBucket;
 use crate::neighbour::{Hop, Neighbours};
 use crate::packet::{NextHop, Packet, Reason, Sink, Verdict};
-use crate::path::{Defense, Fragments, Moment, Scan, Timers, Workbench};
+use crate::path::{Defense, Fragments, Moment, Openings, Scan, Timers, Workbench};
 use crate::route::Routes;
 use crate::scheduler::Expirations;
 use crate::service::table::{Limits, NOBODY, Services};
@@ -71,6 +71,7 @@ pub struct Balancer {
     pub(crate) gateways: [Hop; 2],
     pub(crate) errors: Errors,
     pub(crate) cookies: Cookies,
+    pub(crate) openings: Openings,
     /// Resets to sources that are over a limit, as many a second as errors.
     pub(crate) resets: TokenBucket,
     /// The local stack has got packets that were rewritten for it: what it sends may have to be rewritten too.
@@ -111,6 +112,7 @@ impl Balancer {
             gateways: [Hop::UNKNOWN; 2],
             errors: Errors::new(&config),
             cookies: Cookies::new(config.seed),
+            openings: Openings::default(),
             resets: TokenBucket::new(1000, 50),
             serves_itself: false,
             fragments: Fragments::new(&config),
@@ -479,6 +481,11 @@ impl Balancer {
         // So many could never be half open.
         if extras.syn_cookies.is_some_and(|n| n > self.table.extras_usable()) {
             return Err(Errno::Invalid);
+        }
+        if extras.syn_cookies.is_some() && !self.openings.is_reserved() {
+            let count = self.table.extras_capacity() as usize;
+            self.openings.reserve(count)?;
+            self.services.take_table_memory(count * Openings::SIZE)?;
         }
         Ok(())
     }

@@ -454,8 +454,12 @@ impl Table {
 
     /// Of how many connections that begin now something can lie beside them before [`Table::are_extras_short`].
     pub fn extras_usable(&self) -> u32 {
-        let capacity = self.extras.room() + self.extras.len();
-        capacity - capacity / 8
+        self.extras_capacity() - self.extras_capacity() / 8
+    }
+
+    /// Beside how many connections something can lie.
+    pub fn extras_capacity(&self) -> u32 {
+        self.extras.room() + self.extras.len()
     }
 
     /// Whether what is left is for those that have answered a cookie: an eighth.

@@ -167,6 +167,7 @@ impl Balancer {
         });
         self.track(place, Seen::Input, &syn, moment.now);
         self.ask(place, moment);
+        self.openings.add(place, moment.now);
         Ok(())
     }
 
@@ -198,7 +199,7 @@ impl Balancer {
     }
 
     /// Sends the SYN of a client that has answered a cookie to its server, at most once a second.
-    fn ask(&mut self, place: u32, moment: &mut Moment<'_>) {
+    pub(super) fn ask(&mut self, place: u32, moment: &mut Moment<'_>) {
         let second = moment.now.nanos() / 1_000_000_000;
         let Some(splice) = self.table.splice(place) else { return };
         let Some(opening) = splice.opening.filter(|opening| opening.asked != Some(second)) else { return };

@@ -13,6 +13,7 @@ mod fragments;
 mod ftp;
 mod limits;
 mod nat;
+mod openings;
 mod persist;
 mod related;
 mod schedule;
@@ -40,6 +41,7 @@ use crate::time::Instant;
 
 pub(crate) use defense::{Defense, Scan};
 pub(crate) use fragments::Fragments;
+pub(crate) use openings::Openings;
 pub(crate) use timers::Timers;
 pub(crate) use tunnel::TunnelEnd;
 

@@ -156,6 +156,7 @@ impl Balancer {
         let neighbours = self.neighbours.poll(now, &mut outlet);
         self.forget_fragments(now);
         self.resume_fragments(moment);
+        self.ask_again(moment);
         let sync = self.poll_sync(moment);
         let unfinished = self.orphans.is_under_way() || self.defense.scan.is_under_way();
         let deadlines = [
@@ -164,6 +165,7 @@ impl Balancer {
             self.timers.defense,
             self.table.deadline(),
             self.fragments.deadline(),
+            self.openings.deadline(),
             neighbours,
             sync,
             unfinished.then_some(now),

@@ -50,7 +50,7 @@ pub(super) fn of(command: &Command, failure: &Failure) -> String {
             );
         }
         (Command::SetExtras { .. }, EINVAL) => {
-            "Invalid argument: for all services there are only limits; a pool has 1 to 1024 unicast addresses of the service's family, none of which is the balancer's own, a service's, or a server's"
+            "Invalid argument: for all services there are only limits; a pool has 1 to 1024 unicast addresses of the service's family, none of which is the balancer's own, a service's, or a server's; N of --syn-cookies is at most 57344 (fewer if memory is short: give a smaller one)"
         }
         (Command::SetExtras { .. }, EOPNOTSUPP) => {
             "Operation not supported: full NAT, --client-address and --syn-cookies go with servers of -m only, the latter two with TCP, and not with -o or FTP's port; is the balancer older than this command?"

@@ -320,6 +320,44 @@ fn where_what_lies_beside_connections_runs_short_cookies_begin_and_what_is_left_
 }
 
 #[test]
+fn a_server_is_asked_again_whatever_its_client_says() {
+    for is_known in [true, false] {
+        let mut s = match is_known {
+            true => scene(false, false, Announce::Nothing, 0),
+            false => {
+                let mut world = World::new(Forward::Masquerade);
+                let key = services()[0];
+                set(&mut world, &key, Extras { syn_cookies: Some(0), ..Extras::default() });
+                let [(client, service, server, _), _] = families();
+                Scene { world, client, service, server, key }
+            }
+        };
+        let cookie = s.cookie(1000);
+        assert_eq!(s.drops(&s.client_says(ACK, 1001, cookie.wrapping_add(1), b"")), Reason::SynCookie);
+        if is_known {
+            assert_eq!(made(&mut s.world).len(), 1);
+        } else {
+            // It cannot be sent before somebody has told to whom.
+            let request = s.world.said.frames.pop().unwrap();
+            assert_eq!(request[12..14], [8, 6]);
+            let mut reply = neighbours::arp_reply(&request);
+            assert_eq!(s.world.process(&mut reply, &mut Offload::default()), Err(Verdict::Local));
+        }
+        for _ in 0..3 {
+            s.world.seconds(1);
+            let asked = made(&mut s.world);
+            assert_eq!((asked.len(), asked[0].to, asked[0].flags, asked[0].sequence), (1, s.server, SYN, 1000));
+        }
+        let reply = Tcp { from: s.server, to: s.client, ..s.client_says(SYN_ACK, 77_000, 1001, b"") };
+        s.world.frame(reply.frame()).unwrap();
+        made(&mut s.world);
+        s.world.seconds(10);
+        assert_eq!(made(&mut s.world), vec![]);
+        assert_eq!(s.world.balancer.openings.deadline(), None);
+    }
+}
+
+#[test]
 fn whose_ack_was_lost_comes_in_by_asking_for_the_window() {
     for payload in [&b""[..], b"x"] {
         let mut s = scene(false, false, Announce::Nothing, 0);
