@@ -63,6 +63,8 @@ struct Datagram {
     ranges: Ranges,
     /// How long it is, once its last fragment has come; else 0.
     len: u16,
+    /// Where its first fragment ends, once that has come; else 0.
+    first: u16,
     fate: Fate,
     /// Its first fragment is held.
     has_first: bool,
@@ -219,11 +221,12 @@ impl Table {
 
     /// Takes notice of a fragment. There has to be room; nothing may be over.
     ///
-    /// A first fragment begins its datagram anew if one has come before: identifications come again, and what was lost of an old
-    /// datagram is not to spoil a new one.
+    /// A first fragment begins its datagram anew if another first one has come before and been decided on: identifications come
+    /// again, and what was lost of an old datagram is not to spoil a new one. One that is as long as that is taken for a duplicate.
     ///
     /// # Errors
-    /// [`Reason::Fragment`] if it has come before, or contradicts others; the datagram is refused from then on, in the latter case.
+    /// [`Reason::Fragment`] if it has come before, leaves too many gaps, or contradicts others; the datagram is refused from then on,
+    /// in the last case.
     pub fn note(&mut self, key: &Key, piece: &Piece, now: Instant) -> Result<Noted, (Reason, u32)> {
         let hash = self.hash(key);
         let place = match self.find(key, hash) {
@@ -231,25 +234,28 @@ impl Table {
             None => self.begin(key, hash, now),
         };
         let mut stale = 0;
-        let Datagram { fate, has_first, .. } = self.datagrams[place as usize];
-        if piece.start == 0 && (fate != Fate::Unknown || has_first) {
+        // Both were checked to be no more.
+        let (start, end) = (piece.start as u16, piece.end as u16);
+        let Datagram { fate, first, .. } = self.datagrams[place as usize];
+        if start == 0 && fate != Fate::Unknown && first != end {
             stale = self.decide(place, Fate::Unknown);
             let datagram = &mut self.datagrams[place as usize];
             (datagram.ranges, datagram.len) = (Ranges::default(), 0);
         }
         let datagram = &mut self.datagrams[place as usize];
-        // Both were checked to be no more.
-        let (start, end) = (piece.start as u16, piece.end as u16);
         let is_beyond = datagram.len != 0 && end > datagram.len;
         let is_other_end = piece.is_last && (datagram.len != 0 && datagram.len != end || datagram.ranges.end() > end);
         let added = if is_beyond || is_other_end { Added::Wrong } else { datagram.ranges.add(start, end) };
         match added {
             Added::New => {}
-            Added::Again => return Err((Reason::Fragment, 0)),
+            Added::Again | Added::TooMany => return Err((Reason::Fragment, 0)),
             Added::Wrong => return Err((Reason::Fragment, self.decide(place, Fate::Refused(Reason::Fragment)))),
         }
         if piece.is_last {
             datagram.len = end;
+        }
+        if start == 0 {
+            datagram.first = end;
         }
         Ok(Noted {
             place,
@@ -269,6 +275,7 @@ impl Table {
             ends: now + LIFETIME,
             ranges: Ranges::default(),
             len: 0,
+            first: 0,
             fate: Fate::Unknown,
             has_first: false,
             held: 0,

@@ -47,6 +47,7 @@ pub(super) fn parse(ip: &mut Ip, head: &[u8], len: usize) -> Result<(), Reason> 
     ip.protocol = h[6];
     ip.payload = ETHERNET + HEADER;
     ip.end = end;
+    let mut is_part = false;
     // Each turn moves at least eight bytes on, so the loop ends with the packet.
     while ip.fragment != Fragment::Later {
         let scale = match ip.protocol {
@@ -70,6 +71,10 @@ pub(super) fn parse(ip: &mut Ip, head: &[u8], len: usize) -> Result<(), Reason> 
             // `b` counts the segments left.
             next::ROUTING if b != 0 => break,
             next::FRAGMENT => {
+                // A second one would say of another datagram which part this is.
+                if core::mem::replace(&mut is_part, true) {
+                    return Err(Reason::Malformed);
+                }
                 let field = u16::from_be_bytes([a, b]);
                 ip.fragment = match (field & OFFSET, field & MORE_FRAGMENTS) {
                     // An atomic fragment (RFC 6946) is a whole datagram.

@@ -100,6 +100,11 @@ fn fragments_are_told_apart() {
             Content::Arp => panic!(),
         }
     }
+    // One of the two would be believed here, and the other there.
+    for field in [0, 1] {
+        let twice = [44, 0, 0, field, 0, 0, 0, 1, 6, 0, 0, 9, 0, 0, 0, 2];
+        assert_eq!(whole(&with_extensions(44, &twice)), Err(Reason::Malformed));
+    }
 }
 
 #[test]

@@ -85,6 +85,10 @@ impl Balancer {
         if is_group(packet.head) {
             return Err(Reason::NotToUs);
         }
+        // Of packets that would not be taken, nothing is kept.
+        if !self.is_source(ip.source) {
+            return Err(Reason::BadSource);
+        }
         let piece = piece(packet.head, ip)?;
         self.forget_fragments(moment.now);
         let key = key(ip, &piece);
@@ -284,10 +288,6 @@ impl Balancer {
         let Some(frame) = packet.head.get(..ip.end) else { return self.refuse(noted, Reason::Fragment) };
         if !self.fragments.pool.fits(frame.len()) {
             return self.refuse(noted, Reason::Fragment);
-        }
-        // Of packets that would not be taken, none is kept.
-        if !self.is_source(ip.source) {
-            return self.refuse(noted, Reason::BadSource);
         }
         while self.fragments.pool.is_full() {
             let Some(oldest) = self.fragments.table.oldest_holding() else { break };

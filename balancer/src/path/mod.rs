@@ -292,7 +292,11 @@ impl Balancer {
                 Some((place, direction)) => self.flow(packet, ip, transport, (place, direction), moment),
                 None => self.unknown(packet, ip, transport, moment),
             },
-            Kind::First => self.fragment(packet, ip, Some(transport), moment),
+            Kind::First if self.is_followed(ip) => self.fragment(packet, ip, Some(transport), moment),
+            Kind::First if is_group(packet.head) => Err(Reason::NotToUs),
+            Kind::First if !self.is_source(ip.source) => Err(Reason::BadSource),
+            // The local stack puts its own together.
+            Kind::First => Ok(Verdict::Local),
             Kind::Other => self.other(packet, ip, moment),
         }
     }

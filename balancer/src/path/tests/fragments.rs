@@ -230,13 +230,74 @@ fn parts_that_overlap_spoil_their_datagram() {
     assert!(pass(&mut world, &a[1..2]).is_empty());
     assert!(pass(&mut world, &b[1..2]).is_empty(), "from now on nothing of it goes on");
     assert_eq!(world.balancer.counters().dropped[Reason::Fragment as usize], 2);
-    // A first fragment begins anew.
-    assert_eq!(pass(&mut world, &a).len(), 3);
+    // Another first fragment begins anew.
+    assert_eq!(pass(&mut world, &b).len(), 3);
     assert_eq!(
         pass(&mut world, &[a[0].clone(), a[1].clone(), a[1].clone(), a[2].clone()]).len(),
         3,
         "none goes on twice"
     );
+}
+
+#[test]
+fn a_first_fragment_that_comes_twice_harms_nothing() {
+    let mut world = world(Forward::Masquerade);
+    let parts = cut(&udp(end(CLIENT, 10), end(VIRTUAL, 80)).frame(&bytes(3000)), &[1000, 2000], 7);
+    let [first, middle, last] = [0, 1, 2].map(|at: usize| parts[at].clone());
+    let before = world.balancer.total().in_packets;
+    let sent = pass(&mut world, &[middle, first.clone(), first, last]);
+    verify(&join(&sent));
+    assert_eq!(world.balancer.total().in_packets - before, 1);
+    assert!(world.balancer.fragments.deadline().is_none());
+    // Nor one that is held, as of SCTP.
+    let key = ServiceKey::sctp(ip(VIRTUAL), 80);
+    world.balancer.add_service(key, ServiceConfig::new(Family::V4, Scheduler::RoundRobin)).unwrap();
+    world.balancer.add_destination(&key, super::server(false), DestinationConfig::new(Forward::Masquerade, 1)).unwrap();
+    let packet = super::sctp::packet(10, 80, super::sctp::INIT, &bytes(3000));
+    let whole = super::sctp::frame(end(CLIENT, 10), end(VIRTUAL, 80), &packet);
+    let parts = cut(&whole, &[1000, 2000], 8);
+    let [first, middle, last] = [0, 1, 2].map(|at: usize| parts[at].clone());
+    let joined = join(&pass(&mut world, &[first.clone(), middle.clone(), first.clone(), last.clone()]));
+    assert_eq!(joined[42..46], super::sctp::right(&joined[34..]));
+    // Two that are not the same contradict each other, and nothing of them goes on.
+    let other = cut(&whole, &[1008, 2000], 8);
+    assert!(pass(&mut world, &[first, middle, other[0].clone(), last]).is_empty());
+    assert_eq!(held(&world), 0);
+}
+
+#[test]
+fn what_is_put_together_here_takes_no_place() {
+    let mut world = world(Forward::Masquerade);
+    let mut send = |from, to, expected: Verdict| {
+        let parts = cut(&udp(end(from, 10), end(to, 81)).frame(&bytes(1000)), &[512], 7);
+        assert_eq!(world.process(&mut parts[0].clone(), &mut Offload::default()), Err(expected));
+        assert!(world.balancer.fragments.deadline().is_none());
+    };
+    send(CLIENT, "10.0.0.2", Verdict::Local);
+    send("127.0.0.1", "10.0.0.2", Verdict::Drop(Reason::BadSource));
+    send("127.0.0.1", VIRTUAL, Verdict::Drop(Reason::BadSource));
+}
+
+#[test]
+fn every_other_part_of_the_largest_datagram_may_come_first() {
+    let mut world = World::with(|config| config.held_fragments = 256);
+    world.add_servers(Forward::Masquerade);
+    settle(&mut world);
+    let cuts: Vec<_> = (1..54).map(|at| at * 1208).collect();
+    let parts = cut(&udp(end(CLIENT, 10), end(VIRTUAL, 80)).frame(&bytes(65_000)), &cuts, 7);
+    let (even, odd): (Vec<_>, Vec<_>) = parts.into_iter().enumerate().partition(|(at, _)| at % 2 == 0);
+    let order: Vec<_> = even.into_iter().chain(odd).map(|(_, part)| part).collect();
+    verify(&join(&pass(&mut world, &order)));
+    // More gaps than are remembered: that part alone is lost, and may come again.
+    let cuts: Vec<_> = (1..80).map(|at| at * 16).collect();
+    let parts = cut(&udp(end(CLIENT, 10), end(VIRTUAL, 80)).frame(&bytes(1272)), &cuts, 8);
+    let even: Vec<_> = (0..80).step_by(2).map(|at: usize| parts[at].clone()).collect();
+    let odd: Vec<_> = (1..80).step_by(2).map(|at: usize| parts[at].clone()).collect();
+    let mut sent = pass(&mut world, &even);
+    assert_eq!(sent.len(), 32);
+    sent.extend(pass(&mut world, &odd));
+    sent.extend(pass(&mut world, &even));
+    verify(&join(&sent));
 }
 
 #[test]
