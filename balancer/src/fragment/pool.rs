@@ -17,6 +17,10 @@ pub(crate) struct Pool {
     free: u32,
     /// Frames that are ready but for an Ethernet address, linked likewise.
     waiting: u32,
+    /// How many places each share has: the frames of one source, or of few.
+    used: Vec<u32>,
+    /// How many each may have.
+    most: u32,
 }
 
 #[derive(Debug)]
@@ -28,19 +32,31 @@ struct Slot {
     /// Where the frame begins, and whose address it waits for.
     start: usize,
     hop: Option<NextHop>,
+    /// If not 0: it is to be cut then, into IP fragments of so many bytes.
+    piece: u16,
+    /// Whose it is.
+    share: u32,
 }
 
 impl Pool {
-    /// Room for so many frames of up to `longest` bytes.
-    pub fn new(count: u32, longest: usize) -> Self {
+    /// Room for so many frames of up to `longest` bytes, of which each of so many shares may have a quarter.
+    pub fn new(count: u32, longest: usize, shares: usize) -> Self {
         let slots = (0..count).map(|at| Slot {
             bytes: vec![0; ROOM + longest].into_boxed_slice(),
             len: 0,
             next: if at + 1 < count { at + 2 } else { 0 },
             start: ROOM,
             hop: None,
+            piece: 0,
+            share: 0,
         });
-        Pool { slots: slots.collect(), free: u32::from(count != 0), waiting: 0 }
+        Pool {
+            slots: slots.collect(),
+            free: u32::from(count != 0),
+            waiting: 0,
+            used: vec![0; shares],
+            most: count.div_ceil(4),
+        }
     }
 
     /// Whether a frame of so many bytes fits into a place.
@@ -52,13 +68,21 @@ impl Pool {
         self.free == 0
     }
 
-    /// Copies a frame that [`Pool::fits`]; in front of it lies the chain `next`. Where it is now: 0 if there was no room.
-    pub fn put(&mut self, frame: &[u8], next: u32) -> u32 {
+    /// Whether a share has as many places as it may have.
+    pub fn is_full_for(&self, share: u32) -> bool {
+        self.used.get(share as usize).is_none_or(|&used| used >= self.most)
+    }
+
+    /// Copies a frame that [`Pool::fits`], of some share; in front of it lies the chain `next`. Where it is now: 0 if there was no
+    /// room.
+    pub fn put(&mut self, frame: &[u8], next: u32, share: u32) -> u32 {
         let place = self.free;
         let Some(slot) = place.checked_sub(1).and_then(|at| self.slots.get_mut(at as usize)) else { return 0 };
         let Some(room) = slot.bytes.get_mut(ROOM..ROOM + frame.len()) else { return 0 };
+        let Some(used) = self.used.get_mut(share as usize) else { return 0 };
+        *used += 1;
         room.copy_from_slice(frame);
-        (slot.len, slot.start, slot.hop) = (frame.len(), ROOM, None);
+        (slot.len, slot.start, slot.hop, slot.piece, slot.share) = (frame.len(), ROOM, None, 0, share);
         self.free = core::mem::replace(&mut slot.next, next);
         place
     }
@@ -87,12 +111,21 @@ impl Pool {
     }
 
     /// The frame of a place now begins at `start`, in bytes from the start of its memory, and waits for a neighbour: once its chain
-    /// is freed, it is kept among those that wait.
-    pub fn wait(&mut self, place: u32, start: usize, hop: NextHop) {
+    /// is freed, it is kept among those that wait. If `piece` is not 0, it is to be cut then, into IP fragments of so many bytes.
+    pub fn wait(&mut self, place: u32, start: usize, piece: u16, hop: NextHop) {
         if let Some(at) = place.checked_sub(1) {
             let slot = &mut self.slots[at as usize];
-            (slot.start, slot.hop) = (start, Some(hop));
+            (slot.start, slot.piece, slot.hop) = (start, piece, Some(hop));
         }
+    }
+
+    /// Gives up one that waits. Whether there was one.
+    pub fn give_up_waiting(&mut self) -> bool {
+        let place = self.waiting;
+        self.waiting = self.next(place);
+        self.settle(place);
+        self.free(place);
+        place != 0
     }
 
     /// Takes all that wait, as a chain.
@@ -105,10 +138,10 @@ impl Pool {
         self.waiting != 0
     }
 
-    /// A frame that waits, and for whom.
-    pub fn waiting(&mut self, place: u32) -> Option<(&mut [u8], NextHop)> {
+    /// A frame that waits, into what it is to be cut, and for whom it waits.
+    pub fn waiting(&mut self, place: u32) -> Option<(&mut [u8], u16, NextHop)> {
         let slot = self.slots.get_mut(place.checked_sub(1)? as usize)?;
-        Some((slot.bytes.get_mut(slot.start..ROOM + slot.len)?, slot.hop?))
+        Some((slot.bytes.get_mut(slot.start..ROOM + slot.len)?, slot.piece, slot.hop?))
     }
 
     /// A frame waits no more.
@@ -124,6 +157,9 @@ impl Pool {
         let slot = &mut self.slots[at as usize];
         if slot.hop.is_some() {
             return core::mem::replace(&mut slot.next, core::mem::replace(&mut self.waiting, place));
+        }
+        if let Some(used) = self.used.get_mut(slot.share as usize) {
+            *used = used.saturating_sub(1);
         }
         core::mem::replace(&mut slot.next, core::mem::replace(&mut self.free, place))
     }
@@ -141,26 +177,33 @@ mod tests {
 
     #[test]
     fn frames_lie_in_chains_and_come_back() {
-        let mut pool = Pool::new(2, 10);
+        let mut pool = Pool::new(2, 10, 2);
         assert!(pool.fits(10) && !pool.fits(11) && pool.room() == 2);
-        let first = pool.put(b"one", 0);
-        let second = pool.put(b"second", first);
-        assert!(pool.is_full() && pool.put(b"third", second) == 0);
+        let first = pool.put(b"one", 0, 0);
+        assert!(pool.is_full_for(0) && !pool.is_full_for(1));
+        let second = pool.put(b"second", first, 1);
+        assert!(pool.is_full() && pool.put(b"third", second, 1) == 0);
         assert_eq!(pool.next(second), first);
         let (bytes, len) = pool.take(second);
         assert_eq!(&bytes[ROOM..ROOM + len], b"second");
         pool.give_back(second, bytes);
         assert_eq!(pool.free(second), first);
         assert_eq!((pool.free(first), pool.room()), (0, 2));
-        assert!(pool.put(&[7; 11], 0) == 0 && pool.put(&[7; 10], 0) != 0);
-        assert!(Pool::new(0, 10).is_full());
-        let mut pool = Pool::new(1, 10);
-        let (place, hop) = (pool.put(b"one", 0), NextHop("10.0.0.1".parse().unwrap()));
-        pool.wait(place, ROOM - 2, hop);
+        assert!(!pool.is_full_for(0) && !pool.is_full_for(1));
+        assert!(pool.put(&[7; 11], 0, 0) == 0 && pool.put(&[7; 10], 0, 0) != 0);
+        assert!(Pool::new(0, 10, 1).is_full());
+        let mut pool = Pool::new(1, 10, 1);
+        let (place, hop) = (pool.put(b"one", 0, 0), NextHop("10.0.0.1".parse().unwrap()));
+        pool.wait(place, ROOM - 2, 8, hop);
         assert_eq!((pool.free(place), pool.room(), pool.is_waiting()), (0, 0, true));
-        assert_eq!((pool.take_waiting(), pool.waiting(place).unwrap().1), (place, hop));
+        assert_eq!((pool.take_waiting(), pool.waiting(place).unwrap().2), (place, hop));
         assert_eq!(pool.waiting(place).unwrap().0, b"\0\0one");
         pool.settle(place);
         assert_eq!((pool.free(place), pool.room(), pool.is_waiting()), (0, 1, false));
+        let place = pool.put(b"one", 0, 0);
+        pool.wait(place, ROOM, 0, hop);
+        pool.free(place);
+        assert!(pool.is_full_for(0) && pool.give_up_waiting() && !pool.give_up_waiting());
+        assert!(!pool.is_full_for(0) && !pool.is_waiting() && pool.room() == 1);
     }
 }

@@ -57,8 +57,10 @@ struct Datagram {
     hash: u32,
     /// In the chain of the hash, or of the free places.
     next: u32,
+    /// Whose it is.
+    share: u32,
     /// By [`Order`].
-    links: [Links; 2],
+    links: [Links; 4],
     ends: Instant,
     ranges: Ranges,
     /// How long it is, once its last fragment has come; else 0.
@@ -93,6 +95,17 @@ enum Order {
     Age = 0,
     /// Those with frames that are held, as they came to have some.
     Holding = 1,
+    /// As [`Order::Age`], of one share.
+    OwnAge = 2,
+    /// As [`Order::Holding`], of one share.
+    OwnHolding = 3,
+}
+
+/// What the datagrams of one source have, or of few that a hash takes for one.
+#[derive(Clone, Copy, Debug, Default)]
+struct Share {
+    datagrams: u32,
+    lists: [Ends; 2],
 }
 
 /// What is known of a datagram with a fragment that has just come.
@@ -119,11 +132,15 @@ pub(crate) struct Table {
     free: u32,
     /// By [`Order`].
     lists: [Ends; 2],
+    shares: Vec<Share>,
+    /// Datagrams a share may have.
+    most: u32,
 }
 
 impl Table {
-    /// Room for so many datagrams, at least one.
+    /// Room for so many datagrams, at least one. A source may have an eighth of it.
     pub fn new(limit: u32, seed: [u64; 2]) -> Self {
+        let most = limit.div_ceil(8).max(1);
         let limit = limit.max(1) as usize;
         Table {
             key: hash::Key(seed),
@@ -132,16 +149,42 @@ impl Table {
             chains: vec![0; limit.next_power_of_two()],
             free: 0,
             lists: [Ends::default(); 2],
+            shares: vec![Share::default(); limit.next_power_of_two()],
+            most,
+        }
+    }
+
+    /// How many shares there are.
+    pub fn shares(&self) -> usize {
+        self.shares.len()
+    }
+
+    /// Whose the datagrams from an address are. IPv6 gives every network 64 bits of addresses, which count as one.
+    pub fn share(&self, source: IpAddr) -> u32 {
+        let source = match source {
+            IpAddr::V4(a) => u64::from(a.to_bits()),
+            IpAddr::V6(a) => (a.to_bits() >> 64) as u64,
+        };
+        self.key.hash([source, 0, 0, 0, 0]) & (self.shares.len() - 1) as u32
+    }
+
+    /// A list that a datagram is in or may be.
+    fn list(&mut self, order: Order, place: u32) -> &mut Ends {
+        let share = self.datagrams[place as usize].share as usize;
+        match order {
+            Order::Age | Order::Holding => &mut self.lists[order as usize],
+            Order::OwnAge => &mut self.shares[share].lists[0],
+            Order::OwnHolding => &mut self.shares[share].lists[1],
         }
     }
 
     /// Puts a datagram at the new end of a list.
     fn append(&mut self, order: Order, place: u32) {
-        let list = &mut self.lists[order as usize];
+        let list = self.list(order, place);
         let older = core::mem::replace(&mut list.newest, place + 1);
         match older.checked_sub(1) {
             Some(older) => self.datagrams[older as usize].links[order as usize].newer = place + 1,
-            None => list.oldest = place + 1,
+            None => self.list(order, place).oldest = place + 1,
         }
         self.datagrams[place as usize].links[order as usize] = Links { older, newer: 0 };
     }
@@ -151,11 +194,11 @@ impl Table {
         let Links { older, newer } = self.datagrams[place as usize].links[order as usize];
         match older.checked_sub(1) {
             Some(older) => self.datagrams[older as usize].links[order as usize].newer = newer,
-            None => self.lists[order as usize].oldest = newer,
+            None => self.list(order, place).oldest = newer,
         }
         match newer.checked_sub(1) {
             Some(newer) => self.datagrams[newer as usize].links[order as usize].older = older,
-            None => self.lists[order as usize].newest = older,
+            None => self.list(order, place).newest = older,
         }
     }
 
@@ -164,6 +207,7 @@ impl Table {
         let held = core::mem::take(&mut self.datagrams[place as usize].held);
         if held != 0 {
             self.unlink(Order::Holding, place);
+            self.unlink(Order::OwnHolding, place);
         }
         held
     }
@@ -194,14 +238,19 @@ impl Table {
         None
     }
 
-    /// The datagram that is to be given up next: the one that began first.
-    pub fn oldest(&self) -> Option<u32> {
+    /// The datagram that began first.
+    fn oldest(&self) -> Option<u32> {
         self.lists[Order::Age as usize].oldest.checked_sub(1)
     }
 
     /// The datagram of which frames are held for the longest time.
     pub fn oldest_holding(&self) -> Option<u32> {
         self.lists[Order::Holding as usize].oldest.checked_sub(1)
+    }
+
+    /// The datagram of a share of which frames are held for the longest time.
+    pub fn oldest_holding_of(&self, share: u32) -> Option<u32> {
+        self.shares.get(share as usize)?.lists[1].oldest.checked_sub(1)
     }
 
     /// The oldest datagram, if its time is over.
@@ -214,9 +263,18 @@ impl Table {
         self.oldest().map(|place| self.datagrams[place as usize].ends)
     }
 
-    /// Whether a fragment is of a datagram that there is no room for.
-    pub fn is_full_for(&self, key: &Key) -> bool {
-        self.free == 0 && self.datagrams.len() >= self.limit && self.find(key, self.hash(key)).is_none()
+    /// The datagram to be given up for a fragment of another, if there is no room for that or its source has its share already: the
+    /// one that began first, of that source if it has its share.
+    pub fn in_the_way_of(&self, key: &Key) -> Option<u32> {
+        let share = &self.shares[self.share(key.source) as usize];
+        let oldest = if share.datagrams >= self.most {
+            share.lists[0].oldest.checked_sub(1)
+        } else if self.free == 0 && self.datagrams.len() >= self.limit {
+            self.oldest()
+        } else {
+            None
+        };
+        oldest.filter(|_| self.find(key, self.hash(key)).is_none())
     }
 
     /// Takes notice of a fragment. There has to be room; nothing may be over.
@@ -240,12 +298,14 @@ impl Table {
         if start == 0 && fate != Fate::Unknown && first != end {
             stale = self.decide(place, Fate::Unknown);
             let datagram = &mut self.datagrams[place as usize];
-            (datagram.ranges, datagram.len) = (Ranges::default(), 0);
+            (datagram.ranges, datagram.len, datagram.first) = (Ranges::default(), 0, 0);
         }
         let datagram = &mut self.datagrams[place as usize];
         let is_beyond = datagram.len != 0 && end > datagram.len;
         let is_other_end = piece.is_last && (datagram.len != 0 && datagram.len != end || datagram.ranges.end() > end);
-        let added = if is_beyond || is_other_end { Added::Wrong } else { datagram.ranges.add(start, end) };
+        let is_other_first = start == 0 && datagram.first != 0 && datagram.first != end;
+        let added =
+            if is_beyond || is_other_end || is_other_first { Added::Wrong } else { datagram.ranges.add(start, end) };
         match added {
             Added::New => {}
             Added::Again | Added::TooMany => return Err((Reason::Fragment, 0)),
@@ -267,11 +327,13 @@ impl Table {
     }
 
     fn begin(&mut self, key: &Key, hash: u32, now: Instant) -> u32 {
+        let share = self.share(key.source);
         let datagram = Datagram {
             key: *key,
             hash,
             next: 0,
-            links: [Links::default(); 2],
+            share,
+            links: [Links::default(); 4],
             ends: now + LIFETIME,
             ranges: Ranges::default(),
             len: 0,
@@ -294,6 +356,8 @@ impl Table {
         let chain = self.chain(hash);
         self.datagrams[place as usize].next = core::mem::replace(&mut self.chains[chain], place + 1);
         self.append(Order::Age, place);
+        self.append(Order::OwnAge, place);
+        self.shares[share as usize].datagrams += 1;
         place
     }
 
@@ -315,6 +379,7 @@ impl Table {
         datagram.has_first |= is_first;
         if core::mem::replace(&mut datagram.held, held) == 0 {
             self.append(Order::Holding, place);
+            self.append(Order::OwnHolding, place);
         }
     }
 
@@ -328,7 +393,10 @@ impl Table {
     pub fn remove(&mut self, place: u32) -> u32 {
         let held = self.take_held(place);
         self.unlink(Order::Age, place);
-        let Datagram { hash, next, .. } = self.datagrams[place as usize];
+        self.unlink(Order::OwnAge, place);
+        let Datagram { hash, next, share, .. } = self.datagrams[place as usize];
+        let share = &mut self.shares[share as usize];
+        share.datagrams = share.datagrams.saturating_sub(1);
         let chain = self.chain(hash);
         if self.chains[chain] == place + 1 {
             self.chains[chain] = next;
@@ -354,7 +422,7 @@ mod tests {
     use core::net::Ipv4Addr;
 
     fn key(identification: u32) -> Key {
-        let source = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+        let source = IpAddr::V4(Ipv4Addr::new(10, 0, 0, identification as u8));
         Key { source, destination: source, identification, protocol: 17 }
     }
 
@@ -365,10 +433,16 @@ mod tests {
     const NOW: Instant = Instant::from_secs(5);
 
     #[test]
+    fn a_datagram_takes_what_the_configuration_says() {
+        let size = size_of::<Datagram>() + size_of::<Share>() + size_of::<u32>();
+        assert!((330..=370).contains(&size), "{size}");
+    }
+
+    #[test]
     fn what_begins_first_is_given_up_first() {
         let mut table = Table::new(3, [1, 2]);
         let places: Vec<_> = (0..3).map(|id| table.note(&key(id), &piece(8, 16, false), NOW).unwrap().place).collect();
-        assert!(table.is_full_for(&key(3)) && !table.is_full_for(&key(2)));
+        assert_eq!((table.in_the_way_of(&key(3)), table.in_the_way_of(&key(2))), (Some(places[0]), None));
         assert_eq!((table.oldest(), table.over(NOW), table.deadline()), (Some(places[0]), None, Some(NOW + LIFETIME)));
         table.remove(places[1]);
         assert_eq!(table.over(NOW + LIFETIME), Some(places[0]));
@@ -376,7 +450,7 @@ mod tests {
         assert_eq!(table.oldest(), Some(places[2]));
         table.note(&key(4), &piece(8, 16, false), NOW).unwrap();
         table.remove(places[2]);
-        assert!(!table.is_full_for(&key(9)));
+        assert_eq!(table.in_the_way_of(&key(9)), None);
         assert_eq!(table.note(&key(4), &piece(8, 16, false), NOW), Err((Reason::Fragment, 0)), "it is still there");
     }
 

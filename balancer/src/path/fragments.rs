@@ -5,13 +5,14 @@
 
 use super::{Decision, Moment, direct, nat, tuple};
 use crate::Balancer;
+use crate::checksum::ipv4_header;
 use crate::config::Config;
-use crate::connection::Direction;
+use crate::connection::{Direction, Tuple};
 use crate::fragment::{Fate, Follow, Key, Noted, Pool, ROOM, Table};
 use crate::frame::fragment::{Piece, piece};
 use crate::frame::transport::Transport;
 use crate::frame::{self, ETHERNET, Fragment, Headers, Ip, is_group, protocol};
-use crate::packet::{Offload, Packet, Reason, Verdict};
+use crate::packet::{Offload, Packet, Reason, Sink, Verdict};
 use crate::service::Protocol;
 use crate::service::table::NOBODY;
 use crate::time::Instant;
@@ -40,12 +41,35 @@ fn key(ip: &Ip, piece: &Piece) -> Key {
     }
 }
 
+/// Sends a frame, in IP fragments of `size` bytes of payload if that is not 0: of IPv4 without options then, as a tunnel makes it,
+/// that is in no fragments yet. Each is made where it lies, over the end of the one before it, which has gone.
+fn send(frame: &mut [u8], size: u16, sink: &mut dyn Sink) {
+    let (size, len) = (usize::from(size), frame.len());
+    let Some(&header) = frame.first_chunk::<{ ETHERNET + 20 }>().filter(|_| size != 0) else {
+        return sink.transmit(frame);
+    };
+    for from in (0..len.saturating_sub(header.len())).step_by(size) {
+        let end = (from + size + header.len()).min(len);
+        let Some(piece) = frame.get_mut(from..end) else { return };
+        let Some((head, _)) = piece.split_first_chunk_mut() else { return };
+        *head = header;
+        let field = (from / 8) as u16 | u16::from(end != len) << 13;
+        head[16..18].copy_from_slice(&((end - from - ETHERNET) as u16).to_be_bytes());
+        head[20..22].copy_from_slice(&field.to_be_bytes());
+        head[24..26].fill(0);
+        let sum = ipv4_header(&head[ETHERNET..]);
+        head[24..26].copy_from_slice(&sum.to_be_bytes());
+        sink.transmit(piece);
+    }
+}
+
 impl Fragments {
     /// With the sizes of a configuration.
     pub fn new(config: &Config) -> Self {
+        let table = Table::new(config.fragments, config.seed);
         Fragments {
-            table: Table::new(config.fragments, config.seed),
-            pool: Pool::new(config.held_fragments, ETHERNET + usize::from(config.mtu)),
+            pool: Pool::new(config.held_fragments, ETHERNET + usize::from(config.mtu), table.shares()),
+            table,
             is_deciding: false,
             one_packet: None,
         }
@@ -92,10 +116,8 @@ impl Balancer {
         let piece = piece(packet.head, ip)?;
         self.forget_fragments(moment.now);
         let key = key(ip, &piece);
-        if self.fragments.table.is_full_for(&key)
-            && let Some(oldest) = self.fragments.table.oldest()
-        {
-            self.forget(oldest);
+        if let Some(other) = self.fragments.table.in_the_way_of(&key) {
+            self.forget(other);
         }
         let noted = match self.fragments.table.note(&key, &piece, moment.now) {
             Ok(noted) => noted,
@@ -127,7 +149,11 @@ impl Balancer {
         moment: &mut Moment<'_>,
     ) -> Decision {
         let is_ready = match transport {
-            Some(transport) => transport.protocol != Protocol::Sctp || noted.len.is_some(),
+            Some(transport) => {
+                transport.protocol != Protocol::Sctp
+                    || noted.len.is_some()
+                    || self.stays_as_it_is(&tuple(ip, transport))
+            }
             None => noted.has_first && noted.len.is_some(),
         };
         if !is_ready {
@@ -149,6 +175,11 @@ impl Balancer {
         let held = self.fragments.table.decide(noted.place, fate);
         self.release(held, fate, moment);
         decision
+    }
+
+    /// Whether packets of a connection go on with the ports they have, and so with the checksum.
+    fn stays_as_it_is(&self, tuple: &Tuple) -> bool {
+        self.table.find(tuple).is_some_and(|(place, _)| self.table.get(place).is_one_way())
     }
 
     /// Decides on a first fragment as if it were all of its datagram. What is to become of the others, too.
@@ -174,6 +205,17 @@ impl Balancer {
         {
             // It was taken for all of its packet.
             decision = nat::adjust_sctp(packet.head, ip, [a, b, c, d], checksum, len).and(decision);
+        }
+        if let (Protocol::Sctp, None, 0, Ok(before), Ok(after)) = (
+            transport.protocol,
+            noted.len,
+            packet.start,
+            at_first.map(|header| [header[0], header[1], header[2], header[3]]),
+            nat::field::<4>(packet.head, ip.payload),
+        ) && before != *after
+        {
+            // Its connection was found to have ended, and another has other ports: its checksum cannot be told any more.
+            decision = Err(Reason::Fragment);
         }
         let found = self.table.find(&tuple).map(|(place, direction)| self.follow_of(place, direction, ip));
         let mut follow = self.fragments.one_packet.take().or(found);
@@ -289,14 +331,28 @@ impl Balancer {
         if !self.fragments.pool.fits(frame.len()) {
             return self.refuse(noted, Reason::Fragment);
         }
-        while self.fragments.pool.is_full() {
-            let Some(oldest) = self.fragments.table.oldest_holding() else { break };
+        let share = self.fragments.table.share(ip.source);
+        loop {
+            // Who has its share has only that to give up. What waits for a neighbour is given up only if nothing else is there.
+            let oldest = if self.fragments.pool.is_full_for(share) {
+                self.fragments.table.oldest_holding_of(share).unwrap_or(noted.place)
+            } else if !self.fragments.pool.is_full() {
+                break;
+            } else if let Some(oldest) = self.fragments.table.oldest_holding() {
+                oldest
+            } else if self.fragments.pool.give_up_waiting() {
+                self.counters.held = self.counters.held.saturating_sub(1);
+                self.counters.dropped[Reason::FragmentLost as usize] += 1;
+                continue;
+            } else {
+                break;
+            };
             if oldest == noted.place {
                 return self.refuse(noted, Reason::FragmentLost);
             }
             self.forget(oldest);
         }
-        let held = self.fragments.pool.put(frame, self.fragments.table.held(noted.place));
+        let held = self.fragments.pool.put(frame, self.fragments.table.held(noted.place), share);
         if held == 0 {
             return self.refuse(noted, Reason::FragmentLost);
         }
@@ -368,20 +424,18 @@ impl Balancer {
                 Ok(_) => work(self, &mut packet, &headers, moment),
                 Err(reason) => Some(Err(reason)),
             };
-            let (start, is_cut) = (ROOM as isize + isize::from(packet.start), packet.fragment != 0);
+            let (start, size) = (ROOM as isize + isize::from(packet.start), packet.fragment);
             if let Some(decision) = decision {
                 let start = usize::try_from(start).unwrap_or(ROOM);
                 let dropped = match decision {
-                    // Nobody could cut it.
-                    Ok(Verdict::Transmit | Verdict::Wait(_)) if is_cut => Some(Reason::TooBig),
                     Ok(Verdict::Transmit) => {
                         self.counters.held = self.counters.held.saturating_sub(1);
                         self.counters.forwarded += 1;
-                        moment.sink.transmit(bytes.get(start..ROOM + len).unwrap_or_default());
+                        send(bytes.get_mut(start..ROOM + len).unwrap_or_default(), size, moment.sink);
                         None
                     }
                     Ok(Verdict::Wait(hop)) => {
-                        self.fragments.pool.wait(place, start, hop);
+                        self.fragments.pool.wait(place, start, size, hop);
                         None
                     }
                     Ok(Verdict::Drop(reason)) | Err(reason) => Some(reason),
@@ -403,7 +457,7 @@ impl Balancer {
         }
         let mut link = self.fragments.pool.take_waiting();
         while link != 0 {
-            let Some((frame, hop)) = self.fragments.pool.waiting(link) else { break };
+            let Some((frame, size, hop)) = self.fragments.pool.waiting(link) else { break };
             let mac = self.neighbours.get(hop);
             let is_pending = mac.is_none() && self.neighbours.is_pending(hop);
             if !is_pending {
@@ -412,7 +466,7 @@ impl Balancer {
                         addresses[..6].copy_from_slice(&mac);
                         addresses[6..].copy_from_slice(&self.config.mac);
                         self.counters.forwarded += 1;
-                        moment.sink.transmit(frame);
+                        send(frame, size, moment.sink);
                     }
                     _ => self.counters.dropped[Reason::Unreachable as usize] += 1,
                 }
