@@ -121,7 +121,7 @@ pub struct Config {
     /// set; they are fewer if that would be more than a quarter, or half, of what is left of `table_memory`.
     pub sources: u32,
     /// Datagrams that come in fragments that can be followed at the same time: each for 30 seconds, or until all of it has come.
-    /// Each takes about 350 bytes. A source (of IPv6: 64 bits of addresses) may have an eighth of them.
+    /// Each takes about 320 bytes. A source (of IPv6: 64 bits of addresses) may have an eighth of them.
     pub fragments: u32,
     /// Fragments that can be held until the first of their datagram comes. Each takes the longest frame and 64 bytes. A
     /// source may have a quarter of them.
