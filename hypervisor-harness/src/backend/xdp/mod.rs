@@ -56,6 +56,8 @@ pub struct Xdp {
     /// Chunks to send in.
     free: Vec<u64>,
     looked: Option<Instant>,
+    /// Frames that the kernel said lie where none can.
+    astray: u64,
     gone: bool,
     counters: Counters,
     /// After the rings and the socket, which point into it.
@@ -124,6 +126,7 @@ impl Xdp {
             sent,
             free: chunks.collect(),
             looked: None,
+            astray: 0,
             gone: false,
             counters: Counters::default(),
             area,
@@ -144,8 +147,9 @@ impl Xdp {
         }
     }
 
-    /// Has the kernel send. Whether there is more than it takes now.
+    /// Has the kernel send. Whether that is to be tried again soon: there is more than it takes now, or than there is room for.
     fn flush(&mut self) -> bool {
+        self.reap();
         self.send.publish();
         for _ in 0..CALLS {
             if self.send.under_way() == 0 || !self.send.wants_call() {
@@ -162,7 +166,8 @@ impl Xdp {
                 }
             }
         }
-        self.send.under_way() != 0
+        // Where all chunks are on their way, somebody may wait for one, and nothing else tells of those that are back.
+        self.send.under_way() != 0 || self.free.is_empty()
     }
 
     /// Asks now and then whether the interface is still there, and what there was no room for. Returns when it will again.
@@ -177,7 +182,7 @@ impl Xdp {
             self.gone |= is_gone(&error);
         }
         if let Ok(lost) = self.socket.lost() {
-            self.counters.to_guest.dropped = lost;
+            self.counters.to_guest.dropped = lost + self.astray;
         }
         now + LOOK
     }
@@ -237,24 +242,29 @@ impl Backend for Xdp {
             // As often as the kernel is asked what there is.
             self.fill.publish();
         }
-        let Some(place) = self.received.peek() else {
-            if self.fill.wants_call()
-                && let Err(error) = self.socket.receive()
-            {
-                self.gone |= is_gone(&error);
+        while let Some(place) = self.received.peek() {
+            let length = NetHdr::LEN + place.length as usize;
+            if length > room.len() {
+                return Ok(Received::TooSmall(length));
             }
-            return Ok(Received::Empty);
-        };
-        let length = NetHdr::LEN + place.length as usize;
-        if length > room.len() {
-            return Ok(Received::TooSmall(length));
+            room.write(0, &[0; NetHdr::LEN]);
+            let is_whole = self.area.take(place, room, NetHdr::LEN) == place.length as usize;
+            self.give_back(place);
+            if !is_whole {
+                // Not within a chunk: the guest is not to take what lay in its buffer before for a frame.
+                self.astray += 1;
+                continue;
+            }
+            self.counters.to_guest.frames += 1;
+            self.counters.to_guest.bytes += u64::from(place.length);
+            return Ok(Received::Frame(length));
         }
-        room.write(0, &[0; NetHdr::LEN]);
-        self.area.take(place, room, NetHdr::LEN);
-        self.give_back(place);
-        self.counters.to_guest.frames += 1;
-        self.counters.to_guest.bytes += u64::from(place.length);
-        Ok(Received::Frame(length))
+        if self.fill.wants_call()
+            && let Err(error) = self.socket.receive()
+        {
+            self.gone |= is_gone(&error);
+        }
+        Ok(Received::Empty)
     }
 
     fn discard(&mut self) {
