@@ -46,15 +46,54 @@ enum Step {
     /// What the local stack sends.
     Own(Frame),
     Pass(u32),
-    AddService { service: u8, scheduler: u8, flags: u8 },
-    EditService { service: u8, scheduler: u8, flags: u8 },
-    Sysctl { which: u8, value: u8 },
-    Extra { service: u8, count: u8, port: Option<u8>, limits: (u8, u8) },
-    Mark { mark: u8, v6: bool, to: Option<u8>, udp: bool, delete: bool },
+    AddService {
+        service: u8,
+        scheduler: u8,
+        flags: u8,
+    },
+    EditService {
+        service: u8,
+        scheduler: u8,
+        flags: u8,
+    },
+    Sysctl {
+        which: u8,
+        value: u8,
+    },
+    Extra {
+        service: u8,
+        count: u8,
+        port: Option<u8>,
+        limits: (u8, u8),
+    },
+    Mark {
+        mark: u8,
+        v6: bool,
+        to: Option<u8>,
+        udp: bool,
+        delete: bool,
+    },
     DeleteService(u8),
-    AddDestination { service: u8, server: u8, forward: u8, weight: i8, upper: u8, lower: u8 },
-    EditDestination { service: u8, server: u8, forward: u8, weight: i8, upper: u8, lower: u8 },
-    DeleteDestination { service: u8, server: u8 },
+    AddDestination {
+        service: u8,
+        server: u8,
+        forward: u8,
+        weight: i8,
+        upper: u8,
+        lower: u8,
+    },
+    EditDestination {
+        service: u8,
+        server: u8,
+        forward: u8,
+        weight: i8,
+        upper: u8,
+        lower: u8,
+    },
+    DeleteDestination {
+        service: u8,
+        server: u8,
+    },
     Timeouts(u32, u32, u32),
     Zero,
 }
@@ -190,7 +229,7 @@ fn fragment(bytes: &mut Vec<u8>, v6: bool, (id, offset, more): (u8, u8, bool)) {
         bytes[18..20].copy_from_slice(&len.to_be_bytes());
     } else {
         bytes[18..20].copy_from_slice(&[0, id]);
-        bytes[20..22].copy_from_slice(&(offset / 8 | u16::from(more) << 13).to_be_bytes());
+        bytes[20..22].copy_from_slice(&((offset / 8) | (u16::from(more) << 13)).to_be_bytes());
     }
     // All but the last have a multiple of eight bytes.
     let odd = (bytes.len() - if v6 { 62 } else { 34 }) % 8;
@@ -401,6 +440,7 @@ fuzz_target!(|steps: Vec<Step>| {
                         PORTS[usize::from(port) % 4].saturating_add((count / 64).into()),
                     ),
                 });
+                let syn_cookies = (limits.0 & 32 != 0).then_some(u32::from(limits.0 & 16));
                 let limits = SourceLimits {
                     connections: (limits.0 % 4).into(),
                     rate: (limits.1 % 4).into(),
@@ -410,7 +450,6 @@ fuzz_target!(|steps: Vec<Step>| {
                     ..SourceLimits::default()
                 };
                 let announce = Announce::ALL[usize::from(count / 2) % 3];
-                let syn_cookies = (limits.0 & 32 != 0).then_some(u32::from(limits.0 & 16));
                 let extras = Extras { pool, announce, syn_cookies, limits };
                 let _ = balancer.set_extras((number != 255).then_some(&key), extras);
             }
