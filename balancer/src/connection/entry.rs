@@ -67,6 +67,8 @@ mod flag {
     pub const EXTRA: u32 = 1 << 31;
     /// Came by synchronization (IP_VS_CONN_F_SYNC).
     pub const SYNCED: u32 = 1 << 20;
+    /// What is known of it another balancer has told: no packet of it has come since.
+    pub const HEARSAY: u32 = 1 << 21;
 }
 
 const TCP: u32 = Protocol::Tcp as u32;
@@ -257,13 +259,6 @@ impl Entry {
         self.state
     }
 
-    /// Whether a connection that is known to be no template came from one.
-    #[inline(always)]
-    pub fn is_controlled(&self) -> bool {
-        debug_assert!(!self.is_template());
-        self.control != 0
-    }
-
     pub fn set_state(&mut self, state: u8) {
         self.state = state;
     }
@@ -283,9 +278,26 @@ impl Entry {
         self.flags |= flag::SYNCED;
     }
 
+    /// Whether no packet of it has come since another balancer told of it.
+    pub fn is_hearsay(&self) -> bool {
+        self.flags & flag::HEARSAY != 0
+    }
+
+    /// Says that a packet of it has come.
+    pub fn witness(&mut self) {
+        self.flags &= !flag::HEARSAY;
+    }
+
+    /// Whether somebody wants to know that a packet of this connection, which is no template, went through.
+    #[inline(always)]
+    pub fn is_watched(&self) -> bool {
+        self.control != 0 || self.flags & flag::HEARSAY != 0
+    }
+
     /// Takes over how far it has come elsewhere: the number of its state, and packets from the client.
     pub fn take_over(&mut self, state: u8, packets: u8) {
         (self.state, self.in_packets) = (state, packets);
+        self.flags |= flag::HEARSAY;
     }
 
     /// Packets from the client, up to 255.

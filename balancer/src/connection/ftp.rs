@@ -76,6 +76,16 @@ impl Ftp {
         Some(begins_line)
     }
 
+    /// From which number on the server's stream was changed last, and what is added up to there and from there on; `None` if nothing is.
+    pub fn moved(&self) -> Option<(u32, u32, u32)> {
+        self.changed.filter(|_| !self.is_unchanged()).map(|(_, at)| (at, self.before, self.after))
+    }
+
+    /// Goes on from what another balancer has moved, as [`Ftp::moved`] has it. In which mode its last line was read is not known.
+    pub fn resume(&mut self, at: u32, before: u32, after: u32) {
+        (self.changed, self.before, self.after) = (Some((Mode::Active, at)), before, after);
+    }
+
     /// Whether numbers stay as they are.
     pub fn is_unchanged(&self) -> bool {
         self.before == 0 && self.after == 0

@@ -247,6 +247,7 @@ impl Table {
     /// Says that a connection comes from a template, which stays as long as the connection.
     pub fn set_template(&mut self, place: u32, template: u32) {
         self.entries[template as usize].control += 1;
+        self.entries[template as usize].witness();
         self.entries[place as usize].control = template + 1;
     }
 
@@ -688,6 +689,11 @@ impl Table {
     /// Says that another balancer has told of a connection.
     pub fn set_synced(&mut self, place: u32) {
         self.entries[place as usize].set_synced();
+    }
+
+    /// Says that a packet of a connection has come, whatever others have told of it.
+    pub fn witness(&mut self, place: u32) {
+        self.entries[place as usize].witness();
     }
 
     /// Takes over how far a connection has come elsewhere.

@@ -22,10 +22,13 @@ pub(crate) fn tick(now: Instant) -> u64 {
     now.nanos() >> TICK_SHIFT
 }
 
-/// Ticks that cover a number of seconds.
+/// The longest anything lasts. Ticks wrap around, and what looks at one may be behind what has set it.
+const LONGEST: u32 = i32::MAX as u32 / 2;
+
+/// Ticks that cover a number of seconds, up to 208 days.
 pub(crate) const fn ticks(seconds: u32) -> u32 {
     let ticks = (seconds as u64 * 1_000_000_000).div_ceil(1 << TICK_SHIFT);
-    if ticks > i32::MAX as u64 { i32::MAX as u32 } else { ticks as u32 }
+    if ticks > LONGEST as u64 { LONGEST } else { ticks as u32 }
 }
 
 /// Whole seconds from `now` to `tick`; 0 if it has come.

@@ -28,9 +28,11 @@ pub(crate) struct Key {
 pub(crate) struct Follow {
     pub direction: Direction,
     pub is_tunnel: bool,
+    /// It goes around the balancer.
+    pub is_bypass: bool,
     /// Place of the destination in the pool.
     pub destination: u32,
-    /// The address of that, as it was then.
+    /// The address of that, as it was then; of a connection without one here, where it goes.
     pub server: IpAddr,
     /// Where the first came from and went to once it was rewritten, if it was.
     pub ends: (IpAddr, IpAddr),

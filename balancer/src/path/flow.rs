@@ -244,7 +244,7 @@ impl Balancer {
     pub(super) fn track(&mut self, place: u32, seen: Seen, transport: &Transport, now: Instant) {
         let entry = self.table.get(place);
         let (state, timeout) = self.timers.after(entry.state_of_connection(), seen, transport);
-        let is_watched = entry.is_controlled() | self.sync.is_telling;
+        let is_watched = entry.is_watched() | self.sync.is_telling;
         let active = is_active(transport.protocol, state);
         if active != entry.is_active() {
             let destination = &mut self.services.pool[entry.destination as usize];
@@ -265,6 +265,7 @@ impl Balancer {
     /// A packet of a connection went through of which somebody wants to know: its template, or who synchronizes.
     #[cold]
     fn tracked(&mut self, place: u32, seen: Seen, now: Instant) {
+        self.table.witness(place);
         if self.table.get(place).template().is_some() {
             self.assure(place, seen);
         }

@@ -107,6 +107,9 @@ impl Balancer {
             return Err(Reason::Malformed);
         }
         if is_group(packet.head) {
+            if let Some(transport) = transport {
+                self.miss_message(ip, transport);
+            }
             return Err(Reason::NotToUs);
         }
         // Of packets that would not be taken, nothing is kept.
@@ -197,6 +200,8 @@ impl Balancer {
         (self.fragments.is_deciding, self.fragments.one_packet) = (true, None);
         let mut decision = match self.table.find(&tuple) {
             Some(found) => self.flow_apart(packet, &whole, transport, found, moment),
+            // It was held for the sake of a connection that has ended.
+            None if self.is_passive() => Err(Reason::NotOurs),
             None => self.unknown(packet, &whole, transport, moment),
         };
         self.fragments.is_deciding = false;
@@ -242,8 +247,9 @@ impl Balancer {
         Follow {
             direction,
             is_tunnel: entry.is_tunnel(),
+            is_bypass: entry.is_bypass(),
             destination: entry.destination,
-            server: destination.key.address,
+            server: if entry.destination == NOBODY { self.table.server(place).0 } else { destination.key.address },
             ends: (ip.source, ip.destination),
             is_local: destination.local && direction == Direction::Inbound,
             hash: entry.hashes[0],
@@ -283,7 +289,7 @@ impl Balancer {
         (packets, bytes): (u64, u64),
         moment: &mut Moment<'_>,
     ) -> Decision {
-        if follow.destination == NOBODY {
+        if follow.is_bypass {
             return self.pass(packet, ip, ip.len(), moment);
         }
         let destination = &self.services.pool[follow.destination as usize];
@@ -301,8 +307,12 @@ impl Balancer {
             nat::readdress(packet.head, ip, follow.ends, hops)?;
             return self.transmit(packet, way, &to, moment);
         }
-        if !is_there {
+        let is_unbound = follow.destination == NOBODY && !follow.is_tunnel;
+        if !is_there && !is_unbound {
             return Err(Reason::DestinationGone);
+        }
+        if is_unbound {
+            return self.follow_unbound(packet, ip, follow, moment);
         }
         self.count(follow.destination, |stats| {
             stats.in_packets += packets;
@@ -323,6 +333,24 @@ impl Balancer {
         }
         nat::readdress(packet.head, ip, follow.ends, hops)?;
         self.transmit_to(packet, follow.destination, way, &follow.server, moment)
+    }
+
+    /// Sends a packet of a connection that came by synchronization to its server, which is no destination here. It counts for nobody.
+    #[cold]
+    fn follow_unbound(
+        &mut self,
+        packet: &mut Packet<'_>,
+        ip: &Ip,
+        follow: &Follow,
+        moment: &mut Moment<'_>,
+    ) -> Decision {
+        self.may_pass(packet, ip, ip.len(), self.config.mtu, moment)?;
+        let way = self.route(packet, ip, &follow.server, moment)?;
+        if follow.ends.1 == ip.destination {
+            direct(way)?;
+        }
+        nat::readdress(packet.head, ip, follow.ends, ip.hops.saturating_sub(1))?;
+        self.resolve(packet, way, &follow.server, moment)
     }
 
     /// Keeps a fragment that is not to go on yet.

@@ -38,7 +38,7 @@ fn sum_at(offset: usize, bytes: &[u8]) -> u16 {
 
 impl Balancer {
     /// Whether a new connection is one over which FTP is spoken, and is to be listened in to.
-    pub(super) fn speaks_ftp(&self, new: &New) -> bool {
+    pub(crate) fn speaks_ftp(&self, new: &New) -> bool {
         i32::from(new.virtual_port) == self.sysctls.ftp_port
             && new.protocol == Protocol::Tcp
             && new.forward == Forward::Masquerade

@@ -134,10 +134,11 @@ impl Balancer {
         let waiting = self.counters.waiting;
         self.neighbours.at(moment.now);
         if self.is_passive() {
-            return self.run_passive(burst, moment);
-        }
-        for packets in burst.chunks_mut(BURST) {
-            self.burst(packets, moment);
+            self.run_passive(burst, moment);
+        } else {
+            for packets in burst.chunks_mut(BURST) {
+                self.burst(packets, moment);
+            }
         }
         if self.sync.is_waiting {
             self.send_due(moment);
@@ -236,23 +237,24 @@ impl Balancer {
 
     /// Whether nothing is balanced for now, because this is a backup (sysctl `backup_only`).
     #[inline(always)]
-    fn is_passive(&self) -> bool {
+    pub(super) fn is_passive(&self) -> bool {
         self.sysctls.backup_only != 0 && self.sync.is_backup()
     }
 
-    /// Decides on frames while nothing is balanced: what is for one of our addresses is the local stack's. Replies of servers go
-    /// on, as in Linux.
+    /// Decides on frames while nothing is balanced: what is for one of our addresses is the local stack's, whole or in fragments.
+    /// Replies of servers go on, and errors about what they were sent, as in Linux.
     #[cold]
     fn run_passive(&mut self, burst: &mut [Packet<'_>], moment: &mut Moment<'_>) {
         for packet in burst {
             let mut headers = Headers::NONE;
             let len = packet.len.max(packet.head.len());
             let decision = match frame::parse_into(&mut headers, packet.head, len, &self.config.mac) {
-                Ok(Kind::Flow) => {
+                Ok(kind @ (Kind::Flow | Kind::First)) => {
                     let Headers { ip, transport } = &headers;
-                    match self.table.find(&tuple(ip, transport)) {
+                    let found = self.table.find(&tuple(ip, transport));
+                    match found.filter(|&(place, _)| !self.table.is_over(place, moment.now)) {
                         Some((place, Direction::Outbound)) => {
-                            self.flow_apart(packet, ip, transport, (place, Direction::Outbound), moment)
+                            self.decide(packet, kind, &headers, Some((place, Direction::Outbound)), moment)
                         }
                         _ if is_group(packet.head) => {
                             let is_taken = self.take_datagram(packet, ip, transport, moment);
@@ -261,6 +263,9 @@ impl Balancer {
                         _ if self.is_ours(ip.destination) => Ok(Verdict::Local),
                         _ => Err(Reason::NotOurs),
                     }
+                }
+                Ok(Kind::Other) if headers.ip.fragment == Fragment::Later && self.is_ours(headers.ip.destination) => {
+                    Ok(Verdict::Local)
                 }
                 Ok(kind) => self.decide(packet, kind, &headers, None, moment),
                 Err(reason) => Err(reason),

@@ -30,6 +30,9 @@ impl Balancer {
             return Ok(None);
         }
         let found = self.table.find(&answer).filter(|&(place, _)| !self.table.is_over(place, moment.now));
+        if self.is_passive() && !matches!(found, Some((_, Direction::Outbound))) {
+            return Ok(None);
+        }
         if let Some(found) = found {
             return self.relay_error(packet, ip, &quote, found, moment).map(Some);
         }

@@ -10,6 +10,7 @@ use crate::frame::{Fragment, Ip, is_group};
 use crate::icmp::KEY_EXCHANGE;
 use crate::packet::{Packet, Reason, Verdict};
 use crate::service::Protocol;
+use crate::service::table::NOBODY;
 
 impl Balancer {
     /// A packet of AH or ESP: sent on if it belongs to a connection, `None` if not.
@@ -31,6 +32,9 @@ impl Balancer {
         let Some((place, direction)) = found else { return Ok(None) };
         let entry = self.table.get(place);
         let (is_one_way, state) = (entry.is_one_way(), entry.state());
+        if self.is_passive() && direction == Direction::Inbound {
+            return Ok(None);
+        }
         if entry.is_extra() {
             // Its other end is told by ports.
             return Ok(None);
@@ -49,10 +53,15 @@ impl Balancer {
             Direction::Inbound => (ip.source, server),
             Direction::Outbound => (service, ip.destination),
         };
-        let is_gone = direction == Direction::Inbound && !self.services.pool[follow.destination as usize].available;
+        let is_gone = direction == Direction::Inbound
+            && match follow.destination {
+                NOBODY => follow.is_tunnel,
+                destination => !self.services.pool[destination as usize].available,
+            };
         if !is_gone {
             let (seen, timeout) = (u8::from(direction == Direction::Inbound), self.timers.udp());
             self.table.touch(place, state, seen, moment.now, timeout);
+            self.table.witness(place);
         }
         // Fragments, of which each has all there is to see, are one packet.
         let packets = u64::from(ip.fragment != Fragment::Later);

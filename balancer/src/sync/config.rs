@@ -106,8 +106,8 @@ impl Daemon {
             (DaemonRole::Backup, 0) => config.mtu.max(USUAL_MTU) - headers,
             (DaemonRole::Backup, len) => len.clamp(LEAST_BACKUP, u16::MAX - headers),
             (DaemonRole::Master, len) => {
-                let most = USUAL_MTU.min(config.mtu).saturating_sub(headers).max(1);
-                if len == 0 { most } else { len.min(most) }
+                let most = |mtu: u16| mtu.saturating_sub(headers).max(1);
+                if len == 0 { most(USUAL_MTU.min(config.mtu)) } else { len.min(most(config.mtu)) }
             }
         };
         Ok(Daemon {

@@ -2,7 +2,7 @@
 
 use core::net::IpAddr;
 
-use super::message::{Fault, HEADER_V0, Message, Record, flag};
+use super::message::{Fault, HEADER_V0, Message, Record, Sequence, flag};
 use super::notice::Notice;
 use super::{DaemonRole, Sync};
 use crate::checksum::Sum;
@@ -12,18 +12,15 @@ use crate::frame::transport::Transport;
 use crate::frame::{Fragment, Ip, protocol};
 use crate::packet::Packet;
 use crate::path::Moment;
+use crate::route::Way;
 use crate::service::table::NOBODY;
 use crate::service::{DestinationKey, Family, Forward, Protocol, ServiceKey};
 use crate::{Balancer, Instant};
 
 /// Seconds a template stays of which no time is told.
 const TEMPLATE: u32 = 3 * 60;
-/// States that templates have.
-const TEMPLATE_STATES: u16 = 2;
-
-/// What a connection here cannot be: without its client's port or with sequence numbers that are moved, as FTP has them, or of one
-/// packet.
-const NOT_HERE: u32 = flag::ONE_PACKET | flag::NO_CLIENT_PORT | flag::SEQUENCES;
+/// In the state of a template: a connection of it came about. Nothing else is.
+const ASSURED: u16 = 1;
 
 /// What became of a connection in a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +56,11 @@ impl Balancer {
             return false;
         }
         // Our own that came back, and what claims to be.
-        if self.routes.is_own(ip.source) || ip.fragment != Fragment::Whole {
+        if self.routes.is_own(ip.source) {
+            return true;
+        }
+        if ip.fragment != Fragment::Whole {
+            self.sync.counters.malformed_messages += 1;
             return true;
         }
         let Some(datagram) = packet.head.get(ip.payload..ip.end) else {
@@ -89,9 +90,21 @@ impl Balancer {
             0 => payload.len().max(1),
             size => size,
         };
+        if payload.is_empty() {
+            self.sync.counters.malformed_messages += 1;
+        }
         let ends = (ip.source, transport.source_port, port);
         payload.chunks(size).for_each(|message| self.take_message(message, ends, moment.now));
         true
+    }
+
+    /// A part of a datagram to a group: if that was a message, it is none for us.
+    pub(crate) fn miss_message(&mut self, ip: &Ip, transport: &Transport) {
+        let is_one =
+            transport.protocol == Protocol::Udp && self.sync.listens(ip.destination, transport.destination_port);
+        if is_one && !self.routes.is_own(ip.source) {
+            self.sync.counters.malformed_messages += 1;
+        }
     }
 
     /// A packet to a group: somebody may ask who its members are.
@@ -157,14 +170,20 @@ impl Balancer {
         };
         match notice {
             Notice::Ask => {
-                if let Some(master) = self.sync.master.as_mut().filter(|master| concerns(&master.daemon)) {
-                    // One that is under way has sent some already.
-                    master.again |= master.resync.is_none_or(|(place, _)| place > 0);
+                // It is much for a few bytes: not for who may be anywhere.
+                let is_near = self.routes.way(&ends.0) == Some(Way::Link);
+                if is_near && let Some(master) = self.sync.master.as_mut().filter(|master| concerns(&master.daemon)) {
+                    // One that is under way has sent some already, and what nobody has asked for is not all.
+                    master.again |= master.resync.is_none_or(|resync| resync.began.is_some() || !resync.is_asked);
+                }
+            }
+            Notice::All => {
+                if let Some(backup) = self.sync.backup.as_mut().filter(|backup| concerns(&backup.daemon)) {
+                    backup.questions = 0;
                 }
             }
             Notice::Report { incarnation, sent } => {
                 if let Some(backup) = self.sync.backup.as_mut().filter(|backup| concerns(&backup.daemon)) {
-                    // A master that tells of itself sends everything when it is asked: that is done.
                     self.sync.counters.lost_messages += backup.peers.reported(ends, incarnation, sent);
                 }
             }
@@ -188,45 +207,58 @@ impl Balancer {
             None => &[],
             Some(_) => return Outcome::Refused,
         };
-        let state = record.state as u8;
+        let state = if is_template { record.state & ASSURED } else { record.state } as u8;
         let timeout = match record.timeout {
             0 if is_template => ticks(TEMPLATE),
             0 => ticks(self.timers.seconds(protocol, state)),
             seconds => ticks(seconds),
         };
-        let found = if is_template {
-            self.table.find_template(&tuple, call_id)
-        } else {
-            match self.table.find(&tuple) {
+        let found = match is_template {
+            true => self.table.find_template(&tuple, call_id),
+            false => match self.table.find(&tuple) {
                 Some((_, Direction::Outbound)) => return Outcome::Refused,
-                Some((place, Direction::Inbound)) if self.table.server(place) != record.destination => {
-                    if record.flags & flag::INACTIVE != 0 {
-                        // It tells the end of a connection that was replaced here.
-                        return Outcome::Ignored;
-                    }
-                    self.end(place);
-                    None
-                }
                 found => found.map(|(place, _)| place),
+            },
+        };
+        if found.is_some() && record.flags & flag::HEARSAY != 0 {
+            // Whoever tells it knows no better: it may be long over, and another have its ports.
+            return Outcome::Ignored;
+        }
+        let is_other = |place: u32| !is_template && self.table.server(place) != record.destination;
+        if found.is_some_and(is_other) && record.flags & flag::INACTIVE != 0 {
+            // It tells the end of a connection that was replaced here.
+            return Outcome::Ignored;
+        }
+        let to = self.aim(record, protocol, call_id);
+        let is_unbound = |place: u32| self.table.get(place).destination == NOBODY;
+        let (place, outcome) = match (found, to) {
+            (Some(place), _) if !is_other(place) && !is_unbound(place) => (place, Outcome::Updated),
+            (Some(place), Some((NOBODY, _)) | None) if !is_other(place) => (place, Outcome::Updated),
+            // Nothing ends for what cannot be.
+            (_, None) => return Outcome::Refused,
+            (found, Some(to)) => {
+                let outcome =
+                    if found.is_some_and(|place| !is_other(place)) { Outcome::Updated } else { Outcome::Created };
+                if let Some(place) = found {
+                    self.end(place);
+                }
+                match self.make(record, &tuple, to, call_id, now, timeout) {
+                    Ok(place) => (place, outcome),
+                    Err(Full) => return Outcome::Full,
+                }
             }
         };
-        let (place, outcome) = match found {
-            Some(place) if self.table.get(place).destination == NOBODY => match self.destination_of(record, protocol) {
-                Some(_) => {
-                    self.end(place);
-                    match self.make(record, &tuple, call_id, now, timeout) {
-                        Ok(place) => (place, Outcome::Updated),
-                        Err(outcome) => return outcome,
-                    }
-                }
-                None => (place, Outcome::Updated),
-            },
-            Some(place) => (place, Outcome::Updated),
-            None => match self.make(record, &tuple, call_id, now, timeout) {
-                Ok(place) => (place, Outcome::Created),
-                Err(outcome) => return outcome,
-            },
-        };
+        if let Some([_, out]) = record.sequences
+            && is_moved(out)
+        {
+            self.table.listen_to_ftp(place, out.initial);
+            let Some(ftp) = self.table.ftp_mut(place) else {
+                // Without its numbers, the connection would be of no use to its client.
+                self.end(place);
+                return Outcome::Full;
+            };
+            ftp.resume(out.initial, out.previous, out.delta);
+        }
         if !is_template {
             self.activate(place, record.flags & flag::INACTIVE == 0);
         }
@@ -263,15 +295,23 @@ impl Balancer {
             };
             unicast && !self.routes.is_own(address)
         };
-        if !host(record.destination.0) || record.flags & NOT_HERE != 0 {
+        // What waits for its client's port belongs to a connection that messages do not name.
+        if !host(record.destination.0) || record.flags & flag::NO_CLIENT_PORT != 0 {
             return None;
+        }
+        if let Some([to_server, to_client]) = record.sequences {
+            // Numbers of the client are never moved here, and others only where FTP is spoken.
+            let is_ftp = i32::from(record.service.1) == self.sysctls.ftp_port;
+            if is_moved(to_server) || is_moved(to_client) && !is_ftp {
+                return None;
+            }
         }
         if record.flags & flag::TEMPLATE != 0 {
             let protocol = match record.protocol {
                 0 => Protocol::Ip,
                 number => Protocol::from_number(number.into()).ok()?,
             };
-            return (record.state < TEMPLATE_STATES).then_some(protocol);
+            return Some(protocol);
         }
         let protocol = Protocol::from_number(record.protocol.into()).ok()?;
         let is_state = usize::from(record.state) < self.timers.states(protocol);
@@ -300,29 +340,30 @@ impl Balancer {
         ports.into_iter().find_map(|port| self.services.destination(service, &DestinationKey { address, port }))
     }
 
+    /// The destination of a record's connection or template and how it goes there, if there is none here too. `None` if it is one
+    /// that cannot be.
+    fn aim(&self, record: &Record<'_>, protocol: Protocol, call_id: &[u8]) -> Option<(u32, Forward)> {
+        if !call_id.is_empty() && !self.table.has_call_ids() {
+            return None;
+        }
+        if let Some(place) = self.destination_of(record, protocol) {
+            return Some((place, self.services.pool[place as usize].config.forward));
+        }
+        let forward = Forward::from_flags(record.flags & flag::FORWARD).ok()?;
+        (!matches!(forward, Forward::Local | Forward::Bypass)).then_some((NOBODY, forward))
+    }
+
     /// Makes a connection or template of a record, bound to its destination if there is one.
     fn make(
         &mut self,
         record: &Record<'_>,
         tuple: &Tuple,
+        (destination, forward): (u32, Forward),
         call_id: &[u8],
         now: Instant,
         timeout: u32,
-    ) -> Result<u32, Outcome> {
+    ) -> Result<u32, Full> {
         let is_template = record.flags & flag::TEMPLATE != 0;
-        if !call_id.is_empty() && !self.table.has_call_ids() {
-            return Err(Outcome::Refused);
-        }
-        let (destination, forward) = match self.destination_of(record, tuple.protocol) {
-            Some(place) => (place, self.services.pool[place as usize].config.forward),
-            None => {
-                let forward = Forward::from_flags(record.flags & flag::FORWARD).map_err(|_| Outcome::Refused)?;
-                if matches!(forward, Forward::Local | Forward::Bypass) {
-                    return Err(Outcome::Refused);
-                }
-                (NOBODY, forward)
-            }
-        };
         let new = New {
             protocol: tuple.protocol,
             client: tuple.source,
@@ -335,7 +376,10 @@ impl Balancer {
             destination,
             template: is_template,
         };
-        let place = self.insert(&new, None, call_id, now, timeout.max(1)).map_err(|Full| Outcome::Full)?;
+        let place = self.insert(&new, None, call_id, now, timeout.max(1))?;
+        if !is_template && self.speaks_ftp(&new) {
+            self.table.speak_ftp(place);
+        }
         self.table.set_synced(place);
         let destination = &mut self.services.pool[destination as usize];
         if is_template {
@@ -345,4 +389,9 @@ impl Balancer {
         }
         Ok(place)
     }
+}
+
+/// Whether numbers of a stream are not what its sender says.
+fn is_moved(sequence: Sequence) -> bool {
+    sequence.delta != 0 || sequence.previous != 0
 }

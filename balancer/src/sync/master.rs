@@ -80,7 +80,12 @@ struct State {
     end: u32,
     /// The state in which it was told last.
     state: u8,
+    /// Its packets are counted here.
+    is_counted: bool,
 }
+
+/// Connections whose states lie together: filled in when the first of them is looked at, as all at once would take too long.
+const PAGE: usize = 1024;
 
 /// Messages to a port.
 #[derive(Debug, Default)]
@@ -95,23 +100,47 @@ struct Port {
     reported: u64,
 }
 
+/// How far sending all connections has come.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Resync {
+    /// The place that is next, and where it ends.
+    pub next: u32,
+    pub places: u32,
+    /// Somebody has asked.
+    pub is_asked: bool,
+    pub began: Option<Instant>,
+    /// When it goes on.
+    pub turn: Instant,
+}
+
+impl Resync {
+    /// One that has not begun.
+    pub fn new(places: u32, is_asked: bool) -> Self {
+        Resync { next: 0, places, is_asked, began: None, turn: Instant::ZERO }
+    }
+}
+
 /// A master.
 #[derive(Debug)]
 pub(super) struct Master {
     pub daemon: Daemon,
-    /// By the place of a connection.
-    states: Vec<State>,
+    /// By the place of a connection, in pages of [`PAGE`], each empty or full.
+    states: Vec<Vec<State>>,
+    /// When it began, in [`jiffies`].
+    began: u32,
     /// Memory for messages.
     free: Vec<Vec<u8>>,
     ports: Vec<Port>,
     /// Messages that can wait for a port, by the memory there is.
     limit: usize,
-    /// Where sending of all connections has come to, and the place it ends at.
-    pub resync: Option<(u32, u32)>,
+    /// All connections are being sent.
+    pub resync: Option<Resync>,
     /// They are to be sent again, because somebody has asked meanwhile.
     pub again: bool,
-    /// When sending all began last.
+    /// Until when they are not sent again.
     pub resynced: Option<Instant>,
+    /// Messages that were finished.
+    pub filled: u64,
     /// Tells it from one that was started before.
     pub incarnation: u64,
     /// When the numbers of messages were told last.
@@ -122,11 +151,23 @@ pub(super) struct Master {
 
 impl Master {
     /// One that has sent nothing, for a table of so many places. All memory is taken here.
-    pub fn new(daemon: Daemon, places: u32, ports: usize, sysctls: &Sysctls, incarnation: u64) -> Result<Self, Errno> {
+    pub fn new(
+        daemon: Daemon,
+        places: u32,
+        ports: usize,
+        sysctls: &Sysctls,
+        incarnation: u64,
+        now: Instant,
+    ) -> Result<Self, Errno> {
         let memory = |_| Errno::OutOfMemory;
         let mut states = Vec::new();
-        states.try_reserve_exact(places as usize).map_err(memory)?;
-        states.resize(places as usize, State::default());
+        let pages = (places as usize).div_ceil(PAGE);
+        states.try_reserve_exact(pages).map_err(memory)?;
+        for _ in 0..pages {
+            let mut page = Vec::new();
+            page.try_reserve_exact(PAGE).map_err(memory)?;
+            states.push(page);
+        }
         let waiting = (sysctls.sync_qlen_max.max(0) as usize).min(BUFFERS_MAX);
         let mut free = Vec::new();
         free.try_reserve_exact(waiting + ports).map_err(memory)?;
@@ -145,35 +186,50 @@ impl Master {
         Ok(Master {
             daemon,
             states,
+            began: jiffies(now) & !3,
             free,
             ports: list,
             limit: waiting,
             resync: None,
             again: false,
             resynced: None,
+            filled: 0,
             incarnation,
             reported: Instant::ZERO,
             waits_since: None,
         })
     }
 
-    /// A connection or template is new; it has had so many packets.
-    pub fn begin(&mut self, place: u32, packets: u32, now: Instant) {
-        if let Some(state) = self.states.get_mut(place as usize) {
-            *state = State { packets, end: jiffies(now) & !3, state: 0 };
+    /// What is remembered of the connection at a place.
+    fn state(&mut self, place: u32) -> Option<&mut State> {
+        let page = self.states.get_mut(place as usize / PAGE)?;
+        if page.is_empty() {
+            // There is memory for as many.
+            page.resize(PAGE, State { end: self.began, ..State::default() });
+        }
+        page.get_mut(place as usize % PAGE)
+    }
+
+    /// A connection or template is new.
+    pub fn begin(&mut self, place: u32, now: Instant) {
+        if let Some(state) = self.state(place) {
+            *state = State { packets: 0, end: jiffies(now) & !3, state: 0, is_counted: true };
         }
     }
 
     /// A connection or template is as a message of another master has it.
     pub fn set(&mut self, place: u32, packets: u32, number: u8) {
-        if let Some(state) = self.states.get_mut(place as usize) {
-            (state.packets, state.state) = (packets, number);
+        if let Some(state) = self.state(place) {
+            (state.packets, state.state, state.is_counted) = (packets, number, true);
         }
     }
 
-    /// Counts a packet of a connection, and returns how many it has had.
-    pub fn count(&mut self, place: u32) -> u32 {
-        self.states.get_mut(place as usize).map_or(0, |state| {
+    /// Counts a packet of a connection, and returns how many it has had. It had so many `before`, if it is older than the master.
+    pub fn count(&mut self, place: u32, before: u32) -> u32 {
+        self.state(place).map_or(0, |state| {
+            if !state.is_counted {
+                (state.packets, state.is_counted) = (before, true);
+            }
             state.packets = state.packets.wrapping_add(1);
             state.packets
         })
@@ -181,7 +237,7 @@ impl Master {
 
     /// Whether a connection is to be told now (ip_vs_sync_conn_needed).
     pub fn needs(&mut self, place: u32, case: &Case, packets: u32, sysctls: &Sysctls, now: Instant) -> bool {
-        let Some(state) = self.states.get_mut(place as usize) else { return false };
+        let Some(state) = self.state(place) else { return false };
         if !case.is_template && (sysctls.sync_persist_mode != 0 && case.is_persistent || !case.is_told()) {
             return false;
         }
@@ -224,6 +280,7 @@ impl Master {
             pushed = draft.version == version && draft.push(record, size);
             if !pushed && let Some((draft, _)) = port.draft.take() {
                 let (bytes, connections) = draft.finish();
+                self.filled += 1;
                 if port.queue.len() < (sysctls.sync_qlen_max.max(0) as usize).min(self.limit) {
                     port.queue.push_back((bytes, connections));
                     self.waits_since.get_or_insert(now);
@@ -259,6 +316,12 @@ impl Master {
     /// How many messages are finished.
     pub fn waiting(&self) -> usize {
         self.ports.iter().map(|port| port.queue.len()).sum()
+    }
+
+    /// Whether fewer messages wait than `most`, and than may wait for a port. If none may, whatever is told is lost.
+    pub fn has_room(&self, most: usize, sysctls: &Sysctls) -> bool {
+        let may_wait = (sysctls.sync_qlen_max.max(0) as usize).min(self.limit);
+        may_wait == 0 || self.waiting() < most.min(may_wait)
     }
 
     /// Finishes messages that have waited long enough.
@@ -319,8 +382,8 @@ mod tests {
 
     fn master() -> Master {
         let daemon = Daemon { max_len: 1472, ..Daemon::new(DaemonRole::Master) };
-        let mut master = Master::new(daemon, 4, 1, &Sysctls::default(), 1).unwrap();
-        master.begin(0, 0, Instant::from_secs(1000));
+        let mut master = Master::new(daemon, 4, 1, &Sysctls::default(), 1, Instant::from_secs(1000)).unwrap();
+        master.begin(0, Instant::from_secs(1000));
         master
     }
 
@@ -381,7 +444,7 @@ mod tests {
     fn a_full_queue_counts_what_it_loses() {
         let knobs = knobs(&[("sync_qlen_max", 1)]);
         let daemon = Daemon { max_len: 1, ..Daemon::new(DaemonRole::Master) };
-        let mut m = Master::new(daemon, 4, 1, &knobs, 1).unwrap();
+        let mut m = Master::new(daemon, 4, 1, &knobs, 1, Instant::ZERO).unwrap();
         let mut count = SyncCounters::default();
         let ip = |last| (core::net::IpAddr::from([10, 0, 0, last]), 80);
         let record = Record {

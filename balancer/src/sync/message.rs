@@ -59,10 +59,15 @@ pub(super) mod flag {
     pub const NO_OUTPUT: u32 = 0x0080;
     pub const INACTIVE: u32 = 0x0100;
     pub const SEQUENCES: u32 = 0x0600;
+    /// Those of the server's stream.
+    pub const SEQUENCES_OUT: u32 = 0x0400;
     /// The client's port is not known yet.
     pub const NO_CLIENT_PORT: u32 = 0x0800;
     pub const TEMPLATE: u32 = 0x1000;
-    pub const ONE_PACKET: u32 = 0x2000;
+    /// Not Linux's, which does not look at it in version 1: the sender has only heard of it, and seen no packet since.
+    pub const HEARSAY: u32 = 0x8000_0000;
+    /// What Linux looks at when it receives (IP_VS_CONN_F_BACKUP_MASK), and ours.
+    pub const RECEIVED: u32 = FORWARD | NO_OUTPUT | INACTIVE | SEQUENCES | NO_CLIENT_PORT | TEMPLATE | HEARSAY;
 }
 
 /// How far the sequence numbers of a direction are moved (struct ip_vs_seq).
@@ -241,7 +246,7 @@ impl<'a> Records<'a> {
         }
         Ok(Record {
             protocol: fixed[1],
-            flags,
+            flags: flags & flag::RECEIVED,
             state: short(22),
             client: (address(8), short(2)),
             service: (address(12), short(4)),
@@ -275,7 +280,7 @@ impl<'a> Records<'a> {
         let [client, service, destination] = addresses;
         Ok(Record {
             protocol: fixed[1],
-            flags: long(4),
+            flags: long(4) & flag::RECEIVED,
             state: short(8),
             client: (client, short(10)),
             service: (service, short(12)),
@@ -527,9 +532,11 @@ mod tests {
                 engine: with_engine.then_some((&data[..], &b"sip"[..])),
             };
             let bytes = message(1, &[record, record]);
-            prop_assert_eq!(read(&bytes), [Ok(record), Ok(record)]);
+            // What no receiver looks at is not read.
+            let told = Record { flags: flags & flag::RECEIVED, ..record };
+            prop_assert_eq!(read(&bytes), [Ok(told), Ok(told)]);
             if !v6 {
-                let old = Record { mark: 0, timeout: 0, engine: None, ..record };
+                let old = Record { mark: 0, timeout: 0, engine: None, ..told };
                 let bytes = message(0, &[record]);
                 prop_assert_eq!(read(&bytes), [Ok(old)]);
             }

@@ -30,7 +30,7 @@ use alloc::vec::Vec;
 use core::net::IpAddr;
 
 pub use config::{Daemon, DaemonRole, INTERFACE, SyncCounters};
-use master::Master;
+use master::{Master, Resync};
 use member::Member;
 use notice::Peers;
 
@@ -94,7 +94,7 @@ impl Sync {
     #[cold]
     pub fn begin(&mut self, place: u32, now: Instant) {
         if let Some(master) = &mut self.master {
-            master.begin(place, 0, now);
+            master.begin(place, now);
         }
     }
 
@@ -163,13 +163,10 @@ impl Balancer {
                 self.sync.incarnations += 1;
                 let incarnation = self.sync.random() ^ self.sync.incarnations;
                 let (places, ports) = (self.table.limit(), usize::from(self.sync.ports));
-                let mut master = Master::new(daemon, places, ports, &self.sysctls, incarnation)?;
-                for place in self.table.places_from(0) {
-                    master.begin(place, self.table.get(place).in_packets().into(), now);
-                }
+                let mut master = Master::new(daemon, places, ports, &self.sysctls, incarnation, now)?;
                 // What there is already is told; what comes from now on is told when it is time.
                 if self.table.len() > 0 {
-                    master.resync = Some((0, self.table.places()));
+                    master.resync = Some(Resync::new(self.table.places(), false));
                 }
                 self.sync.master = Some(Box::new(master));
                 self.sync.is_telling = true;

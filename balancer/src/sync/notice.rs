@@ -4,6 +4,7 @@
 //! header are 24 bytes: "RLSY", kind, version 1, two zeros, then two numbers of 64 bits in network order.
 //!
 //! - A backup that begins asks (kind 1, both numbers 0): a master of its syncid sends all it has.
+//! - A master that does so says that first (kind 3, both numbers 0): who has asked need not ask again.
 //! - A master tells now and then (kind 2) how many messages it has sent to a port since it began, and a number that is another
 //!   each time it begins. From that a backup knows how many it has missed.
 
@@ -21,6 +22,8 @@ const BODY: usize = 24;
 pub(super) enum Notice {
     /// Who hears this and is a master is to send all it has.
     Ask,
+    /// Everything is sent from here on.
+    All,
     /// So many messages were sent.
     Report {
         /// Another one each time a master begins.
@@ -39,6 +42,7 @@ impl Notice {
         let number = |at: usize| body[at..at + 8].try_into().map(u64::from_be_bytes).unwrap_or_default();
         match body[4] {
             1 => Some(Notice::Ask),
+            3 => Some(Notice::All),
             2 => Some(Notice::Report { incarnation: number(8), sent: number(16) }),
             _ => None,
         }
@@ -48,6 +52,7 @@ impl Notice {
     pub fn write(self, syncid: u8, out: &mut Vec<u8>) {
         let (kind, incarnation, sent) = match self {
             Notice::Ask => (1, 0, 0),
+            Notice::All => (3, 0, 0),
             Notice::Report { incarnation, sent } => (2, incarnation, sent),
         };
         out.clear();
@@ -126,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_notice_comes_back_and_is_a_message_without_connections() {
-        for notice in [Notice::Ask, Notice::Report { incarnation: 3, sent: u64::MAX }] {
+        for notice in [Notice::Ask, Notice::All, Notice::Report { incarnation: 3, sent: u64::MAX }] {
             let mut bytes = Vec::new();
             notice.write(9, &mut bytes);
             let message = Message::read(&bytes).unwrap();

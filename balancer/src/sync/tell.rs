@@ -3,8 +3,8 @@
 use core::time::Duration;
 
 use super::datagram::{self, Ends};
-use super::master::{BREATH, CHECK, Case};
-use super::message::{Record, flag};
+use super::master::{BREATH, CHECK, Case, Resync};
+use super::message::{Record, Sequence, flag};
 use super::notice::Notice;
 use super::{DaemonRole, Sync};
 use crate::connection::{New, Tuple};
@@ -15,8 +15,11 @@ use crate::{Balancer, Instant};
 /// Places looked at in one go when everything is sent, and messages that may wait meanwhile.
 const PLACES: u32 = 2048;
 const MESSAGES: usize = 16;
-/// The least time between two times everything is sent.
+/// Messages filled in one go when everything is sent: 2000 a second.
+const FILLED: u64 = 4;
+/// The least time from when everything was sent until it is sent again; and how many times as long as it took.
 const RESYNC: Duration = Duration::from_secs(5);
+const PAUSE: u32 = 4;
 /// How often a master tells how many messages it has sent, if there were any.
 const REPORT: Duration = Duration::from_secs(1);
 /// Time between two questions for everything.
@@ -39,23 +42,27 @@ impl Balancer {
             let service = self.services.pool[entry.destination as usize].service;
             (entry.template(), self.services.is_one_packet(service, entry.protocol()))
         };
+        // This one is counted already.
+        let before = u32::from(self.table.get(place).in_packets().saturating_sub(1));
         let packets = match &mut self.sync.master {
             Some(_) if is_one_packet => self.sysctls.sync_threshold as u32,
-            Some(master) => master.count(place),
+            Some(master) => master.count(place, before),
             None => return,
         };
-        let was_told = !is_one_packet && self.tell_one(place, packets, now);
-        // Version 0 looks at a template only where it has told its connection.
-        if let Some(template) = template
-            && (was_told || self.sysctls.sync_version != 0)
-            && let Some(master) = &mut self.sync.master
-        {
-            // Data connections of FTP come from one that is no template.
-            let packets = match self.table.get(template).is_template() {
-                true => master.count(template),
-                false => self.sysctls.sync_threshold as u32,
-            };
-            self.tell_one(template, packets, now);
+        let mut was_told = !is_one_packet && self.tell_one(place, packets, now);
+        // Data connections of FTP come from one that is no template, and that may come from one.
+        let mut next = template;
+        while let Some(above) = next {
+            // Version 0 looks at it only where it has told what comes from it.
+            if !was_told && self.sysctls.sync_version == 0 {
+                break;
+            }
+            let entry = self.table.get(above);
+            let (is_template, before) = (entry.is_template(), entry.in_packets().into());
+            next = entry.template();
+            let Some(master) = &mut self.sync.master else { break };
+            let packets = if is_template { master.count(above, before) } else { self.sysctls.sync_threshold as u32 };
+            was_told = self.tell_one(above, packets, now);
         }
     }
 
@@ -104,12 +111,10 @@ impl Balancer {
         false
     }
 
-    /// Whether messages have words for a connection: not for full NAT, nor for what is found no more, nor, here, for a stream whose
-    /// numbers are moved.
+    /// Whether messages have words for a connection: not for full NAT, nor for what is found no more.
     fn can_be_told(&self, place: u32) -> bool {
         let entry = self.table.get(place);
-        let is_moved = entry.is_ftp() && self.table.ftp(place).is_some_and(|ftp| !ftp.is_unchanged());
-        !entry.is_extra() && !is_moved && (entry.is_template() || entry.client_port != 0)
+        !entry.is_extra() && (entry.is_template() || entry.client_port != 0)
     }
 
     /// Whole seconds a connection has without a further packet, from one on.
@@ -151,6 +156,7 @@ impl Balancer {
             ServiceKey::Address { .. } => self.services.marks.of(&tuple).unwrap_or(0),
         };
         let call_id = self.table.call_id(place);
+        let moved = if entry.is_ftp() { self.table.ftp(place).and_then(|ftp| ftp.moved()) } else { None };
         let method = forward as u32;
         let with = |condition: bool, flag: u32| if condition { flag } else { 0 };
         let record = Record {
@@ -159,6 +165,8 @@ impl Balancer {
                 | with(forward != Forward::Masquerade, flag::NO_OUTPUT)
                 | with(!entry.is_active(), flag::INACTIVE)
                 | with(entry.is_synced(), flag::SYNC)
+                | with(entry.is_hearsay(), flag::HEARSAY)
+                | with(moved.is_some(), flag::SEQUENCES_OUT)
                 | with(entry.is_template(), flag::TEMPLATE),
             state: entry.state_number().into(),
             client: (client, client_port),
@@ -166,7 +174,8 @@ impl Balancer {
             destination: (address, port),
             mark,
             timeout,
-            sequences: None,
+            sequences: moved
+                .map(|(initial, previous, delta)| [Sequence::default(), Sequence { initial, delta, previous }]),
             engine: if call_id.is_empty() { None } else { Some((call_id, b"sip")) },
         };
         if let Some(master) = &mut self.sync.master {
@@ -176,32 +185,54 @@ impl Balancer {
     }
 
     /// Goes on with telling everything.
-    fn resync(&mut self, now: Instant) {
+    fn resync(&mut self, moment: &mut Moment<'_>) {
+        let now = moment.now;
         let Some(master) = &mut self.sync.master else { return };
-        if master.resync.is_none() && master.again && master.resynced.is_none_or(|last| now.since(last) >= RESYNC) {
-            (master.again, master.resync) = (false, Some((0, self.table.places())));
+        if master.resync.is_none() && master.again && master.resynced.is_none_or(|rest| rest <= now) {
+            master.again = false;
+            master.resync = Some(Resync::new(self.table.places(), true));
         }
-        let Some((first, places)) = master.resync else { return };
-        if first == 0 {
-            master.resynced = Some(now);
+        let Some(mut resync) = master.resync else { return };
+        if resync.turn > now {
+            return;
+        }
+        resync.turn = now + BREATH;
+        if resync.began.is_none() {
+            resync.began = Some(now);
             self.sync.counters.resyncs += 1;
-        }
-        let mut place = first;
-        let is_full = |sync: &Sync| sync.master.as_ref().is_none_or(|master| master.waiting() >= MESSAGES);
-        while place < places && place - first < PLACES && !is_full(&self.sync) {
-            if self.table.is_used(place) && !self.table.is_over(place, now) {
-                self.tell_again(place, now);
+            if resync.is_asked {
+                self.notify(DaemonRole::Master, FIRST, Notice::All, moment);
             }
-            place += 1;
         }
-        if let Some(master) = &mut self.sync.master {
-            master.resync = (place < places).then_some((place, places));
+        let end = resync.places.min(resync.next.saturating_add(PLACES));
+        let Some(filled) = self.sync.master.as_ref().map(|master| master.filled) else { return };
+        while resync.next < end
+            && let Some(master) = &self.sync.master
+            && master.filled - filled < FILLED
+            && master.has_room(MESSAGES, &self.sysctls)
+        {
+            let place = resync.next;
+            if self.table.is_used(place) && !self.table.is_over(place, now) {
+                self.tell_again(place, resync.is_asked, now);
+            }
+            resync.next += 1;
+        }
+        let Some(master) = &mut self.sync.master else { return };
+        master.resync = Some(resync);
+        if resync.next >= resync.places {
+            let took = now.since(resync.began.unwrap_or(now));
+            master.resynced = Some(now + RESYNC.max(took * PAUSE));
+            master.resync = None;
         }
     }
 
-    /// Tells a connection because everything is told, with the time it has left.
-    fn tell_again(&mut self, place: u32, now: Instant) {
+    /// Tells a connection because everything is told, with the time it has left. What is only known from others is told where
+    /// somebody has asked, and with a word that it is that: whoever has the connection knows better.
+    fn tell_again(&mut self, place: u32, is_asked: bool, now: Instant) {
         let entry = self.table.get(place);
+        if entry.is_hearsay() && (!is_asked || self.sysctls.sync_version == 0) {
+            return;
+        }
         let case = Case {
             protocol: entry.protocol(),
             is_template: entry.is_template(),
@@ -284,7 +315,7 @@ impl Balancer {
         let mut due = self.speak(moment);
         let mut by = |at: Instant| due = Some(due.map_or(at, |due: Instant| due.min(at)));
         if self.sync.master.is_some() {
-            self.resync(now);
+            self.resync(moment);
             if let Some(master) = &mut self.sync.master {
                 master.flush(now);
             }

@@ -337,6 +337,145 @@ fn message(body: &[u8], version: u8, count: u8) -> Vec<u8> {
     frame
 }
 
+/// A record of version 1 of a connection to 10.0.0.100:80, with such flags, state, client's port and destination.
+fn told(flags: u32, state: u8, port: u16, server: u8, timeout: u32) -> Vec<u8> {
+    let mut body = std::vec![0; 36];
+    body[..4].copy_from_slice(&[0, 6, 0, 36]);
+    body[4..8].copy_from_slice(&flags.to_be_bytes());
+    body[9] = state;
+    body[10..12].copy_from_slice(&port.to_be_bytes());
+    body[12..16].copy_from_slice(&[0, 80, 31, 144]);
+    body[20..24].copy_from_slice(&timeout.to_be_bytes());
+    body[24..].copy_from_slice(&[10, 9, 0, 1, 10, 0, 0, 100, 10, 0, 0, server]);
+    body
+}
+
+impl Pair {
+    /// Tells the backup of one connection.
+    fn tell(&mut self, record: &[u8]) -> SyncCounters {
+        let result = self.backup.process(&mut message(record, 1, 1), &mut Offload::default());
+        assert_eq!(result, Err(Verdict::Taken));
+        *self.backup.balancer.sync_counters()
+    }
+}
+
+fn to_backup(mut frame: Vec<u8>) -> Vec<u8> {
+    frame[..6].copy_from_slice(&BACKUP_MAC);
+    frame
+}
+
+#[test]
+fn hearsay_makes_what_is_not_there_and_changes_nothing_that_is() {
+    let mut pair = Pair::new();
+    assert_eq!(pair.tell(&told(0x8000_0000, 1, 1000, 11, 900)).created_connections, 1);
+    let open = tcp(end(CLIENT, 1000), end(VIRTUAL, 80), ACK);
+    pair.backup.frame(to_backup(open.frame(b""))).unwrap();
+    for server in [11, 12] {
+        assert_eq!(pair.tell(&told(0x8000_0000, 6, 1000, server, 10)).ignored_connections, u64::from(server) - 10);
+    }
+    assert_eq!(pair.backup.state().0, TcpState::Established);
+    // The one that has it may say so.
+    assert_eq!(pair.tell(&told(0x0100, 6, 1000, 11, 10)).updated_connections, 1);
+    assert_eq!(pair.backup.state().0, TcpState::Close);
+}
+
+#[test]
+fn what_cannot_be_ends_nothing() {
+    let mut pair = Pair::new();
+    pair.tell(&told(0, 1, 1000, 11, 900));
+    let count = pair.tell(&told(1, 1, 1000, 12, 900));
+    assert_eq!((count.refused_connections, pair.lists()[1].len()), (1, 1));
+    assert_eq!(pair.lists()[1][0].destination, ip("10.0.0.11"));
+}
+
+#[test]
+fn flags_that_linux_does_not_look_at_are_not_looked_at() {
+    let mut pair = Pair::new();
+    assert_eq!(pair.tell(&told(0x6000, 1, 1000, 11, 900)).created_connections, 1);
+    // A template in a state that there is not.
+    let count = pair.tell(&told(0x1000, 2, 0, 11, 900));
+    assert_eq!((count.created_connections, count.refused_connections), (2, 0));
+}
+
+#[test]
+fn the_longest_time_is_long() {
+    let mut pair = Pair::new();
+    pair.tell(&told(0, 1, 1000, 11, u32::MAX));
+    // What looks at it may be behind what has set it.
+    pair.backup.now = Instant(pair.backup.now.nanos() - 40_000_000);
+    pair.backup.frame(to_backup(tcp(end(CLIENT, 2), end(VIRTUAL, 80), SYN).frame(b""))).unwrap();
+    assert!(pair.backup.frame(to_backup(tcp(end(CLIENT, 1000), end(VIRTUAL, 80), ACK).frame(b""))).is_ok());
+    assert_eq!(pair.lists()[1].len(), 2);
+}
+
+#[test]
+fn fragments_go_where_an_unbound_connection_does() {
+    let mut pair = Pair::new();
+    pair.backup.balancer.delete_destination(&services()[1], &server(false)).unwrap();
+    let mut record = told(0, 0, 1000, 11, 300);
+    record[1] = 17;
+    pair.tell(&record);
+    for (packet, at, to) in [
+        (udp(end(CLIENT, 1000), end(VIRTUAL, 80)), 30, [10, 0, 0, 11]),
+        (udp(end("10.0.0.11", 8080), end(CLIENT, 1000)), 26, [10, 0, 0, 100]),
+    ] {
+        for mut part in super::fragments::cut(&to_backup(packet.frame(&[7; 64])), &[24], 5) {
+            pair.backup.process(&mut part, &mut Offload::default()).unwrap();
+            assert_eq!(part[at..at + 4], to);
+        }
+    }
+}
+
+#[test]
+fn a_backup_that_is_nothing_else_begins_nothing_by_fragments_or_errors() {
+    let mut pair = Pair::new();
+    pair.backup.balancer.set_sysctl("backup_only", 1).unwrap();
+    pair.backup.balancer.set_sysctl("schedule_icmp", 1).unwrap();
+    let frame = to_backup(udp(end(CLIENT, 1000), end(VIRTUAL, 80)).frame(&[7; 64]));
+    for mut part in super::fragments::cut(&frame, &[24], 5) {
+        assert_eq!(pair.backup.process(&mut part, &mut Offload::default()), Err(Verdict::Local));
+    }
+    assert_eq!(pair.backup.balancer.connections(), 0);
+}
+
+#[test]
+fn messages_in_fragments_are_counted() {
+    let mut pair = Pair::new();
+    for mut part in super::fragments::cut(&message(&told(0, 1, 1, 11, 9), 1, 1), &[24], 5) {
+        assert!(pair.backup.process(&mut part, &mut Offload::default()).is_err());
+    }
+    assert_eq!(pair.backup.balancer.sync_counters().malformed_messages, 1);
+}
+
+#[test]
+fn a_short_queue_loses_nothing_when_everything_is_sent_and_it_is_sent_once() {
+    let mut pair = Pair::unstarted();
+    (1000..1250).for_each(|port| _ = pair.establish(port));
+    pair.master.balancer.set_sysctl("sync_qlen_max", 2).unwrap();
+    pair.master.balancer.start_daemon(daemon(DaemonRole::Master, 7)).unwrap();
+    pair.seconds(8);
+    pair.backup.balancer.start_daemon(daemon(DaemonRole::Backup, 7)).unwrap();
+    pair.seconds(20);
+    let told = pair.master.balancer.sync_counters();
+    assert_eq!((told.unsent_connections, told.resyncs), (0, 2), "by itself, and once as it was asked");
+    assert_eq!(pair.lists()[1].len(), 250);
+}
+
+#[test]
+fn who_is_not_on_the_link_cannot_ask_for_everything() {
+    for (from, resyncs) in [("10.0.0.4", 1), ("10.9.0.4", 0)] {
+        let mut pair = Pair::unstarted();
+        pair.master.balancer.start_daemon(daemon(DaemonRole::Master, 7)).unwrap();
+        let mut bytes = std::vec![0, 7, 0, 32, 0, 1, 0, 0, b'R', b'L', b'S', b'Y', 1, 1, 0, 0];
+        bytes.resize(32, 0);
+        let mut frame = udp(end(from, 4000), end("224.0.0.81", 8848)).frame(&bytes);
+        frame[..6].copy_from_slice(&[1, 0, 0x5e, 0, 0, 0x51]);
+        let _ = pair.master.process(&mut frame, &mut Offload::default());
+        pair.seconds(2);
+        assert_eq!(pair.master.balancer.sync_counters().resyncs, resyncs, "from {from}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
