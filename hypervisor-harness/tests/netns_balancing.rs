@@ -1,6 +1,6 @@
 //! The whole program on a TAP interface, between real Linux hosts in network namespaces: NAT and direct routing, IPv4 and
-//! IPv6, TCP and UDP, with each set of offloads on the guest's side and with and without them on the hosts'. Needs root and
-//! KVM.
+//! IPv6, TCP and UDP (also in fragments), with each set of offloads on the guest's side and with and without them on the hosts'.
+//! Needs root and KVM.
 //!
 //! ```text
 //!   client 10.2.0.9 --+                     +-- alpha 10.1.0.11, beta 10.1.0.12 (default route: the balancer)
@@ -217,6 +217,8 @@ fn linux_hosts_are_balanced_with_every_set_of_offloads() {
                 assert_eq!(names(client, "[fd10:2::101]:80", &expected), ["gamma"], "{case}");
                 for address in ["10.2.0.100:53", "[fd10:2::100]:53"] {
                     traffic::echo(client, address, &expected[..1400]);
+                    // In fragments, both ways.
+                    traffic::echo(client, address, &expected[..20_000]);
                 }
                 for host in segment.hosts() {
                     assert_eq!(host.inside(netns::checksum_errors), 0, "{case}");

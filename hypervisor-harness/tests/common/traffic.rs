@@ -21,7 +21,7 @@ pub fn serve(name: &'static str, host: &Host, tcp: u16, udp: u16) {
     });
     let socket = host.inside(|| UdpSocket::bind(("::", udp))).expect("bound");
     thread::spawn(move || {
-        let mut buffer = [0; 2000];
+        let mut buffer = vec![0; 1 << 16];
         while let Ok((length, from)) = socket.recv_from(&mut buffer) {
             // The client waits for it, and complains.
             let _ = socket.send_to(&buffer[..length], from);
@@ -68,15 +68,17 @@ pub fn converse(client: &Host, address: &str, expected: &[u8]) -> String {
     name.to_owned()
 }
 
-/// One datagram, which has to come back.
+/// One datagram, which has to come back. One of many fragments is lost with any of them, and sent again then.
 pub fn echo(client: &Host, address: &str, datagram: &[u8]) {
     let any = if address.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
     let socket = client.inside(|| UdpSocket::bind(any)).expect("bound");
-    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    socket.set_read_timeout(Some(PATIENCE / 12)).expect("a timeout");
     socket.connect(address).expect("connected");
-    socket.send(datagram).expect("sent");
-    let mut answer = [0; 2000];
-    let length =
-        socket.recv(&mut answer).unwrap_or_else(|error| panic!("{address}, {} bytes: {error}", datagram.len()));
-    assert_eq!(answer[..length], *datagram, "{address}");
+    let mut answer = vec![0; 1 << 16];
+    let found = (0..12).find_map(|_| {
+        socket.send(datagram).expect("sent");
+        socket.recv(&mut answer).ok()
+    });
+    let length = found.unwrap_or_else(|| panic!("{address}, {} bytes: no answer", datagram.len()));
+    assert!(answer[..length] == *datagram, "{address}, {} bytes: another answer", datagram.len());
 }
